@@ -1,0 +1,44 @@
+"""The command `prebake`: serve, check and inspect; the build half adds its own through `prebake.commands`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from prebake.errors import PrebakeError
+
+OWN: tuple[str, ...] = ("serve", "check", "inspect")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the process's exit code. 0 fine, 1 a finding, 2 wrong use or configuration."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = parser(with_build_half=not arguments or arguments[0] not in OWN).parse_args(arguments)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        return int(options.run(options))
+    except PrebakeError as error:
+        print(f"prebake: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser(*, with_build_half: bool) -> argparse.ArgumentParser:
+    """The command line. Entry points are looked up only where needed: the look-up costs a start its time."""
+    top = argparse.ArgumentParser(
+        prog="prebake", description="Container images with model weights baked in, converted beforehand, mapped at start."
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    if with_build_half:
+        from importlib.metadata import entry_points
+
+        for entry in entry_points(group="prebake.commands"):
+            entry.load()(commands)
+    return top
+
+
+if __name__ == "__main__":
+    sys.exit(main())
