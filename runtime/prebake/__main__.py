@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser(*, with_build_half: bool) -> argparse.ArgumentParser:
     """The command line. Entry points are looked up only where needed: the look-up costs a start its time."""
     top = argparse.ArgumentParser(
-        prog="prebake", description="Container images with model weights baked in, converted beforehand, mapped at start."
+        prog="prebake",
+        description="Container images with model weights baked in, converted beforehand, mapped at start.",
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     if with_build_half:

@@ -120,6 +120,31 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Loading:
+    """How the runtime is to load the model, as `models.toml` declares it."""
+
+    retries: int = 0
+    """How often a failed load is tried again, with growing pauses."""
+    timeout: float | None = None
+    """Seconds after which a waiting caller gets an error; None waits for ever."""
+    required: bool = True
+    """Whether the service is ready only when this model is loaded."""
+
+    @classmethod
+    def from_table(cls, table: Table) -> Loading:
+        loading = cls(
+            retries=table.take("retries", int, 0),
+            timeout=table.maybe("timeout", float),
+            required=table.take("required", bool, True),
+        )
+        table.finish()
+        return loading
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"retries": self.retries, "timeout": self.timeout, "required": self.required}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """One baked model. `Manifest.read` gives a checked one, `text` its only spelling."""
 
@@ -129,8 +154,7 @@ class Manifest:
     """What the family builds: a class of transformers, `Reader`, or `module:factory`."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The family's own: `dtype`, `languages`, `quantize`, `arguments`."""
-    retries: int = 0
-    """How often a failed load is tried again."""
+    loading: Loading = field(default_factory=Loading)
     source: Source
     files: tuple[File, ...]
     weights: Weights
@@ -156,7 +180,7 @@ class Manifest:
             family=table.take("family", str),
             class_=table.take("class", str),
             options=table.take("options", dict, {}),
-            retries=table.take("retries", int, 0),
+            loading=Loading.from_table(table.table("loading", {})),
             source=Source.from_table(table.table("source")),
             files=table.items("files", File.from_table),
             weights=Weights.from_table(table.table("weights")),
@@ -195,7 +219,7 @@ class Manifest:
                 "family": self.family,
                 "class": self.class_,
                 "options": dict(self.options),
-                "retries": self.retries,
+                "loading": self.loading.to_dict(),
                 "source": self.source.to_dict(),
                 "files": [file.to_dict() for file in self.files],
                 "set_digest": self.set_digest,

@@ -1,0 +1,45 @@
+"""Locks between processes: `flock` on a file that may be removed while others wait for it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+def locked(path: Path, *, exclusive: bool, wait: bool = True) -> int:
+    """An open handle of `path`, locked until it is closed (or the process ends).
+
+    Raises BlockingIOError where somebody else holds the lock and `wait` is false, and OSError.
+    """
+    operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    while True:
+        # Reading is enough for flock, and lets users share a cache whose lock files are 0644.
+        handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, operation | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise
+                _log.info("%s: waiting for another process", path)
+                fcntl.flock(handle, operation)
+            # A lock file that was removed meanwhile guards nothing: the next one has another inode.
+            if _is_still(handle, path):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _is_still(handle: int, path: Path) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(handle)
+    return (mine.st_dev, mine.st_ino) == (found.st_dev, found.st_ino)

@@ -1,0 +1,61 @@
+"""What was written equals what was fetched: held key by key, bit by bit, through the production loader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from prebake.assembly import slots
+from prebake.errors import IntegrityError
+from prebake.loader import load
+
+
+def prove(ordinary: nn.Module, folder: Path) -> None:
+    """Load the folder in the ways the runtime would, and compare with the ordinary load of the checkpoint.
+
+    Mapped, every tensor must be there, the unsaved ones too. Through the framework's own loader on the
+    baked folder, every saved tensor must be there, so that the fallback gives the same model. Raises
+    IntegrityError that lists what differs.
+    """
+    expected = {slot.key: slot.tensor for slot in slots(ordinary)}
+    saved = {slot.key: slot.tensor for slot in slots(ordinary) if slot.saved}
+    _compare(expected, load(folder, tiers=("mapped",)).model, folder, "mapped")
+    _compare(saved, load(folder, tiers=("ordinary",)).model, folder, "loaded by its own framework")
+
+
+def _compare(expected: dict[str, torch.Tensor], module: nn.Module, folder: Path, how: str) -> None:
+    found = {slot.key: slot.tensor for slot in slots(module)}
+    findings = [f"{key}: missing" for key in expected if key not in found]
+    findings += [
+        f"{key}: {difference}"
+        for key, tensor in expected.items()
+        if key in found and (difference := difference_of(tensor, found[key]))
+    ]
+    if findings:
+        raise IntegrityError(
+            f"{folder.name}: {how}, the baked model differs from the ordinary load of its checkpoint:\n  "
+            + "\n  ".join(findings[:10])
+            + (f"\n  and {len(findings) - 10} more" if len(findings) > 10 else "")
+        )
+
+
+def difference_of(expected: torch.Tensor, found: torch.Tensor) -> str | None:
+    """How two tensors differ, or None where they are equal in type, shape and every bit (NaN included)."""
+    if expected.dtype != found.dtype:
+        return f"expected {expected.dtype}, found {found.dtype}"
+    if expected.shape != found.shape:
+        return f"expected shape {tuple(expected.shape)}, found {tuple(found.shape)}"
+    if not expected.numel() or torch.equal(_bits(expected), _bits(found)):
+        return None
+    wrong = int((_bits(expected) != _bits(found)).any(dim=-1).sum())
+    return f"{wrong:,} of {expected.numel():,} values differ"
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements' bytes: shape (number of elements, bytes per element)."""
+    whole = tensor.detach().contiguous().reshape(-1, 1)
+    if whole.is_complex():
+        whole = torch.view_as_real(whole).reshape(-1, 2)
+    return whole.view(torch.uint8)

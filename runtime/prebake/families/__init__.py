@@ -1,0 +1,78 @@
+"""How each kind of model is built and equipped: the `Family` interface and its one dispatch.
+
+A family knows a framework; it knows nothing of tiers, threads or files of weights. `prebake.loader`
+calls it in this order::
+
+    prepare(baked)             the framework's imports; any thread
+    skeleton(baked) → module   the module on the meta device; under the construction lock
+        … tensors are mapped and assigned …
+    equip(baked, module)       processor, tokenizer, reader: what a user needs beside the module
+
+    ordinary(baked) → module   instead of a skeleton: the framework's own loader on the same folder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prebake.documents import nearest, quote
+from prebake.errors import ConfigError
+from prebake.manifest import Manifest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NAMES = ("transformers", "easyocr", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class BakedModel:
+    """A model folder and what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> BakedModel:
+        """Raises DocumentError where the folder holds no readable manifest."""
+        return cls(folder, Manifest.read(folder))
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+
+class Family(Protocol):
+    """One framework. Implementations are stateless modules' classes; one instance serves all threads."""
+
+    def prepare(self, baked: BakedModel) -> None:
+        """Import what the other steps need. May run in any thread, beside file reads."""
+
+    def skeleton(self, baked: BakedModel) -> nn.Module:
+        """The module in evaluation mode, its parameters on the meta device; the caller holds the construction lock."""
+
+    def ordinary(self, baked: BakedModel) -> nn.Module:
+        """The module as the framework's own loader brings it up from the folder."""
+
+    def equip(self, baked: BakedModel, module: nn.Module) -> Mapping[str, Any]:
+        """What belongs to the module: `processor`, `reader`. The module's tensors are in place."""
+
+
+def family_of(name: str, where: str) -> Family:
+    """The implementation of a family. Raises ConfigError for a name that is not known."""
+    if name == "transformers":
+        from prebake.families.transformers import TransformersFamily
+
+        return TransformersFamily()
+    if name == "easyocr":
+        from prebake.families.easyocr import EasyOcrFamily
+
+        return EasyOcrFamily()
+    if name == "torch":
+        from prebake.families.torch_module import TorchFamily
+
+        return TorchFamily()
+    raise ConfigError(f"{where}: {quote(name)} is not one of {', '.join(NAMES)}{nearest(name, NAMES)}")

@@ -1,0 +1,111 @@
+"""EasyOCR's reader: its CRAFT detector and its recogniser as one module of two.
+
+`easyocr.Reader` hashes its files, builds both networks with random values, unpickles, and makes folders.
+Here it is built without networks (`detector=False, recognizer=False`), which only fills its language
+tables, and then gets the mapped ones. On a CPU it quantises Linear and LSTM layers dynamically, unless
+told not to: the float weights are what is baked, and `equip` quantises as the ordinary reader does.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from prebake import compat
+from prebake.families import BakedModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class EasyOcrFamily:
+    def prepare(self, baked: BakedModel) -> None:
+        compat.torchvision_operators()
+        import easyocr.craft
+        import easyocr.detection
+        import easyocr.recognition  # noqa: F401
+
+    def skeleton(self, baked: BakedModel) -> nn.Module:
+        import torch
+
+        with torch.device("meta"):
+            return networks(baked.manifest.options).eval()
+
+    def ordinary(self, baked: BakedModel) -> nn.Module:
+        from prebake.tensors import read_tensors
+
+        module = networks(baked.manifest.options)
+        for file in baked.manifest.weights.files:
+            module.load_state_dict(read_tensors(baked.folder / file))
+        return module.eval()
+
+    def equip(self, baked: BakedModel, module: nn.Module) -> Mapping[str, Any]:
+        from easyocr.detection import get_detector, get_textbox
+        from easyocr.utils import CTCLabelConverter
+
+        options = baked.manifest.options
+        detector, recognizer = cast(Any, module).detector, cast(Any, module).recognizer
+        if options["quantize"]:
+            quantize(recognizer)
+        reader = bare_reader(options["languages"], str(baked.folder))
+        reader.detect_network, reader.get_detector, reader.get_textbox = "craft", get_detector, get_textbox
+        reader.quantize = options["quantize"]
+        reader.detector, reader.recognizer = detector, recognizer
+        reader.converter = CTCLabelConverter(reader.character, {}, word_lists(options["languages"]))
+        return {"reader": reader}
+
+
+def networks(options: Mapping[str, Any]) -> nn.Module:
+    """Detector and recogniser as one module, with values as their constructors leave them.
+
+    `options["recognizer"]` holds `generation` (1 or 2) and `classes`, the size of the output layer.
+    """
+    import importlib
+
+    from easyocr.craft import CRAFT
+    from torch import nn
+
+    recognizer = options["recognizer"]
+    module, width = {1: ("model", 512), 2: ("vgg_model", 256)}[recognizer["generation"]]
+    model = importlib.import_module(f"easyocr.model.{module}").Model(
+        input_channel=1, output_channel=width, hidden_size=width, num_class=recognizer["classes"]
+    )
+    return nn.ModuleDict({"detector": CRAFT(), "recognizer": model})
+
+
+def bare_reader(languages: Iterable[str], folder: str) -> Any:
+    """An `easyocr.Reader` with its language tables and without networks. Writes nothing.
+
+    It makes its storage folders if they are absent, so it gets one that exists, and it appends one of
+    them to `sys.path`, which is undone: a folder of weights is no place to import code from.
+    """
+    from easyocr import Reader
+
+    before = list(sys.path)
+    try:
+        return Reader(
+            list(languages), gpu=False, detector=False, recognizer=False, verbose=False, download_enabled=False,
+            model_storage_directory=folder, user_network_directory=folder,
+        )  # fmt: skip
+    finally:
+        sys.path[:] = before
+
+
+def word_lists(languages: Iterable[str]) -> dict[str, str]:
+    """Language → path of EasyOCR's word list, which its label converter reads."""
+    import easyocr
+
+    folder = Path(easyocr.__file__).parent / "dict"
+    return {language: str(folder / f"{language}.txt") for language in languages}
+
+
+def quantize(recognizer: nn.Module) -> None:
+    """Replace Linear and LSTM layers by dynamically quantised ones, in place, as EasyOCR does on a CPU."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # EasyOCR calls the same deprecated function
+        torch.ao.quantization.quantize_dynamic(recognizer, dtype=torch.qint8, inplace=True)

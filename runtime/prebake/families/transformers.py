@@ -1,0 +1,97 @@
+"""Models of Hugging Face's transformers.
+
+The skeleton repeats what `PreTrainedModel.from_pretrained` does around the constructor (read from its
+source in 4.57 and 5.23): dtype on the configuration and its parts, evaluation mode, and the generation
+configuration, which comes from `generation_config.json` or else from `config.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from prebake import compat
+from prebake.errors import ConfigError
+from prebake.families import BakedModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PROCESSOR_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+)
+"""Any of these means that the folder holds a processor, tokenizer or feature extractor."""
+
+
+class TransformersFamily:
+    def prepare(self, baked: BakedModel) -> None:
+        compat.torchvision_operators()
+        _model_class(baked)
+
+    def skeleton(self, baked: BakedModel) -> nn.Module:
+        import torch
+
+        cls = _model_class(baked)
+        config = cls.config_class.from_pretrained(baked.folder, local_files_only=True)
+        config.name_or_path = str(baked.folder)
+        with torch.device("meta"):
+            module = cls._from_config(config, dtype=_dtype(baked))
+        module.eval()
+        if module.can_generate():
+            module.generation_config = _generation_config(baked)
+        return cast("nn.Module", module)
+
+    def ordinary(self, baked: BakedModel) -> nn.Module:
+        module = _model_class(baked).from_pretrained(baked.folder, local_files_only=True, dtype=_dtype(baked))
+        return cast("nn.Module", module)
+
+    def equip(self, baked: BakedModel, module: nn.Module) -> Mapping[str, Any]:
+        name = baked.manifest.options.get("processor")
+        if not name:
+            return {}
+        import transformers
+
+        return {"processor": getattr(transformers, name).from_pretrained(baked.folder, local_files_only=True)}
+
+
+def _model_class(baked: BakedModel) -> Any:
+    return model_class(baked.manifest.class_, f"{baked.folder}: class")
+
+
+def model_class(name: str, where: str) -> Any:
+    """A class of transformers by its name. Raises ConfigError where the installed version lacks it."""
+    import transformers
+
+    try:
+        return getattr(transformers, name)
+    except AttributeError:
+        raise ConfigError(f"{where}: transformers {transformers.__version__} has no {name}") from None
+
+
+def _dtype(baked: BakedModel) -> Any:
+    import torch
+
+    return getattr(torch, str(baked.manifest.options.get("dtype", "float32")))
+
+
+def _generation_config(baked: BakedModel) -> Any:
+    from transformers import GenerationConfig
+
+    if (baked.folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(baked.folder, local_files_only=True)
+    return GenerationConfig.from_pretrained(
+        baked.folder, config_file_name="config.json", _from_model_config=True, local_files_only=True
+    )
+
+
+def architecture(config_json: str) -> str | None:
+    """The class that a `config.json` names first, or None."""
+    found = json.loads(config_json).get("architectures") or [None]
+    return found[0] if isinstance(found[0], str) else None

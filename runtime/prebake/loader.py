@@ -1,0 +1,154 @@
+"""One model into memory: the tiers in order, and why one was left.
+
+`mapped` builds the module on the meta device and gives it the file's own pages; `read` does the same from
+a buffer, for file systems that cannot map; `ordinary` is the framework's own loader on the same folder.
+A tier that fails is logged with its reason, which stays on the loaded model.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from prebake import timeline
+from prebake.documents import nearest, quote, reason
+from prebake.errors import ConfigError, LoadError, PrebakeError, TensorFileError
+from prebake.families import BakedModel, Family, family_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+logger = logging.getLogger(__name__)
+
+Tier = Literal["mapped", "read", "ordinary"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
+
+FRAMEWORK_LOCK = threading.RLock()
+"""Held while a framework is imported or builds something: they patch global state meanwhile (torch's default
+dtype, `torch.nn.init`), which another thread must neither see nor capture. Reading files goes on beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model that is ready for use."""
+
+    name: str
+    model: nn.Module
+    """In evaluation mode. For easyocr the pair of networks; `reader` is what you want there."""
+    tier: Tier
+    fallback_reason: str | None
+    """Why a faster tier was left, or None where the first one served."""
+    seconds: float
+    """What this load took, waiting for other models' construction included."""
+    baked: BakedModel
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def processor(self) -> Any:
+        """transformers: the processor, tokenizer or feature extractor. Raises LoadError where there is none."""
+        return self._part("processor")
+
+    @property
+    def reader(self) -> Any:
+        """easyocr: the `easyocr.Reader`. Raises LoadError for other families."""
+        return self._part("reader")
+
+    def _part(self, part: str) -> Any:
+        if part not in self.parts:
+            raise LoadError(f"{self.name}: a model of family {self.baked.manifest.family} baked without a {part}")
+        return self.parts[part]
+
+
+def check_tiers(tiers: Sequence[str]) -> tuple[Tier, ...]:
+    """The tiers named, in the order given. Raises ConfigError for an unknown or missing one."""
+    for tier in tiers:
+        if tier not in TIERS:
+            raise ConfigError(f"{quote(tier)} is not a tier ({', '.join(TIERS)}){nearest(tier, TIERS)}")
+    if not tiers:
+        raise ConfigError(f"no tier named: expected some of {', '.join(TIERS)}")
+    return tuple(tier for tier in tiers if tier in TIERS)
+
+
+def load(folder: Path, tiers: Sequence[Tier] = TIERS) -> LoadedModel:
+    """Load the baked model of a folder.
+
+    Raises DocumentError or IntegrityError where the folder is not what its manifest says, ConfigError
+    where its class is not installed, and LoadError where every tier failed.
+    """
+    return load_baked(BakedModel.open(folder), tiers)
+
+
+def load_baked(baked: BakedModel, tiers: Sequence[Tier] = TIERS) -> LoadedModel:
+    """Like `load`, of a folder whose manifest was read before."""
+    started = time.monotonic()
+    with timeline.span("check", baked.name):
+        baked.manifest.check_sizes(baked.folder)
+    family = family_of(baked.manifest.family, f"{baked.folder}: family")
+    with FRAMEWORK_LOCK:
+        _prepare(family, baked)
+        module, tier, why = _first_tier(family, baked, tiers)
+        with timeline.span("equip", baked.name):
+            parts = family.equip(baked, module)
+    return LoadedModel(
+        name=baked.name, model=module, tier=tier, fallback_reason=why,
+        seconds=time.monotonic() - started, baked=baked, parts=parts,
+    )  # fmt: skip
+
+
+def _prepare(family: Family, baked: BakedModel) -> None:
+    try:
+        with timeline.span("import", baked.name):
+            family.prepare(baked)
+    except ImportError as error:
+        raise LoadError(
+            f"{baked.name}: cannot import what its family needs: {error} "
+            f"(pip install 'prebake[{baked.manifest.family}]')"
+        ) from error
+
+
+def _first_tier(family: Family, baked: BakedModel, tiers: Sequence[Tier]) -> tuple[nn.Module, Tier, str | None]:
+    reasons: list[str] = []
+    last: Exception | None = None
+    for tier in tiers:
+        if tier == "read" and last is not None and not isinstance(last, TensorFileError):
+            continue  # the skeleton failed, and reading needs the same one
+        try:
+            module = _ordinary(family, baked) if tier == "ordinary" else _assembled(family, baked, tier)
+        except Exception as error:  # frameworks raise anything: whatever it is, the next tier may do
+            last = error
+            reasons.append(f"{tier}: {_one_line(error)}")
+            logger.warning("%s: tier %s failed: %s", baked.name, tier, _one_line(error))
+            continue
+        return module, tier, "; ".join(reasons) or None
+    raise LoadError(f"{baked.name}: no tier could load it:\n  " + "\n  ".join(reasons)) from last
+
+
+def _assembled(family: Family, baked: BakedModel, tier: Tier) -> nn.Module:
+    from prebake.assembly import assign
+    from prebake.tensors import map_tensors, read_tensors
+
+    opener = map_tensors if tier == "mapped" else read_tensors
+    weights = baked.manifest.weights
+    with timeline.span("map" if tier == "mapped" else "read", baked.name):
+        tensors = {name: tensor for file in weights.all_files for name, tensor in opener(baked.folder / file).items()}
+    with timeline.span("skeleton", baked.name):
+        module = family.skeleton(baked)
+    with timeline.span("assign", baked.name):
+        assign(module, tensors, weights.aliases)
+    return module
+
+
+def _ordinary(family: Family, baked: BakedModel) -> nn.Module:
+    with timeline.span("ordinary load", baked.name):
+        return family.ordinary(baked)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(reason(error).split())
+    kind = "" if isinstance(error, PrebakeError) else f"{type(error).__name__}: "
+    return kind + (text if len(text) <= 300 else text[:297] + "...")

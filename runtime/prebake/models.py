@@ -1,0 +1,287 @@
+"""Many models: lazy or all at once, each loaded once however many threads ask.
+
+Every model has a slot with at most one flight: a daemon thread that loads it and settles a future. Whoever
+asks waits for that future. A failed flight is kept, and the next caller after a pause starts a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from prebake import layout, prefetch, timeline
+from prebake.documents import nearest, quote
+from prebake.errors import ConfigError, LoadTimeoutError, PrebakeError, UnknownModelError
+from prebake.families import BakedModel
+from prebake.loader import TIERS, LoadedModel, check_tiers, load_baked
+from prebake.quickstart import collector
+
+logger = logging.getLogger(__name__)
+
+RETRY_PAUSE = 5.0
+"""Seconds that a failed model rests before the next use tries again."""
+
+
+class State(str, Enum):
+    """What became of one model so far."""
+
+    IDLE = "idle"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """One model's state, as `/readyz` shows it."""
+
+    name: str
+    state: State
+    required: bool
+    tier: str | None = None
+    fallback_reason: str | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__ if name != "name"} | {"state": self.state.value}
+
+
+class _Slot:
+    """One model and its flight. Guarded by the lock of its `Models`."""
+
+    def __init__(self, baked: BakedModel) -> None:
+        self.baked = baked
+        self.flight: Future[LoadedModel] | None = None
+        self.failed_at = 0.0
+
+    @property
+    def state(self) -> State:
+        if self.flight is None:
+            return State.IDLE
+        if not self.flight.done():
+            return State.LOADING
+        return State.FAILED if self.flight.exception() else State.READY
+
+
+class Models:
+    """The baked models under a root folder. Making one reads manifests only.
+
+    `tiers` restricts how models may come into memory (default: the environment's `PREBAKE_TIERS`, comma
+    separated, else all). Raises ConfigError where the root holds no model, and DocumentError where a
+    manifest cannot be read.
+    """
+
+    def __init__(self, root: Path | str | None = None, *, tiers: Sequence[str] | None = None) -> None:
+        self.root = Path(root) if root is not None else layout.default_root()
+        declared = os.environ.get(layout.ENV_TIERS)
+        self._tiers = check_tiers(tiers if tiers is not None else declared.split(",") if declared else TIERS)
+        self._slots = {baked.name: _Slot(baked) for baked in find_models(self.root)}
+        self._lock = threading.Lock()
+        self._load: Callable[..., LoadedModel] = load_baked
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models' names, sorted."""
+        return tuple(self._slots)
+
+    @property
+    def baked(self) -> tuple[BakedModel, ...]:
+        """Folder and manifest of each model, loaded or not."""
+        return tuple(slot.baked for slot in self._slots.values())
+
+    @property
+    def timeline(self) -> timeline.Timeline:
+        """The spans of this process so far."""
+        return timeline.process
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._slots
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getitem__(self, name: str) -> LoadedModel:
+        """The loaded model; loads it now if nobody did.
+
+        Raises UnknownModelError, LoadTimeoutError after the model's own timeout, or the error of the load.
+        """
+        slot = self._slot(name)
+        return self._wait(slot, self._flight(slot), slot.baked.manifest.loading.timeout)
+
+    async def get(self, name: str) -> LoadedModel:
+        """Like `models[name]`, without blocking the event loop."""
+        slot = self._slot(name)
+        flight = asyncio.shield(asyncio.wrap_future(self._flight(slot)))
+        timeout = slot.baked.manifest.loading.timeout
+        try:
+            return await asyncio.wait_for(flight, timeout)
+        except asyncio.TimeoutError:
+            raise _timed_out(slot, timeout) from None
+
+    def start(self) -> None:
+        """Load every model in the background, all at once; returns immediately.
+
+        The disk reads of all weights begin first. Python's garbage collector rests until the last load
+        is settled: it would run over and over while frameworks import.
+        """
+        files = [slot.baked.folder / file for slot in self._slots.values()
+                 for file in slot.baked.manifest.weights.all_files]  # fmt: skip
+        prefetch.prefetch(files)
+        for slot in self._slots.values():
+            self._flight(slot)
+
+    def wait(self, timeout: float | None = None, *, required_only: bool = False) -> None:
+        """Wait until every model is loaded, starting those that nobody asked for yet.
+
+        Raises LoadTimeoutError after `timeout` seconds, or, once all are settled, the first error.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        errors: list[BaseException] = []
+        slots = [slot for slot in self._slots.values() if slot.baked.manifest.loading.required or not required_only]
+        flights = [(slot, self._flight(slot)) for slot in slots]
+        for slot, flight in flights:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                self._wait(slot, flight, left)
+            except LoadTimeoutError:
+                raise
+            except Exception as error:  # kept until all are settled: one must not hide another
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def status(self) -> tuple[Status, ...]:
+        """Every model's state; loads nothing."""
+        return tuple(_status(slot) for slot in self._slots.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether every required model is loaded."""
+        return all(status.state is State.READY for status in self.status() if status.required)
+
+    def unload(self, name: str) -> None:
+        """Forget a loaded model; its memory goes when its last user lets go of it. The next use loads it anew."""
+        slot = self._slot(name)
+        with self._lock:
+            if slot.flight is not None and slot.flight.done():
+                slot.flight = None
+
+    def _slot(self, name: str) -> _Slot:
+        try:
+            return self._slots[name]
+        except KeyError:
+            raise UnknownModelError(
+                f"{self.root}: no model {quote(name)} (there are: {', '.join(self.names)}){nearest(name, self.names)}"
+            ) from None
+
+    def _flight(self, slot: _Slot) -> Future[LoadedModel]:
+        with self._lock:
+            if slot.flight is not None and not self._may_try_again(slot):
+                return slot.flight
+            flight = slot.flight = Future()
+            flight.set_running_or_notify_cancel()
+        collector.pause()
+        thread = threading.Thread(target=self._fly, args=(slot, flight), name=f"prebake-{slot.baked.name}", daemon=True)
+        thread.start()
+        return flight
+
+    def _may_try_again(self, slot: _Slot) -> bool:
+        return slot.state is State.FAILED and time.monotonic() - slot.failed_at >= RETRY_PAUSE
+
+    def _fly(self, slot: _Slot, flight: Future[LoadedModel]) -> None:
+        try:
+            with timeline.span("load", slot.baked.name):
+                loaded = self._load_with_retries(slot.baked)
+        except BaseException as error:
+            slot.failed_at = time.monotonic()
+            logger.error("%s: %s", slot.baked.name, error)
+            collector.resume()
+            flight.set_exception(error)
+        else:
+            logger.info("%s: %s in %.3f s", loaded.name, loaded.tier, loaded.seconds)
+            collector.resume()
+            flight.set_result(loaded)
+
+    def _load_with_retries(self, baked: BakedModel) -> LoadedModel:
+        for attempt in range(baked.manifest.loading.retries):
+            try:
+                return self._load(baked, self._tiers)
+            except ConfigError:
+                raise  # the same configuration fails the same way
+            except Exception as error:
+                pause = min(0.2 * 2**attempt, 5.0)
+                logger.warning("%s: try %d failed (%s); again in %.1f s", baked.name, attempt + 1, error, pause)
+                time.sleep(pause)
+        return self._load(baked, self._tiers)
+
+    def _wait(self, slot: _Slot, flight: Future[LoadedModel], timeout: float | None) -> LoadedModel:
+        try:
+            return flight.result(timeout)
+        except FutureTimeoutError:
+            if flight.done():  # the load itself ended with a timeout: that is its error, not ours
+                raise
+            raise _timed_out(slot, timeout) from None
+
+    def _after_fork(self) -> None:
+        """In a forked child: loaded models stay, flights of the parent's threads are gone."""
+        self._lock = threading.Lock()
+        for slot in self._slots.values():
+            if slot.state is State.LOADING:
+                slot.flight = None
+
+
+def find_models(root: Path) -> list[BakedModel]:
+    """Every model folder under the root, sorted by name.
+
+    Raises ConfigError where the root does not exist, holds no model, or a folder's name differs from its
+    manifest's; DocumentError where a manifest cannot be read or a folder has none.
+    """
+    if not root.is_dir():
+        raise ConfigError(
+            f"{root}: there is no such folder (expected the root of baked models; set {layout.ENV_ROOT} or --root)"
+        )
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    models = [BakedModel.open(folder) for folder in folders]
+    for baked in models:
+        if baked.name != baked.folder.name:
+            raise ConfigError(f"{baked.folder}: its manifest is that of the model {quote(baked.name)}")
+    if not models:
+        raise ConfigError(f"{root}: holds no baked model (run: prebake bake --output {root})")
+    return models
+
+
+def _status(slot: _Slot) -> Status:
+    name, required, flight = slot.baked.name, slot.baked.manifest.loading.required, slot.flight
+    if flight is None or not flight.done():
+        return Status(name=name, required=required, state=State.IDLE if flight is None else State.LOADING)
+    error = flight.exception()
+    if error is not None:
+        text = str(error) if isinstance(error, PrebakeError) else f"{type(error).__name__}: {error}"
+        return Status(name=name, required=required, state=State.FAILED, error=text)
+    loaded = flight.result()
+    return Status(
+        name=name, required=required, state=State.READY, tier=loaded.tier,
+        fallback_reason=loaded.fallback_reason, seconds=round(loaded.seconds, 4),
+    )  # fmt: skip
+
+
+def _timed_out(slot: _Slot, timeout: float | None) -> LoadTimeoutError:
+    return LoadTimeoutError(
+        f"{slot.baked.name}: not loaded within {timeout:g} s (still loading: ask again, or raise its timeout)"
+    )

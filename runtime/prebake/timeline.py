@@ -1,0 +1,194 @@
+"""Where a start's time and memory went: spans since the birth of the process.
+
+The clock starts when the kernel created the process, so the interpreter and the imports count too::
+
+    with prebake.timeline.span("warm up"):
+        model(example)
+
+    @prebake.timeline.span("read prices")
+    def read_prices(): ...
+
+Standard library only; Linux' `/proc` where it is there (elsewhere the birth is this module's import, and
+memory is the peak that `getrusage` knows).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+FORMAT = 1
+READY = "ready"
+FIRST_ANSWER = "first answer"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _birth() -> float:
+    """When this process was created, on the clock of `time.monotonic`; to 10 ms (one kernel tick)."""
+    try:
+        after_name = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        since_boot = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # field 22, starttime
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.monotonic()
+    return time.monotonic() - age
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """One phase."""
+
+    name: str
+    model: str | None
+    """The model it was spent on, or None for the process's own phases."""
+    start: float
+    """Seconds since the birth of the process."""
+    end: float
+    thread: str
+    depth: int
+    """How many spans of the same thread it lies in."""
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "model": self.model, "start": round(self.start, 6),
+                "end": round(self.end, 6), "thread": self.thread, "depth": self.depth}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Memory of the process, in bytes, and its page faults."""
+
+    rss: int
+    anonymous: int
+    """Private: what this process alone costs."""
+    file: int
+    """Pages of mapped files: shared with every process that maps the same file, and reclaimable."""
+    peak_rss: int
+    minor_faults: int
+    major_faults: int
+    """Faults that had to read from a disk."""
+
+    @classmethod
+    def now(cls) -> Memory:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        kinds = {"VmRSS": peak, "RssAnon": 0, "RssFile": 0, "VmHWM": peak}
+        try:
+            for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+                name, _, value = line.partition(":")
+                if name in kinds:
+                    kinds[name] = int(value.split()[0]) * 1024
+        except OSError:
+            pass
+        return cls(rss=kinds["VmRSS"], anonymous=kinds["RssAnon"], file=kinds["RssFile"], peak_rss=kinds["VmHWM"],
+                   minor_faults=usage.ru_minflt, major_faults=usage.ru_majflt)  # fmt: skip
+
+    def to_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass
+class Timeline:
+    """The spans and marks of one process. Safe under threads: lists and dicts are only appended to."""
+
+    birth: float = field(default_factory=_birth)
+    spans: list[Span] = field(default_factory=list)
+    marks: dict[str, float] = field(default_factory=dict)
+    """Name → seconds since the birth; the first time counts."""
+    memory: dict[str, Memory] = field(default_factory=dict)
+    """Name of the mark → memory at that moment."""
+    _depths: threading.local = field(default_factory=threading.local, repr=False)
+
+    def now(self) -> float:
+        """Seconds since the birth of the process."""
+        return time.monotonic() - self.birth
+
+    def span(self, name: str, model: str | None = None) -> _SpanContext:
+        """A phase: use it with `with`, or as a decorator."""
+        return _SpanContext(self, name, model)
+
+    def mark(self, name: str) -> None:
+        """A moment, with the memory at it; only its first time is kept."""
+        if name not in self.marks:
+            self.marks[name] = self.now()
+            self.memory[name] = Memory.now()
+
+    @contextmanager
+    def _record(self, name: str, model: str | None) -> Iterator[None]:
+        depth = getattr(self._depths, "value", 0)
+        self._depths.value = depth + 1
+        start = self.now()
+        try:
+            yield
+        finally:
+            self._depths.value = depth
+            thread = threading.current_thread().name
+            self.spans.append(Span(name=name, model=model, start=start, end=self.now(), thread=thread, depth=depth))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as `/startup` and `prebake check --json` give it; times in seconds, memory in bytes."""
+        return {
+            "format": FORMAT,
+            "pid": os.getpid(),
+            "spans": [span.to_dict() for span in sorted(self.spans, key=lambda span: (span.start, -span.end))],
+            "marks": {name: round(at, 6) for name, at in self.marks.items()},
+            "memory": {name: memory.to_dict() for name, memory in self.memory.items()} | {
+                "now": Memory.now().to_dict()
+            },
+        }  # fmt: skip
+
+
+class _SpanContext:
+    """What `span()` gives: re-entrant, since a decorated function may call itself."""
+
+    def __init__(self, timeline: Timeline, name: str, model: str | None) -> None:
+        self._timeline, self._name, self._model = timeline, name, model
+        self._open: list[Any] = []
+
+    def __enter__(self) -> None:
+        context = self._timeline._record(self._name, self._model)
+        self._open.append(context)
+        context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.pop().__exit__(*error)
+
+    def __call__(self, function: F) -> F:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self._timeline._record(self._name, self._model):
+                return function(*args, **kwargs)
+
+        return timed  # type: ignore[return-value]
+
+
+process = Timeline()
+"""The timeline of this process."""
+
+span = process.span
+mark = process.mark
+
+
+def restart_in_child() -> None:
+    """A forked child starts a timeline of its own, from its own birth."""
+    process.birth = _birth()
+    process.spans.clear()
+    process.marks.clear()
+    process.memory.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=restart_in_child)
