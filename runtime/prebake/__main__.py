@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from prebake import commands as own
 from prebake.errors import PrebakeError
 
 OWN: tuple[str, ...] = ("serve", "check", "inspect")
@@ -33,6 +34,7 @@ def parser(*, with_build_half: bool) -> argparse.ArgumentParser:
         description="Container images with model weights baked in, converted beforehand, mapped at start.",
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
+    own.add(commands)
     if with_build_half:
         from importlib.metadata import entry_points
 

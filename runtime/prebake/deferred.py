@@ -41,7 +41,6 @@ DEFERRED = (
     "transformers.distributed.fsdp",
     "transformers.distributed.tensor_parallel",
     "transformers.integrations.flex_attention",
-    "transformers.loss.loss_utils",
 )
 """Packages whose import is put off, with all their submodules."""
 

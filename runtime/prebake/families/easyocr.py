@@ -29,9 +29,9 @@ class EasyOcrFamily:
         import easyocr.recognition  # noqa: F401
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
-        import torch
+        from prebake.skeleton import Skeleton
 
-        with torch.device("meta"):
+        with Skeleton():
             return networks(baked.manifest.options).eval()
 
     def ordinary(self, baked: BakedModel) -> nn.Module:

@@ -20,9 +20,9 @@ class TorchFamily:
         _factory(baked)
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
-        import torch
+        from prebake.skeleton import Skeleton
 
-        with torch.device("meta"):
+        with Skeleton():
             return build(baked.manifest.class_, _arguments(baked), f"{baked.folder}: class").eval()
 
     def ordinary(self, baked: BakedModel) -> nn.Module:

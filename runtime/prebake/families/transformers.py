@@ -36,12 +36,12 @@ class TransformersFamily:
         _model_class(baked)
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
-        import torch
+        from prebake.skeleton import Skeleton
 
         cls = _model_class(baked)
         config = cls.config_class.from_pretrained(baked.folder, local_files_only=True)
         config.name_or_path = str(baked.folder)
-        with torch.device("meta"):
+        with Skeleton():
             module = cls._from_config(config, dtype=_dtype(baked))
         module.eval()
         if module.can_generate():

@@ -1,0 +1,77 @@
+"""A timeline as a person or a tool reads it: a drawn table, and Chrome's trace format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prebake.timeline import Memory, Span, Timeline
+
+WIDTH = 40
+"""Characters of the drawing."""
+
+
+def text(timeline: Timeline) -> str:
+    """The spans in order of their start, each drawn on one axis of time, then marks and memory."""
+    spans = sorted(timeline.spans, key=lambda span: (span.start, -span.end))
+    ends = [span.end for span in spans] + list(timeline.marks.values())
+    scale = WIDTH / max([*ends, 0.001])
+    rows = [("phase", "model", "start", "seconds", "")]
+    for span in spans:
+        rows.append(("  " * span.depth + span.name, span.model or "", f"{span.start:.3f}", f"{span.seconds:.3f}",
+                     _bar(span, scale)))  # fmt: skip
+    for name, at in sorted(timeline.marks.items(), key=lambda item: item[1]):
+        rows.append((name, "", f"{at:.3f}", "", " " * min(int(at * scale), WIDTH - 1) + "◆"))
+    lines = _columns(rows, right=(2, 3))
+    return "\n".join([*lines, "", *memory_lines(timeline.memory), ""])
+
+
+def _bar(span: Span, scale: float) -> str:
+    begin = min(int(span.start * scale), WIDTH - 1)
+    return " " * begin + "█" * max(1, round(span.end * scale) - begin)
+
+
+def memory_lines(memory: dict[str, Memory]) -> list[str]:
+    """A table of the memory at each mark, in MB (10⁶ bytes)."""
+    if not memory:
+        return []
+    rows = [("memory, MB", "resident", "anonymous", "file", "peak", "faults", "from disk")]
+    for name, at in memory.items():
+        sizes = [f"{value / 1e6:,.0f}" for value in (at.rss, at.anonymous, at.file, at.peak_rss)]
+        rows.append((name, *sizes, f"{at.minor_faults:,}", f"{at.major_faults:,}"))
+    return _columns(rows, right=(1, 2, 3, 4, 5, 6))
+
+
+def _columns(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(width) if i in right else cell.ljust(width)
+                      for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+            for row in rows]  # fmt: skip
+
+
+def chrome_trace(timeline: Timeline) -> dict[str, Any]:
+    """The spans as `chrome://tracing` and Perfetto open them (Trace Event Format; times in microseconds)."""
+    document = timeline.to_dict()
+    threads = {name: number for number, name in enumerate(dict.fromkeys(span["thread"] for span in document["spans"]))}
+    pid = document["pid"]
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "name": "thread_name", "pid": pid, "tid": number, "args": {"name": name}}
+        for name, number in threads.items()
+    ]
+    events += [
+        {
+            "ph": "X",
+            "name": span["name"],
+            "cat": span["model"] or "process",
+            "pid": pid,
+            "tid": threads[span["thread"]],
+            "ts": span["start"] * 1e6,
+            "dur": (span["end"] - span["start"]) * 1e6,
+            "args": {"model": span["model"]},
+        }
+        for span in document["spans"]
+    ]
+    events += [
+        {"ph": "i", "name": name, "pid": pid, "tid": 0, "ts": at * 1e6, "s": "p"}
+        for name, at in document["marks"].items()
+    ]
+    return {"traceEvents": events, "displayTimeUnit": "ms"}

@@ -1,0 +1,53 @@
+"""Modules without values: what a constructor leaves uninitialised or fills at random is on the meta device.
+
+`torch.device("meta")` puts everything there. Then constructors that look at values (`.item()`, `tolist()`)
+fail, every initialiser runs as a no-op through Python decompositions, and the first `arange` or `normal_`
+imports sympy (0.2 s). Here computed tensors (`arange`, `linspace`, `tensor`, `zeros`) are made as usual:
+they are small, and whatever they become is replaced by what was baked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_INITIALISERS = (
+    "bernoulli_", "cauchy_", "copy_", "erfinv_", "exponential_", "fill_", "geometric_", "log_normal_",
+    "normal_", "random_", "uniform_", "zero_", "clamp_", "mul_", "add_", "div_", "sub_",
+)  # fmt: skip
+
+
+class Skeleton(TorchFunctionMode):
+    """While active in a thread, uninitialised and random tensors are on the meta device, and filling them
+    does nothing. Tensors that a constructor asks for on a named device are made there."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if getattr(func, "__name__", None) in _fillers():  # by name: frameworks put wrappers in their place
+            target = args[0] if args else kwargs.get("tensor")
+            if isinstance(target, torch.Tensor) and target.is_meta:
+                return target
+        if func in _constructors() and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+@lru_cache(maxsize=1)
+def _fillers() -> frozenset[str]:
+    return frozenset(_INITIALISERS) | {name for name in dir(torch.nn.init) if name.endswith("_") and name[0] != "_"}
+
+
+@lru_cache(maxsize=1)
+def _constructors() -> frozenset[Any]:
+    names = ("empty", "empty_strided", "normal", "rand", "randint", "randn", "randperm")
+    return frozenset(getattr(torch, name) for name in names)
