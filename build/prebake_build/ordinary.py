@@ -21,6 +21,7 @@ from prebake.assembly import relink
 from prebake.documents import quote
 from prebake.errors import ConfigError, SourceError
 from prebake_build.digest import paths_of
+from prebake_build.sources.archives import extract
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".zip")
 
@@ -141,27 +142,29 @@ def _with_dtype(config: Path, dtype: str) -> str:
 
 def _easyocr(recipe: Recipe, checkpoint: Path) -> Ordinary:
     from prebake.families.easyocr import networks
-    from prebake_build.sources import easyocr as upstream
+    from prebake_build.sources.easyocr import archive_members, recognizer_of
 
     languages = tuple(recipe.options["languages"])
-    states = []
+    states: dict[str, dict[str, torch.Tensor]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for archive in upstream.archives(languages):
-            member = upstream.extract(checkpoint / archive.name, archive.member, Path(scratch), archive.md5)
-            states.append(_strip_module(_unpickle(member, recipe.name)))
-    detector, recognizer = states
+        for archive in archive_members(languages).values():
+            # the zips were held against the lock's hashes, and those against EasyOCR's md5 when it was locked
+            member = extract(checkpoint / archive.name, archive.member, Path(scratch), md5=None)
+            part = "detector" if archive.name.startswith("craft") else "recognizer"
+            states[part] = _strip_module(_unpickle(member, recipe.name))
     options = {
         "languages": list(languages),
         "quantize": bool(recipe.options["quantize"]),
         "recognizer": {
-            "generation": upstream.generation(languages),
-            "classes": int(recognizer["Prediction.bias"].shape[0]),
+            "generation": int(recognizer_of(languages).rpartition("_g")[2]),
+            "classes": int(states["recognizer"]["Prediction.bias"].shape[0]),
         },
     }
     module: Any = networks(options)
-    _fill(module.detector, detector, f"models.{recipe.name}: detector")
-    _fill(module.recognizer, recognizer, f"models.{recipe.name}: recogniser")
-    return Ordinary(module=module.eval(), class_="Reader", options=options, requires=("torch", "torchvision", "easyocr"))
+    for part, state in states.items():
+        _fill(getattr(module, part), state, f"models.{recipe.name}: {part}")
+    packages = ("torch", "torchvision", "easyocr")
+    return Ordinary(module=module.eval(), class_="Reader", options=options, requires=packages)
 
 
 def _torch(recipe: Recipe, checkpoint: Path) -> Ordinary:

@@ -9,7 +9,8 @@ from torch import nn
 
 from prebake.assembly import slots
 from prebake.errors import IntegrityError
-from prebake.loader import load
+from prebake.families import BakedModel
+from prebake.loader import module_of
 
 
 def prove(ordinary: nn.Module, folder: Path) -> None:
@@ -21,8 +22,9 @@ def prove(ordinary: nn.Module, folder: Path) -> None:
     """
     expected = {slot.key: slot.tensor for slot in slots(ordinary)}
     saved = {slot.key: slot.tensor for slot in slots(ordinary) if slot.saved}
-    _compare(expected, load(folder, tiers=("mapped",)).model, folder, "mapped")
-    _compare(saved, load(folder, tiers=("ordinary",)).model, folder, "loaded by its own framework")
+    baked = BakedModel.open(folder)
+    _compare(expected, module_of(baked, ("mapped",))[0], folder, "mapped")
+    _compare(saved, module_of(baked, ("ordinary",))[0], folder, "loaded by its own framework")
 
 
 def _compare(expected: dict[str, torch.Tensor], module: nn.Module, folder: Path, how: str) -> None:

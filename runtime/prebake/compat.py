@@ -59,7 +59,7 @@ def _loads(path: str) -> bool:
     import torch
 
     try:
-        torch.ops.load_library(path)
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
     except (ImportError, OSError):
         return False
     return True

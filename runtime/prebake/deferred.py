@@ -174,9 +174,15 @@ class StandIn:
         return (resolved(self),)
 
     def __instancecheck__(self, instance: Any) -> bool:
-        return isinstance(instance, resolved(self))
+        return self.__subclasscheck__(type(instance))
 
     def __subclasscheck__(self, subclass: type) -> bool:
+        # Nothing can be an instance of a class that was never imported. Only a class that stands elsewhere
+        # under the same name might be the one meant: then look.
+        if _field(self, "_package").deferred:
+            name = _field(self, "_label").rpartition(".")[2]
+            if all(base.__name__ != name for base in subclass.__mro__):
+                return False
         return issubclass(subclass, resolved(self))
 
     def __reduce__(self) -> Any:

@@ -39,7 +39,7 @@ class LoadedModel:
 
     name: str
     model: nn.Module
-    """In evaluation mode. For easyocr the pair of networks; `reader` is what you want there."""
+    """In evaluation mode. For easyocr the pair of networks, quantised where the reader's are."""
     tier: Tier
     fallback_reason: str | None
     """Why a faster tier was left, or None where the first one served."""
@@ -86,18 +86,30 @@ def load(folder: Path, tiers: Sequence[Tier] = TIERS) -> LoadedModel:
 def load_baked(baked: BakedModel, tiers: Sequence[Tier] = TIERS) -> LoadedModel:
     """Like `load`, of a folder whose manifest was read before."""
     started = time.monotonic()
+    family = family_of(baked.manifest.family, f"{baked.folder}: family")
+    with FRAMEWORK_LOCK:
+        module, tier, why = module_of(baked, tiers)
+        with timeline.span("equip", baked.name):
+            parts = family.equip(baked, module)
+    return LoadedModel(
+        name=baked.name,
+        model=module,
+        tier=tier,
+        fallback_reason=why,
+        seconds=time.monotonic() - started,
+        baked=baked,
+        parts=parts,
+    )
+
+
+def module_of(baked: BakedModel, tiers: Sequence[Tier] = TIERS) -> tuple[nn.Module, Tier, str | None]:
+    """The module alone, as it was baked; the tier that made it; why faster ones were left. Raises as `load`."""
     with timeline.span("check", baked.name):
         baked.manifest.check_sizes(baked.folder)
     family = family_of(baked.manifest.family, f"{baked.folder}: family")
     with FRAMEWORK_LOCK:
         _prepare(family, baked)
-        module, tier, why = _first_tier(family, baked, tiers)
-        with timeline.span("equip", baked.name):
-            parts = family.equip(baked, module)
-    return LoadedModel(
-        name=baked.name, model=module, tier=tier, fallback_reason=why,
-        seconds=time.monotonic() - started, baked=baked, parts=parts,
-    )  # fmt: skip
+        return _first_tier(family, baked, tiers)
 
 
 def _prepare(family: Family, baked: BakedModel) -> None:

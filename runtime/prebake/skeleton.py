@@ -20,6 +20,9 @@ _INITIALISERS = (
     "normal_", "random_", "uniform_", "zero_", "clamp_", "mul_", "add_", "div_", "sub_",
 )  # fmt: skip
 
+_UNINITIALISED = frozenset({torch.empty, torch.empty_strided})
+_RANDOM = frozenset({torch.rand, torch.randn})
+
 
 class Skeleton(TorchFunctionMode):
     """While active in a thread, uninitialised and random tensors are on the meta device, and filling them
@@ -37,17 +40,15 @@ class Skeleton(TorchFunctionMode):
             target = args[0] if args else kwargs.get("tensor")
             if isinstance(target, torch.Tensor) and target.is_meta:
                 return target
-        if func in _constructors() and kwargs.get("device") is None:
-            kwargs["device"] = "meta"
+        if kwargs.get("device") is None:
+            if func in _UNINITIALISED:
+                kwargs["device"] = "meta"
+            elif func in _RANDOM:  # on meta, these would go through Python decompositions
+                named = {name: kwargs[name] for name in ("size", "dtype", "requires_grad") if name in kwargs}
+                return torch.empty(*args, **named, device="meta")
         return func(*args, **kwargs)
 
 
 @lru_cache(maxsize=1)
 def _fillers() -> frozenset[str]:
     return frozenset(_INITIALISERS) | {name for name in dir(torch.nn.init) if name.endswith("_") and name[0] != "_"}
-
-
-@lru_cache(maxsize=1)
-def _constructors() -> frozenset[Any]:
-    names = ("empty", "empty_strided", "normal", "rand", "randint", "randn", "randperm")
-    return frozenset(getattr(torch, name) for name in names)

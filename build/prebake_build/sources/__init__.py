@@ -5,13 +5,16 @@ steps, so that what was agreed on can be kept in `models.lock`:
 
 1. `resolve()` asks upstream what the URI means today: an exact revision, and the files with their hashes;
 2. `fetch(resolved, folder)` brings exactly those files.
+
+Some upstreams publish no hashes, so that resolving means fetching. Such a source also has
+`resolve_into(folder)` (`ResolvesByFetching`), and the cache keeps what it brought.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from prebake.documents import nearest, quote
 from prebake.errors import ConfigError
@@ -31,10 +34,25 @@ class Resolved:
     licence: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upstream:
+    """What is known of one file before it was ever fetched: never a guess, only what a table publishes."""
+
+    path: str
+    """In the checkpoint."""
+    url: str
+    member: str
+    """The file inside the archive `path` that `md5` is of."""
+    md5: str
+    """32 hexadecimal digits."""
+
+
 class Source(Protocol):
     """One checkpoint upstream."""
 
-    uri: str
+    @property
+    def uri(self) -> str:
+        """As `models.toml` writes it."""
 
     def resolve(self) -> Resolved:
         """Ask upstream. Raises SourceError where it cannot be reached or does not know the URI."""
@@ -44,6 +62,22 @@ class Source(Protocol):
 
         The caller verifies sizes and hashes afterwards. Raises SourceError.
         """
+
+
+@runtime_checkable
+class ResolvesByFetching(Protocol):
+    """A source that must fetch to know its hashes."""
+
+    def resolve_into(self, folder: Path) -> Resolved:
+        """Like `Source.resolve`, and all files of the result are in `folder`, which exists and is empty."""
+
+
+@runtime_checkable
+class KnowsUpstream(Protocol):
+    """A source that can say something without asking upstream."""
+
+    def upstream(self) -> tuple[Upstream, ...]:
+        """What is known already, sorted by path."""
 
 
 def open_source(uri: str, *, base: Path, where: str) -> Source:

@@ -107,5 +107,5 @@ def quantize(recognizer: nn.Module) -> None:
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # EasyOCR calls the same deprecated function
+        warnings.simplefilter("ignore")  # EasyOCR calls the same deprecated functions
         torch.ao.quantization.quantize_dynamic(recognizer, dtype=torch.qint8, inplace=True)

@@ -1,0 +1,184 @@
+"""`prebake cache`: list, verify and prune the build cache."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prebake.errors import IntegrityError
+from prebake_build.cache import Cache, Entry, doomed
+
+if TYPE_CHECKING:
+    from prebake_build.commands import Commands
+
+_EPILOG = """\
+examples:
+  prebake cache list --json
+  prebake cache verify
+  prebake cache prune --older-than 30 --max-size 20GB
+
+The cache is the folder of --cache, else of PREBAKE_CACHE, else ~/.cache/prebake.
+exit codes: 0 fine; 1 verify found damage; 2 wrong use or configuration
+"""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?", re.IGNORECASE)
+_DAY = 86_400
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "cache",
+        help="list, verify or prune the build cache",
+        description="The build cache keeps checkpoints as they were fetched, one entry for each source and revision.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    _action(actions, "list", "what is in it, the most recently used first", _list)
+    _action(actions, "verify", "hash every file; exit 1 where one differs", _verify)
+    prune = _action(actions, "prune", "remove entries, never one that is in use", _prune)
+    prune.add_argument("--older-than", type=_days, metavar="DAYS", help="what was not used for so long")
+    prune.add_argument(
+        "--max-size", type=_size, metavar="SIZE", help="the least recently used, down to 500MB, 20GB, 1TiB"
+    )
+    prune.add_argument("--all", action="store_true", help="everything")
+    prune.set_defaults(usage_error=prune.error)
+
+
+def _action(
+    actions: Commands, name: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(
+        name, help=text, description=text, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="default: PREBAKE_CACHE, else ~/.cache/prebake")
+    parser.add_argument("--json", action="store_true", help="a JSON document on stdout")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _list(args: argparse.Namespace) -> int:
+    with Cache(args.cache) as cache:
+        entries = cache.entries()
+    if args.json:
+        _print_json(cache, entries=[_document(entry) for entry in entries])
+    else:
+        for entry in entries:
+            print(_line(entry))
+        _print_total(f"{cache.folder}: {_entries(entries)}")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    damage: dict[str, str] = {}
+    with Cache(args.cache) as cache:
+        entries = cache.entries()
+        for entry in entries:
+            try:
+                entry.check(hashes=True)
+            except IntegrityError as error:
+                damage[entry.folder.name] = str(error)
+    if args.json:
+        found = [{**_document(entry), "damage": damage.get(entry.folder.name)} for entry in entries]
+        _print_json(cache, entries=found)
+    else:
+        for entry in entries:
+            print(damage.get(entry.folder.name) or f"ok  {_line(entry)}")
+    if damage:
+        _print_total(f"{len(damage)} of {_entries(entries)} damaged: the next bake fetches them again")
+    return 1 if damage else 0
+
+
+def _prune(args: argparse.Namespace) -> int:
+    if not args.all and args.older_than is None and args.max_size is None:
+        args.usage_error("say what to remove: --older-than DAYS, --max-size SIZE or --all")
+    removed: list[Entry] = []
+    in_use: list[Entry] = []
+    with Cache(args.cache) as cache:
+        entries = cache.entries()
+        chosen = entries if args.all else doomed(
+            entries, now=time.time(), older_than=args.older_than, max_size=args.max_size
+        )  # fmt: skip
+        for entry in chosen:
+            (removed if cache.remove(entry) else in_use).append(entry)
+        cache.remove_leftovers()
+    if args.json:
+        _print_json(
+            cache, removed=[_document(entry) for entry in removed], in_use=[_document(entry) for entry in in_use]
+        )
+        return 0
+    for entry in removed:
+        print(f"removed  {_line(entry)}")
+    for entry in in_use:
+        print(f"in use   {_line(entry)}")
+    _print_total(f"{cache.folder}: freed {_human(sum(entry.size for entry in removed))}")
+    return 0
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    return {
+        "key": entry.folder.name,
+        "uri": entry.uri,
+        "revision": entry.revision,
+        "files": len(entry.files),
+        "size": entry.size,
+        "last_use": _when(entry.last_use),
+        "path": str(entry.folder / "files"),
+    }
+
+
+def _line(entry: Entry) -> str:
+    return f"{entry.folder.name}  {_human(entry.size):>9}  {_when(entry.last_use)}  {entry.uri}  {entry.revision}"
+
+
+def _entries(entries: tuple[Entry, ...]) -> str:
+    noun = "entry" if len(entries) == 1 else "entries"
+    return f"{len(entries)} {noun}, {_human(sum(entry.size for entry in entries))}"
+
+
+def _print_json(cache: Cache, **document: Any) -> None:
+    print(json.dumps({"cache": str(cache.folder), **document}, indent=2))
+
+
+def _print_total(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _human(size: int) -> str:
+    """Bytes in decimal units, as disk usage and registries show them."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
+    if not (math.isfinite(days) and days >= 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days")
+    return days * _DAY
+
+
+def _size(text: str) -> int:
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size (500MB, 20GB, 1TiB, or bytes)")
+    power = " KMGT".index((found[2] or " ").upper())
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)

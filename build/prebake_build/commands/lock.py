@@ -1,0 +1,86 @@
+"""`prebake lock`: resolve revisions and hashes into `models.lock`, or tell the drift."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prebake_build.cache import Cache
+from prebake_build.lock import Lock, LockedModel, drift, update
+from prebake_build.spec import read_spec
+
+if TYPE_CHECKING:
+    from prebake_build.commands import Commands
+
+_EPILOG = """\
+examples:
+  prebake lock                          resolve every model of models.toml into models.lock
+  prebake lock caption                  only this one; the others stay as they are locked
+  prebake lock --check                  change nothing; exit 1 and say what has drifted
+
+exit codes: 0 locked, or no drift; 1 drift, or a model that cannot be resolved; 2 wrong use or configuration
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "lock",
+        help="resolve revisions and hashes into models.lock",
+        description="Ask upstream what models.toml means today, and write exact revisions, sizes and hashes down.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="models to resolve (default: all)")
+    parser.add_argument("--models", type=Path, metavar="FILE", default=Path("models.toml"), help="default: models.toml")
+    parser.add_argument("--lock", type=Path, metavar="FILE", help="default: models.lock beside models.toml")
+    parser.add_argument("--check", action="store_true", help="only tell drift, one line each; write nothing")
+    parser.add_argument(
+        "--allow-unresolved",
+        action="store_true",
+        help="keep what was locked, or write down the reason, for a model that cannot be resolved",
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="build cache (default: PREBAKE_CACHE, ~/.cache/prebake)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it; the exit code."""
+    spec = read_spec(args.models)
+    path: Path = args.lock or args.models.with_suffix(".lock")
+    old = Lock.read(path) if args.check or path.exists() else None
+    with Cache(args.cache) as cache:
+        new = update(spec, args.names, old, cache, allow_unresolved=args.allow_unresolved)
+    if args.check:
+        return _check(path, drift(old or new, new), args.models)
+    for name in sorted(new.models):
+        print(_line(name, new.models[name]))
+    if path.exists() and path.read_text(encoding="utf-8") == new.text:
+        print(f"{path} is up to date.", file=sys.stderr)
+    else:
+        new.write(path)
+        print(f"Wrote {path}.", file=sys.stderr)
+    return 0
+
+
+def _check(path: Path, lines: list[str], models: Path) -> int:
+    for line in lines:
+        print(line)
+    if lines:
+        print(
+            f"{path} has drifted: run `prebake lock --models {models} --lock {path}` to take this on.", file=sys.stderr
+        )
+    else:
+        print(f"{path} is up to date.", file=sys.stderr)
+    return 1 if lines else 0
+
+
+def _line(name: str, model: LockedModel) -> str:
+    if model.resolved is None:
+        return f"{name}  unresolved  {model.source}"
+    files = model.resolved.files
+    return f"{name}  {model.resolved.revision}  {len(files)} files, {sum(file.size for file in files):,} bytes"

@@ -1,0 +1,68 @@
+"""Checkpoints of random weights in upstream's own form, so that everything runs with no network.
+
+A dummy has upstream's file names, formats, keys, shapes and, at full size, its bytes to within a thousandth;
+only the values, vocabularies and words are made up. `write` is the one dispatch. The same dummy is the same
+bytes everywhere: nothing but the kind, the size, the seed, GENERATOR and the keys and shapes of upstream's
+classes goes in, so a lock of dummies holds as long as transformers and EasyOCR keep those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+GENERATOR = 1
+"""Raised whenever the same dummy would come out with other bytes."""
+
+KINDS = ("blip-base", "florence-2-base", "easyocr")
+SIZES = ("full", "tiny")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dummy:
+    """One checkpoint that can be made."""
+
+    kind: str
+    """One of KINDS."""
+    size: str = "full"
+    """One of SIZES: upstream's shapes, or a few MB of the same structure."""
+    seed: int = 0
+    """Not negative."""
+    languages: tuple[str, ...] = ()
+    """easyocr: as `easyocr.Reader` takes them."""
+
+    @property
+    def revision(self) -> str:
+        """What its bytes depend on: the generator, the seed and the size."""
+        return f"generator:{GENERATOR}+seed:{self.seed}+size:{self.size}"
+
+
+def write(dummy: Dummy, folder: Path) -> None:
+    """Write the checkpoint into `folder`, which exists and is empty.
+
+    Raises ConfigError where EasyOCR does not read these languages together.
+    """
+    if dummy.kind == "blip-base":
+        from prebake_build.dummies import blip
+
+        blip.write(folder, dummy.size, dummy.seed)
+    elif dummy.kind == "florence-2-base":
+        from prebake_build.dummies import florence2
+
+        florence2.write(folder, dummy.size, dummy.seed)
+    else:
+        from prebake_build.dummies import easyocr
+
+        easyocr.write(folder, dummy.languages, dummy.seed)
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar over `total` bytes for a terminal, nothing elsewhere and for small dummies."""
+    from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+    hidden = True if total < 50_000_000 else None  # None: hidden where stderr is no terminal
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=hidden) as bar:
+        yield bar.update

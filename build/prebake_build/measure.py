@@ -1,0 +1,213 @@
+"""Starts, side by side: services are launched in turn, timed from outside, and compared pair by pair.
+
+The clock starts when a service is launched and stops when `/readyz` first says 200; the first answer is a
+caption (or what the service has) asked for right then. Memory is what the service's own kernel counters say.
+Rounds are interleaved, A B A B …, so that a machine whose speed drifts treats both alike.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import logging
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from prebake.analyzer import example
+from prebake.errors import PrebakeError
+
+logger = logging.getLogger(__name__)
+
+QUESTIONS = {"caption": "/caption", "ocr": "/ocr", "florence": "/florence"}
+"""Model → the request that it answers; the first that a service has is its first answer."""
+POLL = 0.005
+"""Seconds between two looks at `/readyz`."""
+
+
+class Service(Protocol):
+    """One service that was launched."""
+
+    url: str
+
+    def stop(self) -> None:
+        """End it and remove what it left. Safe to call again."""
+
+    def log(self) -> str:
+        """What it wrote, for the message where it failed."""
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+
+
+class Launcher(Protocol):
+    """One way to start a service."""
+
+    label: str
+
+    def launch(self) -> Service:
+        """Start it; returns at once, with the clock running."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One start."""
+
+    ready: float
+    """Seconds from the launch."""
+    first_answer: float
+    """Seconds from the launch to the first answer."""
+    peak_memory: int
+    """Bytes resident at most, up to the first answer."""
+    anonymous: int
+    """Bytes of private memory when ready."""
+    answer: Any
+    """What was answered, so that services can be seen to agree."""
+    startup: dict[str, Any] = field(repr=False)
+    """The service's own timeline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The samples of two services, taken in turn."""
+
+    baseline: str
+    candidate: str
+    samples: dict[str, list[Sample]]
+    """Label → one sample a round."""
+
+    def values(self, label: str, figure: str) -> list[float]:
+        return [getattr(sample, figure) for sample in self.samples[label]]
+
+    def ratio(self, figure: str) -> list[float]:
+        """Candidate over baseline, round by round, sorted."""
+        pairs = zip(self.values(self.candidate, figure), self.values(self.baseline, figure), strict=True)
+        return sorted(candidate / baseline for candidate, baseline in pairs)
+
+    def typical(self, label: str) -> Sample:
+        """The sample whose time to ready is the median (the lower one of two)."""
+        ordered = sorted(self.samples[label], key=lambda sample: sample.ready)
+        return ordered[(len(ordered) - 1) // 2]
+
+    @property
+    def same_answers(self) -> bool:
+        """Whether every start of both services gave the same first answer."""
+        answers = [json.dumps(sample.answer, sort_keys=True) for taken in self.samples.values() for sample in taken]
+        return len(set(answers)) == 1
+
+
+FIGURES = {
+    "ready": ("ready", "s", 1.0),
+    "first_answer": ("first answer", "s", 1.0),
+    "peak_memory": ("peak memory", "MB", 1e-6),
+    "anonymous": ("private memory", "MB", 1e-6),
+}
+"""Figure of a sample → its title, unit, and the factor to that unit."""
+
+
+def compare(baseline: Launcher, candidate: Launcher, *, rounds: int, timeout: float = 120.0) -> Comparison:
+    """Start both in turn, `rounds` times each, after one start of each that is not counted.
+
+    Raises PrebakeError where a service ends or does not become ready within `timeout` seconds; the message
+    has the end of its log. Every service is stopped, whatever happens.
+    """
+    samples: dict[str, list[Sample]] = {baseline.label: [], candidate.label: []}
+    for number in range(rounds + 1):
+        for launcher in (baseline, candidate):
+            sample = measure(launcher, timeout=timeout)
+            counted = f"round {number} of {rounds}" if number else "warm-up"
+            logger.info("%s: %s: ready %.2f s, first answer %.2f s", counted, launcher.label,
+                        sample.ready, sample.first_answer)  # fmt: skip
+            if number:
+                samples[launcher.label].append(sample)
+    return Comparison(baseline=baseline.label, candidate=candidate.label, samples=samples)
+
+
+def measure(launcher: Launcher, *, timeout: float = 120.0) -> Sample:
+    """One start. Raises PrebakeError as `compare` does."""
+    picture = io.BytesIO()
+    example().save(picture, "PNG")
+    started = time.perf_counter()
+    service = launcher.launch()
+    try:
+        status = _until_ready(service, launcher.label, started, timeout)
+        ready = time.perf_counter() - started
+        anonymous = _get(service.url, "/startup")[1]["memory"]["now"]["anonymous"]
+        path = next(path for model, path in QUESTIONS.items() if model in status["models"])
+        code, answer = _request(service.url, "POST", path, picture.getvalue())
+        first_answer = time.perf_counter() - started
+        if code != 200:
+            raise PrebakeError(f"{launcher.label}: {path} was answered with {code}: {answer}")
+        startup = _get(service.url, "/startup")[1]
+    finally:
+        service.stop()
+    return Sample(ready=ready, first_answer=first_answer, anonymous=anonymous, answer=answer, startup=startup,
+                  peak_memory=startup["memory"]["now"]["peak_rss"])  # fmt: skip
+
+
+def _until_ready(service: Service, label: str, started: float, timeout: float) -> Any:
+    while time.perf_counter() - started < timeout:
+        try:
+            code, document = _get(service.url, "/readyz")
+        except (OSError, http.client.HTTPException):
+            code, document = 0, None
+        if code == 200:
+            return document
+        if not service.alive():
+            raise PrebakeError(f"{label}: ended before it was ready; its log ends:\n{service.log()[-2000:]}")
+        time.sleep(POLL)
+    raise PrebakeError(f"{label}: not ready within {timeout:g} s; its log ends:\n{service.log()[-2000:]}")
+
+
+def _get(url: str, path: str) -> tuple[int, Any]:
+    return _request(url, "GET", path, None)
+
+
+def _request(url: str, method: str, path: str, body: bytes | None) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    try:
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def table(comparison: Comparison) -> str:
+    """The comparison as text: each figure's median and spread for both, and the ratio of the pairs."""
+    rows = [("", comparison.baseline, comparison.candidate, "ratio")]
+    for figure, (title, unit, factor) in FIGURES.items():
+        cells = [_spread([value * factor for value in comparison.values(label, figure)], unit)
+                 for label in (comparison.baseline, comparison.candidate)]  # fmt: skip
+        rows.append((title, *cells, _spread(comparison.ratio(figure), "")))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _spread(values: Sequence[float], unit: str) -> str:
+    digits = 0 if unit == "MB" else 2
+    low, middle, high = (f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle}{' ' + unit if unit else ''} ({low} to {high})"
+
+
+def findings(comparison: Comparison, *, shorter: float, memory_above: float, first_answer: float) -> list[str]:
+    """What the candidate misses, each as a sentence. Medians of the ratios decide; percentages and seconds."""
+    missed = []
+    gained = 100 * (1 - statistics.median(comparison.ratio("ready")))
+    if gained < shorter:
+        missed.append(f"ready {gained:.0f} % sooner than {comparison.baseline}, expected at least {shorter:g} %")
+    above = 100 * (statistics.median(comparison.ratio("peak_memory")) - 1)
+    if above > memory_above:
+        missed.append(f"peak memory {above:.0f} % above {comparison.baseline}'s, allowed are {memory_above:g} %")
+    waited = statistics.median(comparison.values(comparison.candidate, "first_answer"))
+    if waited > first_answer:
+        missed.append(f"first answer after {waited:.2f} s, allowed are {first_answer:g} s")
+    if not comparison.same_answers:
+        missed.append("the services gave different first answers")
+    return missed

@@ -1,0 +1,132 @@
+"""One file over HTTP(S), streamed to disk: redirects followed, transient failures tried again.
+
+`urllib` and not the client of huggingface_hub: that one changes (requests, httpx, httpx2) with its version.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import ssl
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+from prebake.documents import quote, reason
+from prebake.errors import ConfigError, SourceError
+from prebake_build.digest import CHUNK
+
+TRIES = 4
+TIMEOUT = 30.0
+"""Seconds without a byte."""
+BACK_OFF = 1.0
+"""Seconds before the second try; doubled before each further one."""
+
+_log = logging.getLogger(__name__)
+
+
+class _TransientError(Exception):
+    """Worth another try."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        scheme = urlsplit(newurl).scheme
+        if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
+            refused = f"redirects to {_shown(newurl)}, which is refused (only to https, or from http to http)"
+            raise urllib.error.HTTPError(req.full_url, code, refused, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def check_url(url: str, where: str) -> str:
+    """The URL, if it is one that may be fetched.
+
+    Raises ConfigError, begun with `where`: only http and https, a host, and no user or password in it
+    (they would stand in the lock and in the image's manifest).
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"{where}: {quote(url)} is no URL: {error}") from None
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError(
+            f"{where}: leave user and password out of the URL: they would end up in the lock and the image"
+        )
+    if parts.scheme not in ("http", "https") or not host or port == 0:
+        raise ConfigError(f"{where}: {quote(url)} is no http:// or https:// URL with a host")
+    if any(character.isspace() or not character.isprintable() for character in url) or not url.isascii():
+        raise ConfigError(f"{where}: {quote(url)} has characters that a URL spells with % and two digits")
+    return url
+
+
+def download(url: str, path: Path, *, uri: str) -> None:
+    """Stream `url` into the new file `path`; `uri` begins messages.
+
+    Raises SourceError; OSError of writing (a full disk) passes as it is.
+    """
+    for attempt in range(TRIES):
+        try:
+            _stream(url, path, uri)
+            return
+        except _TransientError as error:
+            path.unlink(missing_ok=True)
+            if attempt + 1 == TRIES:
+                raise SourceError(
+                    f"{uri}: cannot fetch {_shown(url)}: {error} ({TRIES} tries): "
+                    "check the address, the network and the proxy settings"
+                ) from None
+            _log.warning("%s: %s: trying again", uri, error)
+            time.sleep(BACK_OFF * 2**attempt)
+
+
+def _stream(url: str, path: Path, uri: str) -> None:
+    headers = {"User-Agent": "prebake-build", "Accept-Encoding": "identity"}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310  check_url has seen the scheme
+    try:
+        with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as response:
+            _copy(response, path)
+    except urllib.error.HTTPError as error:
+        error.close()
+        answer = f"the server answers {error.code} {error.reason}"
+        if error.code >= 500 or error.code in (408, 429):
+            raise _TransientError(answer) from None
+        raise SourceError(f"{uri}: cannot fetch {_shown(url)}: {answer}") from None
+    except urllib.error.URLError as error:
+        cause = error.reason
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise SourceError(f"{uri}: cannot fetch {_shown(url)}: {cause.verify_message or cause}") from None
+        raise _TransientError(reason(cause) if isinstance(cause, OSError) else str(cause)) from None
+    except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        raise _TransientError(reason(error)) from None
+
+
+def _copy(response: Any, path: Path) -> None:
+    promised = response.headers.get("Content-Length")
+    total = int(promised) if promised and promised.isdigit() else None
+    found = 0
+    with path.open("wb") as file, _progress(path.name, total) as bar:
+        while chunk := response.read(CHUNK):
+            file.write(chunk)
+            found += len(chunk)
+            bar.update(len(chunk))
+    # Read in pieces, a connection that was cut looks like the end of the file.
+    if total is not None and found != total:
+        raise _TransientError(f"the connection ended after {found:,} of {total:,} bytes")
+
+
+def _progress(name: str, total: int | None) -> Any:
+    """A bar on a terminal, nothing elsewhere."""
+    return tqdm(desc=name, total=total, unit="B", unit_scale=True, disable=None)
+
+
+def _shown(url: str) -> str:
+    """A URL as messages show it: without the query, where signed URLs carry their signature."""
+    return urlunsplit(urlsplit(url)._replace(query="", fragment=""))
