@@ -180,6 +180,16 @@ def test_a_full_disk_leaves_nothing_and_says_what_to_do(source: FakeSource) -> N
     assert contents(cache) == []
 
 
+def test_any_other_error_of_the_disk_is_said_too(source: FakeSource) -> None:
+    def broken(folder: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(folder))
+
+    source.meanwhile = broken
+    with Cache() as cache, pytest.raises(SourceError, match=r"^fake:tiny: cannot fetch into .*: Input/output error$"):
+        cache.checkpoint(source, source.resolve())
+    assert contents(cache) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 def test_a_disk_that_is_really_full(tmp_path: Path, source: FakeSource, checkpoint: Path) -> None:
     (tmp_path / "small").mkdir()
@@ -188,7 +198,11 @@ def test_a_disk_that_is_really_full(tmp_path: Path, source: FakeSource, checkpoi
         pytest.skip("this container may not mount a tmpfs")
     try:
         resolved = source.resolve()
-        source.meanwhile = lambda folder: (folder / "more").write_bytes(bytes(1 << 20)) and None
+
+        def fill(folder: Path) -> None:
+            (folder / "more").write_bytes(bytes(1 << 20))
+
+        source.meanwhile = fill
         with Cache(tmp_path / "small") as cache, pytest.raises(SourceError, match="no space left while writing"):
             cache.checkpoint(source, resolved)
         assert contents(cache) == []

@@ -270,7 +270,8 @@ def test_a_repository_without_pytorch_weights(hub: HubServer) -> None:
 
 
 def test_offline_mode_is_named(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    offline = huggingface_hub.errors.OfflineModeIsEnabled("Cannot reach it: offline mode is enabled.")
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", _raise(offline))
     assert _message(source().resolve) == (
         "hf:acme/tiny: HF_HUB_OFFLINE forbids asking the hub: unset it for `prebake lock` and for the first bake"
     )

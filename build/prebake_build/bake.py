@@ -39,7 +39,8 @@ SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH")
 def bake(spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, output: Path, *, force: bool) -> list[Path]:
     """Bake the named models (all where none is named) into `output/NAME`; the folders, in the file's order.
 
-    Without a lock each source is resolved now, which is said. A folder that stands there with the same
+    Without a lock, or where the lock says that a model is unresolved, its source is resolved now, which is
+    said. A folder that stands there with the same
     source, recipe and converter is left as it is, unless `force`. Raises PrebakeError; models baked before
     the failing one stay, and what stood in the failing one's place too.
     """
@@ -52,7 +53,7 @@ def _bake_one(
     spec: Spec, model: ModelSpec, lock: Lock | None, cache: Cache, output: Path, force: bool, say: str
 ) -> Path:
     source = spec.open(model)
-    if lock is None:
+    if lock is None or lock.is_open(model.name, model.source):
         logger.warning("%s: not locked: resolving %s now (prebake lock would pin it)", say, model.source)
         resolved = cache.resolve(source)
     else:

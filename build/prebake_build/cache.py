@@ -236,6 +236,8 @@ class Cache:
             with digest.disk_full_as(uri, self.folder):
                 (scratch / "files").mkdir(parents=True)
                 yield scratch
+        except OSError as error:
+            raise SourceError(f"{uri}: cannot fetch into {scratch}: {reason(error)}") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -15,11 +15,10 @@ from typing import Any, Protocol
 
 import tomli_w
 
-from prebake import layout
+from prebake import layout, toml
 from prebake.documents import Table, check_format, nearest, quote, reason
 from prebake.errors import ConfigError, DocumentError, IntegrityError, SourceError
 from prebake.manifest import File
-from prebake_build import toml
 from prebake_build.digest import disk_full_as, write_text
 from prebake_build.sources import KnowsUpstream, Resolved, Source, Upstream
 from prebake_build.spec import Spec
@@ -166,6 +165,11 @@ class Lock:
         if model.resolved is None:
             raise ConfigError(f"models.lock: models.{name} is unresolved: {model.unresolved}: {mend}")
         return model.resolved
+
+    def is_open(self, name: str, source: str) -> bool:
+        """Whether the lock itself says that this model of `models.toml` could not be resolved yet."""
+        model = self.models.get(name)
+        return model is not None and model.source == source and model.resolved is None
 
     def with_baked(self, name: str, baked: Baked) -> Lock:
         """The same lock with what a bake made of one of its resolved models."""

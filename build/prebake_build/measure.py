@@ -179,7 +179,7 @@ def _request(url: str, method: str, path: str, body: bytes | None) -> tuple[int,
 
 def table(comparison: Comparison) -> str:
     """The comparison as text: each figure's median and spread for both, and the ratio of the pairs."""
-    rows = [("", comparison.baseline, comparison.candidate, "ratio")]
+    rows: list[tuple[str, ...]] = [("", comparison.baseline, comparison.candidate, "ratio")]
     for figure, (title, unit, factor) in FIGURES.items():
         cells = [_spread([value * factor for value in comparison.values(label, figure)], unit)
                  for label in (comparison.baseline, comparison.candidate)]  # fmt: skip

@@ -35,8 +35,8 @@ class NaiveModels:
     ready = True
 
     def __init__(self, root: Path) -> None:
-        compat.torchvision_operators()
         with timeline.span("import"):
+            compat.torchvision_operators()
             import easyocr
             import torch  # noqa: F401
             import transformers

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prebake import layout
+from prebake import layout, toml
 from prebake.documents import Table, describe, nearest, quote, reason
 from prebake.errors import ConfigError, UnknownModelError
-from prebake_build import toml
 from prebake_build.sources import Source, open_source
 
 T = TypeVar("T")

@@ -12,20 +12,14 @@ A budget is a TOML file; every key may be left out::
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prebake import timeline
+from prebake import timeline, toml
 from prebake.documents import Table, canonical_json, read_json, reason
 from prebake.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 BASELINE_FORMAT = 1
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?i?)B?")
@@ -92,10 +86,10 @@ class Budget:
     def read(cls, path: Path) -> Budget:
         """Raises ConfigError with the path of what is wrong."""
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            data = toml.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot read this budget: {reason(error)}") from error
-        except tomllib.TOMLDecodeError as error:
+        except toml.TOMLDecodeError as error:
             raise ConfigError(f"{path}: this budget is not TOML: {error}") from error
         table = Table(data, str(path), ConfigError)
         numbers = {name: table.maybe(name, float) for name in ("ready", "first_answer", "shorter", "memory_above")}

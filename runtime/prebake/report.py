@@ -15,7 +15,7 @@ def text(timeline: Timeline) -> str:
     spans = sorted(timeline.spans, key=lambda span: (span.start, -span.end))
     ends = [span.end for span in spans] + list(timeline.marks.values())
     scale = WIDTH / max([*ends, 0.001])
-    rows = [("phase", "model", "start", "seconds", "")]
+    rows: list[tuple[str, ...]] = [("phase", "model", "start", "seconds", "")]
     for span in spans:
         rows.append(("  " * span.depth + span.name, span.model or "", f"{span.start:.3f}", f"{span.seconds:.3f}",
                      _bar(span, scale)))  # fmt: skip
@@ -34,7 +34,7 @@ def memory_lines(memory: dict[str, Memory]) -> list[str]:
     """A table of the memory at each mark, in MB (10⁶ bytes)."""
     if not memory:
         return []
-    rows = [("memory, MB", "resident", "anonymous", "file", "peak", "faults", "from disk")]
+    rows: list[tuple[str, ...]] = [("memory, MB", "resident", "anonymous", "file", "peak", "faults", "from disk")]
     for name, at in memory.items():
         sizes = [f"{value / 1e6:,.0f}" for value in (at.rss, at.anonymous, at.file, at.peak_rss)]
         rows.append((name, *sizes, f"{at.minor_faults:,}", f"{at.major_faults:,}"))

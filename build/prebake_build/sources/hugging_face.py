@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _URI = re.compile(r"([\w.-]+/[\w.-]+)(?:@([^\s@]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 30.0
 
 # Transformers' order, and only its default names: variants (fp16, adapters) are for those who name them.
@@ -85,7 +86,7 @@ class HuggingFaceSource:
             files = []
             for path in choose(known, lambda path: bring(path).read_text(encoding="utf-8"), self.uri):
                 lfs = known[path].lfs
-                if lfs is not None:
+                if lfs is not None and _SHA256.fullmatch(lfs.sha256):
                     files.append(File(path=path, size=lfs.size, sha256=lfs.sha256))
                 else:
                     bring(path)

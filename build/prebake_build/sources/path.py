@@ -55,7 +55,9 @@ class PathSource:
 
     def _check(self) -> None:
         if not self.folder.is_dir():
-            raise SourceError(f"{self.uri}: there is no folder {self.folder} (paths start where models.toml is)")
+            raise SourceError(
+                f"{self.uri}: there is no folder {quote(str(self.folder))} (paths start where models.toml is)"
+            )
         try:
             digest.paths_of(self.folder, hidden=False)
         except IntegrityError as error:

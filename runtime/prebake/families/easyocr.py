@@ -108,4 +108,4 @@ def quantize(recognizer: nn.Module) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # EasyOCR calls the same deprecated functions
-        torch.ao.quantization.quantize_dynamic(recognizer, dtype=torch.qint8, inplace=True)
+        cast(Any, torch.ao.quantization).quantize_dynamic(recognizer, dtype=torch.qint8, inplace=True)

@@ -1,0 +1,54 @@
+# make demo   the main job without Docker and without a hub: bake dummy models of real size, start them
+#             naively and baked, print and draw the comparison
+# make test   every check that can run here; Docker's where an engine answers
+#
+# Both make .venv on their own. PYTHON picks the interpreter; torch comes from the wheels folder that pip is
+# configured with, else from PyTorch's CPU index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := dist/demo
+ROUNDS ?= 3
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+# a folder of wheels that pip is told of (`pip config set global.find-links DIR`), if it holds torch
+WHEELS := $(firstword $(foreach dir,$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null),$(if $(wildcard $(dir)/torch-*.whl),$(dir))))
+
+.PHONY: demo test check format image baseline measure-image clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/ready
+	$(BIN)/prebake bake --models models.dummy.toml --output $(DEMO)/models --cache $(DEMO)/cache caption ocr
+	$(BIN)/python -m prebake_build.naive prepare --models models.dummy.toml --cache $(DEMO)/cache --output $(DEMO)/checkpoints caption ocr
+	$(BIN)/prebake measure --root $(DEMO)/models --checkpoints $(DEMO)/checkpoints --rounds $(ROUNDS) --output dist
+
+test: check
+	$(BIN)/pytest
+
+check: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+image baseline: $(VENV)/ready
+	docker buildx bake $(BAKE_FLAGS) $(if $(filter image,$@),default,$@)
+
+measure-image: image baseline
+	$(BIN)/prebake measure --image prebake:latest --baseline prebake-baseline:latest --rounds $(ROUNDS) --output dist/image
+
+BAKE_FLAGS ?= $(if $(WHEELS),--set '*.contexts.wheels=$(WHEELS)' --set '*.args.TORCH_INDEX=')
+
+$(VENV)/ready: pyproject.toml constraints.txt runtime/pyproject.toml build/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --constraint constraints.txt $(if $(WHEELS),--find-links $(WHEELS),--extra-index-url $(TORCH_INDEX)) torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable 'runtime[transformers,easyocr]' --editable build
+	touch $@
+
+clean:
+	rm -rf dist $(VENV)
