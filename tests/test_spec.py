@@ -47,7 +47,13 @@ def test_the_repositorys_own_file_is_read() -> None:
             arguments={},
         ),
         ModelSpec(name="ocr", source="easyocr:ko+en", family="easyocr", arguments={}),
-        ModelSpec(name="florence", source="hf:florence-community/Florence-2-base", retries=3, arguments={}),
+        ModelSpec(
+            name="florence",
+            source="hf:florence-community/Florence-2-base",
+            dtype="float32",
+            retries=3,
+            arguments={},
+        ),
     )
 
 

@@ -1,0 +1,188 @@
+# The image of the reference service. docker-bake.hcl is the index of what can be built from these stages, and puts the
+# final image together: one layer for each model on top of the stage `runtime`.
+#
+#   base ── dependencies ─┬─ runtime ── baseline-runtime ── baseline
+#                         └─ builder ─┬─ wheels of this repository
+#                                     └─ converter ── bake ── weights (one for each model)
+#
+# There is no `# syntax=` line: the front end that comes with the engine is enough, and nothing has to be pulled for it.
+# docs/decisions/0003-image-layers.md tells why the stages are cut here.
+
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+# wheels: empty, unless a folder of wheels stands in for it (WHEELS=DIR): for wheels that no index serves, and for
+# builds without one
+FROM scratch AS wheels
+
+# checkpoints: empty, unless a folder stands in for it (CHECKPOINTS=DIR): a models file says `path:/checkpoints/…`
+FROM scratch AS checkpoints
+
+# base: a virtual environment with nothing in it, at a path that is the same on every base image. The official Python
+# images ship their standard library without byte code, and a read-only root cannot keep any.
+FROM ${BASE_IMAGE} AS base
+RUN python3 -m venv --without-pip /opt/prebake \
+ && stdlib=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))') \
+ && if ! ls "$stdlib"/__pycache__/os.*.pyc >/dev/null 2>&1; then \
+      python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+        -x '/(test|tests|idlelib|lib2to3|turtledemo|site-packages)/' "$stdlib"; \
+    fi
+
+# dependencies: what the service imports. Byte code is compiled here because pip's own carries the time of the build.
+FROM base AS dependencies
+ARG CONSTRAINTS=constraints.txt
+ARG TORCH_INDEX
+RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
+    --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=cache,target=/root/.cache/pip,id=prebake-pip \
+    python3 -m pip --python /opt/prebake/bin/python install --no-compile --prefer-binary --disable-pip-version-check \
+      --find-links /wheels ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint /constraints.txt \
+      torch torchvision transformers easyocr pillow safetensors waitress 'tomli; python_version < "3.11"' \
+ && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/prebake/lib
+
+# builder: what making wheels and baking models need besides
+FROM dependencies AS builder
+ARG CONSTRAINTS=constraints.txt
+RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
+    --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=cache,target=/root/.cache/pip,id=prebake-pip \
+    python3 -m pip --python /opt/prebake/bin/python install --prefer-binary --disable-pip-version-check \
+      --find-links /wheels --constraint /constraints.txt \
+      hatchling huggingface_hub tomli-w tqdm
+
+# runtime-wheel, build-wheel: the two distributions of this repository
+FROM builder AS runtime-wheel
+RUN --mount=type=bind,source=runtime,target=/source \
+    python3 -m pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
+      --wheel-dir /dist /source
+FROM builder AS build-wheel
+RUN --mount=type=bind,source=build,target=/source \
+    python3 -m pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
+      --wheel-dir /dist /source
+
+# converter-source: the modules that decide what the weights' layers hold, and no others: a changed line in any other
+# bakes nothing again. Held against the imports of prebake_build.stage by tests/test_image_stages.py.
+FROM scratch AS converter-source
+COPY runtime/pyproject.toml runtime/LICENSE /runtime/
+COPY runtime/prebake/assembly.py \
+     runtime/prebake/compat.py \
+     runtime/prebake/documents.py \
+     runtime/prebake/errors.py \
+     runtime/prebake/header.py \
+     runtime/prebake/layout.py \
+     runtime/prebake/loader.py \
+     runtime/prebake/manifest.py \
+     runtime/prebake/skeleton.py \
+     runtime/prebake/tensors.py \
+     runtime/prebake/timeline.py \
+     runtime/prebake/toml.py \
+     /runtime/prebake/
+COPY runtime/prebake/families /runtime/prebake/families
+COPY build/pyproject.toml build/LICENSE /build/
+COPY build/prebake_build/__init__.py \
+     build/prebake_build/bake.py \
+     build/prebake_build/cache.py \
+     build/prebake_build/convert.py \
+     build/prebake_build/digest.py \
+     build/prebake_build/flock.py \
+     build/prebake_build/lock.py \
+     build/prebake_build/ordinary.py \
+     build/prebake_build/prove.py \
+     build/prebake_build/spec.py \
+     build/prebake_build/stage.py \
+     build/prebake_build/worker.py \
+     build/prebake_build/writer.py \
+     /build/prebake_build/
+COPY build/prebake_build/dummies /build/prebake_build/dummies
+COPY build/prebake_build/sources /build/prebake_build/sources
+# prebake's own __init__ imports the whole loader of many models, which baking does not use
+COPY <<EOF /runtime/prebake/__init__.py
+"""The part of prebake that decides the bytes of baked models."""
+EOF
+COPY <<EOF /runtime/README.md
+EOF
+COPY <<EOF /build/README.md
+EOF
+
+# converter: those modules, installed
+FROM builder AS converter
+RUN --mount=type=bind,from=converter-source,target=/source \
+    python3 -m pip --python /opt/prebake/bin/python install --no-deps --no-build-isolation --no-index --no-compile \
+      /source/runtime /source/build
+
+# declared: the models file and its lock, where there is one (the brackets make it a pattern, which may match nothing)
+FROM scratch AS declared
+ARG MODELS_FILE=models.toml
+COPY ${MODELS_FILE} ${MODELS_FILE%.toml}.loc[k] /declared/
+
+# selected: one model's part of them, so that other models' entries bake nothing again
+FROM converter AS selected
+ARG MODEL
+RUN --mount=type=bind,from=declared,source=/declared,target=/declared \
+    mkdir /selected \
+ && /opt/prebake/bin/python -m prebake_build.stage select "${MODEL}" --models /declared/*.toml --output /selected
+
+# bake: fetch (through a cache that outlives the build), convert, prove, write. The token is in this step's environment
+# and in no layer.
+FROM converter AS bake
+ARG MODEL
+ARG HF_ENDPOINT
+ARG EASYOCR_MIRROR
+RUN --mount=type=bind,from=selected,source=/selected,target=/selected \
+    --mount=type=bind,from=checkpoints,target=/checkpoints \
+    --mount=type=cache,target=/cache,id=prebake-cache \
+    --mount=type=secret,id=hf_token,env=HF_TOKEN \
+    PREBAKE_CACHE=/cache /opt/prebake/bin/python -m prebake_build.stage bake "${MODEL}" \
+      --models /selected/models.toml --output /out/models
+
+# weights: the baked model and nothing else
+FROM scratch AS weights
+COPY --link --from=bake /out /
+
+# runtime: the service without its models
+FROM dependencies AS runtime
+RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/dist \
+    python3 -m pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile /dist/*.whl \
+ && python3 -m pip --python /opt/prebake/bin/python check \
+ && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/prebake/lib/python3.*/site-packages/prebake
+COPY --link --chmod=0644 runtime/prebake/probe.py /opt/prebake/probe.py
+ENV PATH=/opt/prebake/bin:$PATH \
+    HOME=/tmp \
+    HF_HUB_OFFLINE=1 \
+    PREBAKE_ROOT=/models \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+EXPOSE 8000
+# a number, so that Kubernetes can see that it is not root
+USER 65532:65532
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --start-interval=1s --retries=3 \
+  CMD ["/opt/prebake/bin/python", "-SEB", "/opt/prebake/probe.py", "ready"]
+ENTRYPOINT ["/opt/prebake/bin/prebake"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]
+
+# naive-checkpoints: the same models as upstream publishes them
+FROM builder AS naive-checkpoints
+RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/runtime-dist \
+    --mount=type=bind,from=build-wheel,source=/dist,target=/build-dist \
+    python3 -m pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile \
+      /runtime-dist/*.whl /build-dist/*.whl
+ARG MODELS
+ARG HF_ENDPOINT
+ARG EASYOCR_MIRROR
+RUN --mount=type=bind,from=declared,source=/declared,target=/declared \
+    --mount=type=bind,from=checkpoints,target=/checkpoints \
+    --mount=type=cache,target=/cache,id=prebake-cache \
+    --mount=type=secret,id=hf_token,env=HF_TOKEN \
+    PREBAKE_CACHE=/cache /opt/prebake/bin/python -m prebake_build.naive prepare \
+      --models /declared/*.toml --output /out/checkpoints ${MODELS} \
+ && chmod -R u=rwX,go=rX /out && find /out -exec touch --no-dereference --date=@0 {} +
+
+# baseline: the naive service, with everything else as in the image
+FROM runtime AS baseline
+USER 0:0
+RUN --mount=type=bind,from=build-wheel,source=/dist,target=/dist \
+    python3 -m pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile /dist/*.whl \
+ && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/prebake/lib/python3.*/site-packages/prebake_build
+COPY --link --from=naive-checkpoints /out /
+USER 65532:65532
+ENTRYPOINT ["/opt/prebake/bin/python", "-m", "prebake_build.naive"]
+CMD ["serve", "--checkpoints", "/checkpoints", "--host", "0.0.0.0", "--port", "8000"]
