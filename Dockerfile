@@ -27,7 +27,8 @@ RUN python3 -m venv --without-pip /opt/prebake \
         -x '/(test|tests|idlelib|lib2to3|turtledemo|site-packages)/' "$stdlib"; \
     fi
 
-# dependencies: what the service imports. Byte code is compiled here because pip's own carries the time of the build.
+# dependencies: what the service imports. Byte code is compiled here because pip's own carries the time of the build;
+# packages ship some files in the grammar of a newer Python, which are passed over.
 FROM base AS dependencies
 ARG CONSTRAINTS=constraints.txt
 ARG TORCH_INDEX
@@ -37,7 +38,7 @@ RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
     python3 -m pip --python /opt/prebake/bin/python install --no-compile --prefer-binary --disable-pip-version-check \
       --find-links /wheels ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint /constraints.txt \
       torch torchvision transformers easyocr pillow safetensors waitress 'tomli; python_version < "3.11"' \
- && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/prebake/lib
+ && { python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/prebake/lib || true; }
 
 # builder: what making wheels and baking models need besides
 FROM dependencies AS builder

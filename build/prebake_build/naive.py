@@ -22,7 +22,7 @@ from typing import Any
 
 from prebake import compat, layout, timeline
 from prebake.analyzer import CAPTION, FLORENCE, OCR
-from prebake.errors import ConfigError, PrebakeError
+from prebake.errors import ConfigError, PrebakeError, UnknownModelError
 from prebake.models import State, Status
 
 SUMS = "md5.json"
@@ -59,6 +59,8 @@ class NaiveModels:
             raise ConfigError(f"{root}: holds no checkpoint (run: python -m prebake_build.naive prepare)")
 
     def __getitem__(self, name: str) -> Any:
+        if name not in self._models:
+            raise UnknownModelError(f"there is no model {name} (there are: {', '.join(self._models)})")
         return self._models[name]
 
     def __contains__(self, name: object) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prebake.errors import ConfigError
+from prebake.errors import ConfigError, LoadError, UnknownModelError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +30,8 @@ TASKS_WITHOUT_TEXT = TASKS[:8]
 
 MAX_PIXELS = 50_000_000
 """An image above this is refused before it is decoded."""
+FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+"""What is read. Pillow knows forty more, some through Ghostscript, and a service that anybody may ask needs none."""
 
 
 class Loaded(Protocol):
@@ -100,7 +102,12 @@ class Analyzer:
         return {name: answer(image) for name, (model, answer) in parts.items() if model in self._models}
 
     def _use(self, name: str) -> tuple[Any, threading.Lock]:
-        return self._models[name], self._locks[name]
+        try:
+            return self._models[name], self._locks[name]
+        except UnknownModelError:
+            raise
+        except ConfigError as error:  # the image's fault, not the question's
+            raise LoadError(str(error)) from error
 
 
 def check_task(task: str, text: str) -> None:
@@ -124,12 +131,14 @@ def decode(data: bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise ConfigError(f"the image has {image.width} x {image.height} pixels, allowed are {MAX_PIXELS:,}")
         return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"the body is no image that can be read: {error}") from error
+    except UnidentifiedImageError:
+        raise ConfigError(f"the body is no image file (expected one of {', '.join(FORMATS)})") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"the image cannot be read: {error}") from error
 
 
 def example() -> Image:

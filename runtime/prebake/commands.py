@@ -54,7 +54,8 @@ def _serve(options: argparse.Namespace) -> int:
 
     models = Models(options.root)
     deferred.defer()
-    serve(models, host=options.host, port=options.port, begin=(lambda: None) if options.lazy else models.start)
+    begin = (lambda: None) if options.lazy else models.start
+    serve(models, host=options.host, port=options.port, begin=begin, lazy=options.lazy)
     return 0
 
 

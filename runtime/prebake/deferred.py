@@ -36,6 +36,7 @@ DEFERRED = (
     "torch.distributed.checkpoint",
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
+    "torch.export",
     "transformers.distributed.checkpoint",
     "transformers.distributed.expert_parallel",
     "transformers.distributed.fsdp",

@@ -41,12 +41,11 @@ class Counts:
                 self.seconds[path] += time.perf_counter() - started
 
 
-def text(statuses: Iterable[Status], timeline: Timeline, counts: Counts) -> str:
+def text(statuses: Iterable[Status], timeline: Timeline, counts: Counts, *, ready: bool) -> str:
     """All figures, one a line, each with its type and help."""
     statuses, memory = list(statuses), Memory.now()
-    ready = all(status.state is State.READY for status in statuses if status.required)
     families: list[tuple[str, str, str, list[tuple[dict[str, str], float]]]] = [
-        ("prebake_ready", "gauge", "1 when every required model is loaded", [({}, ready)]),
+        ("prebake_ready", "gauge", "1 when /readyz says so", [({}, ready)]),
         ("prebake_model_state", "gauge", "1 for the state that the model is in",
          [({"model": s.name, "state": state.value}, s.state is state) for s in statuses for state in State]),
         ("prebake_model_load_seconds", "gauge", "Duration of the model's load",
@@ -54,7 +53,7 @@ def text(statuses: Iterable[Status], timeline: Timeline, counts: Counts) -> str:
         ("prebake_model_fallback", "gauge", "1 where a faster tier was left",
          [({"model": s.name}, s.fallback_reason is not None) for s in statuses if s.state is State.READY]),
         ("prebake_start_seconds", "gauge", "From the birth of the process to the moment",
-         [({"moment": name}, at) for name, at in timeline.marks.items()]),
+         [({"moment": name}, at) for name, at in list(timeline.marks.items())]),
         ("prebake_memory_bytes", "gauge", "Memory of the process by kind",
          [({"kind": "anonymous"}, memory.anonymous), ({"kind": "file"}, memory.file),
           ({"kind": "peak_resident"}, memory.peak_rss)]),

@@ -1,0 +1,148 @@
+"""Asks a running service whether it is live or ready: for Docker's HEALTHCHECK and Kubernetes' exec probes.
+
+    python -SEB /opt/prebake/probe.py ready --url http://127.0.0.1:8000
+
+It runs every few seconds beside the service, so it imports nothing but `sys` and `_socket`, not even `site`
+(`-S`) or this package: about 10 ms of interpreter and as good as no memory. Exit 0: yes. 1: no, with the reason on
+standard error. 2: wrong use.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False  # the one in `typing` would be an import
+if TYPE_CHECKING:
+    import _socket
+
+PATHS = {"live": "/livez", "ready": "/readyz"}
+URL = "http://127.0.0.1:8000"
+TIMEOUT = 2.0
+"""Seconds for the whole question."""
+
+HELP = f"""\
+usage: probe.py {{live,ready}} [--url URL] [--timeout SECONDS]
+
+Ask a running Prebake service whether it is live (it answers) or ready (its models are loaded).
+
+  --url URL          default: {URL}
+  --timeout SECONDS  default: {TIMEOUT:g}
+
+example:
+  python -SEB /opt/prebake/probe.py ready --url {URL}
+
+Exit codes: 0 yes; 1 no, or no answer; 2 wrong use.
+"""
+
+
+class _UsageError(Exception):
+    """What is wrong with the arguments."""
+
+
+def main(argv: list[str]) -> int:
+    """Ask once; the exit code."""
+    if "--help" in argv or "-h" in argv:
+        print(HELP, end="")
+        return 0
+    try:
+        question, host, port, timeout = _arguments(argv)
+    except _UsageError as error:
+        print(f"probe: {error}\n{HELP.partition(chr(10))[0]}", file=sys.stderr)
+        return 2
+    try:
+        status = _status(host, port, PATHS[question], timeout)
+    except OSError as error:
+        print(f"probe: {host}:{port} does not answer: {error.strerror or error}", file=sys.stderr)
+        return 1
+    if status == 200:
+        return 0
+    print(f"probe: not {question}: {host}:{port}{PATHS[question]} answered {status or 'no HTTP'}", file=sys.stderr)
+    return 1
+
+
+def _arguments(argv: list[str]) -> tuple[str, str, int, float]:
+    """Question, host, port, timeout; argparse alone would take longer than everything else."""
+    questions, options = [], {"--url": URL, "--timeout": f"{TIMEOUT:g}"}
+    rest = iter(argv)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name in options:
+            options[name] = value if equals else next(rest, "")
+        elif argument.startswith("-"):
+            raise _UsageError(f"unknown option {argument}")
+        else:
+            questions.append(argument)
+    if len(questions) != 1 or questions[0] not in PATHS:
+        raise _UsageError(f"expected one of live, ready, found {' '.join(questions) or 'nothing'}")
+    host, port = _address(options["--url"])
+    try:
+        timeout = float(options["--timeout"])
+    except ValueError:
+        timeout = 0.0
+    if not 0 < timeout < float("inf"):
+        raise _UsageError(f"--timeout: {options['--timeout']} is no number of seconds above 0")
+    return questions[0], host, port, timeout
+
+
+def _address(url: str) -> tuple[str, int]:
+    scheme, _, rest = url.partition("://")
+    host, colon, port = rest.rstrip("/").rpartition(":")
+    if not colon:
+        host, port = rest.rstrip("/"), "80"
+    if (
+        scheme != "http"
+        or not host
+        or not host.isascii()
+        or "/" in host
+        or not port.isdecimal()
+        or not 0 < int(port) < 65536
+    ):
+        raise _UsageError(f"--url: {url} is not of the form {URL}")
+    return host.strip("[]"), int(port)
+
+
+def _status(host: str, port: int, path: str, timeout: float) -> int:
+    """The status code of `GET path`, or 0 where what answers does not speak HTTP. Raises OSError."""
+    from time import monotonic
+
+    end = monotonic() + timeout
+    asking = _connected(host, port, timeout)
+    try:
+        asking.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii"))
+        line = b""
+        while b"\n" not in line and len(line) < 1024:
+            left = end - monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            asking.settimeout(left)
+            received = asking.recv(1024)
+            if not received:
+                break
+            line += received
+    finally:
+        asking.close()
+    words = line.split(None, 2)
+    return int(words[1]) if len(words) > 1 and words[0].startswith(b"HTTP/") and words[1].isdigit() else 0
+
+
+def _connected(host: str, port: int, timeout: float) -> _socket.socket:
+    """A connection to the first of the host's addresses that takes one. Raises OSError."""
+    import _socket
+
+    failure = OSError("has no address")
+    # the name as bytes: as text it would go through the codec for international names, which imports `re`
+    for family, kind, protocol, _, address in _socket.getaddrinfo(host.encode(), port, 0, _socket.SOCK_STREAM):
+        connecting = _socket.socket(family, kind, protocol)
+        try:
+            connecting.settimeout(timeout)
+            connecting.connect(address)
+        except OSError as error:
+            connecting.close()
+            failure = error
+        else:
+            return connecting
+    raise failure
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,7 @@ comes early waits for the models it needs. Requests carry an image file as their
 ==========  =========================================================================
 GET /       one page to try it
 GET /livez  200 at once: the process serves
-GET /readyz 200 when every required model is loaded, else 503 with each model's state
+GET /readyz 200 when every required model is loaded (with --lazy: when none has failed), else 503
 GET /startup  the timeline, the models' tiers, what was deferred
 GET /metrics  the same for Prometheus
 POST /caption /ocr /florence?task=<OD>&text=…  /analyze
@@ -28,7 +28,8 @@ from urllib.parse import parse_qs
 
 from prebake import deferred, metrics, timeline
 from prebake.analyzer import Analyzer, decode
-from prebake.errors import ConfigError, PrebakeError
+from prebake.documents import reason
+from prebake.errors import ConfigError, PrebakeError, UnknownModelError
 from prebake.models import State, Status
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY = 20_000_000
 """Bytes of an image file; a larger one is answered with 413."""
-THREADS = 8
+QUESTIONS = 16
+"""Questions under way at once; one more is answered with 503 and a time to come back."""
+THREADS = QUESTIONS + 4
+"""The rest answers probes: a burst of questions while models load must not make a liveness probe fail."""
 
 
 class Started(Protocol):
@@ -72,9 +76,10 @@ class Answer:
 class Application:
     """The WSGI application (PEP 3333). Safe under threads."""
 
-    def __init__(self, models: Started) -> None:
-        self._models = models
+    def __init__(self, models: Started, *, lazy: bool = False) -> None:
+        self._models, self._lazy = models, lazy
         self._analyzer = Analyzer(models)
+        self._room = threading.BoundedSemaphore(QUESTIONS)
         self.counts = metrics.Counts()
         self._get: dict[str, Callable[[], Answer]] = {
             "/": _page,
@@ -83,11 +88,11 @@ class Application:
             "/startup": self._startup,
             "/metrics": self._metrics,
         }
-        self._post: dict[str, Callable[[Image, dict[str, str]], Any]] = {
-            "/caption": lambda image, query: {"caption": self._analyzer.caption(image)},
-            "/ocr": lambda image, query: {"text": self._analyzer.read(image)},
+        self._post: dict[str, Callable[..., Any]] = {
+            "/caption": lambda image: {"caption": self._analyzer.caption(image)},
+            "/ocr": lambda image: {"text": self._analyzer.read(image)},
             "/florence": self._florence,
-            "/analyze": lambda image, query: self._analyzer.analyze(image),
+            "/analyze": self._analyzer.analyze,
         }
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -100,12 +105,13 @@ class Application:
 
     def _answer(self, environ: dict[str, Any]) -> Answer:
         path, method = environ.get("PATH_INFO") or "/", environ["REQUEST_METHOD"]
-        allowed = "POST" if path in self._post else "GET, HEAD" if path in self._get else ""
+        allowed = ["POST"] if path in self._post else ["GET", "HEAD"] if path in self._get else []
         if not allowed:
             known = ", ".join([*self._get, *self._post])
             return Answer.error(HTTPStatus.NOT_FOUND, f"there is no {path} (there are: {known})")
         if method not in allowed:
-            return Answer.error(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} takes {allowed}", Allow=allowed)
+            named = ", ".join(allowed)
+            return Answer.error(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} takes {named}", Allow=named)
         if method != "POST":
             return self._get[path]()
         return self._question(path, environ)
@@ -114,32 +120,37 @@ class Application:
         length = int(environ.get("CONTENT_LENGTH") or 0)
         if length > MAX_BODY:
             return Answer.error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"an image may have {MAX_BODY:,} bytes")
-        query = {name: values[-1] for name, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
-        with self.counts.time(path) as outcome:
-            try:
-                document = self._post[path](decode(environ["wsgi.input"].read(length)), query)
-            except ConfigError as error:
-                outcome.status = HTTPStatus.BAD_REQUEST
-                return Answer.error(outcome.status, str(error))
-            except PrebakeError as error:
-                outcome.status = HTTPStatus.SERVICE_UNAVAILABLE
-                return Answer.error(outcome.status, str(error), **{"Retry-After": "5"})
-            except Exception:
-                outcome.status = HTTPStatus.INTERNAL_SERVER_ERROR
-                logger.exception("%s failed", path)
-                return Answer.error(outcome.status, f"{path} failed; the service's log says why")
+        if not self._room.acquire(blocking=False):
+            return Answer.error(HTTPStatus.SERVICE_UNAVAILABLE, f"{QUESTIONS} questions are under way already",
+                                **{"Retry-After": "1"})  # fmt: skip
+        try:
+            with self.counts.time(path) as outcome:
+                answer = self._answer_about(path, environ["wsgi.input"].read(length), environ.get("QUERY_STRING", ""))
+                outcome.status = answer.status
+        finally:
+            self._room.release()
+        return answer
+
+    def _answer_about(self, path: str, body: bytes, query: str) -> Answer:
+        try:
+            document = self._post[path](decode(body), **_parameters(path, query))
+        except UnknownModelError as error:
+            return Answer.error(HTTPStatus.NOT_FOUND, str(error))
+        except ConfigError as error:
+            return Answer.error(HTTPStatus.BAD_REQUEST, str(error))
+        except PrebakeError as error:
+            return Answer.error(HTTPStatus.SERVICE_UNAVAILABLE, str(error), **{"Retry-After": "5"})
+        except Exception:
+            logger.exception("%s failed", path)
+            return Answer.error(HTTPStatus.INTERNAL_SERVER_ERROR, f"{path} failed; the service's log says why")
         timeline.mark(timeline.FIRST_ANSWER)
         return Answer.json(document)
 
-    def _florence(self, image: Image, query: dict[str, str]) -> Any:
-        unknown = query.keys() - {"task", "text"}
-        if unknown:
-            raise ConfigError(f"/florence takes task and text, not {', '.join(sorted(unknown))}")
-        task = query.get("task", "<CAPTION>")
-        return {"task": task, "result": self._analyzer.florence(image, task, query.get("text", ""))}
+    def _florence(self, image: Image, task: str = "<CAPTION>", text: str = "") -> Any:
+        return {"task": task, "result": self._analyzer.florence(image, task, text)}
 
     def _ready(self) -> Answer:
-        ready = self._models.ready
+        ready = is_ready(self._models, lazy=self._lazy)
         document = {"ready": ready, "models": self._statuses()}
         return Answer.json(document, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -148,11 +159,28 @@ class Application:
         return Answer.json(document)
 
     def _metrics(self) -> Answer:
-        text = metrics.text(self._models.status(), timeline.process, self.counts)
+        text = metrics.text(self._models.status(), timeline.process, self.counts, ready=is_ready(self._models, lazy=self._lazy))
         return Answer(text.encode(), type="text/plain; version=0.0.4; charset=utf-8")
 
     def _statuses(self) -> dict[str, Any]:
         return {status.name: status.to_dict() for status in self._models.status()}
+
+
+def is_ready(models: Started, *, lazy: bool) -> bool:
+    """Whether questions may come: every required model is loaded or, where they load when asked for, none failed."""
+    if not lazy:
+        return models.ready
+    return not any(status.required and status.state is State.FAILED for status in models.status())
+
+
+def _parameters(path: str, query: str) -> dict[str, str]:
+    """The query's, each once. Raises ConfigError for one that the path does not take."""
+    found = parse_qs(query, keep_blank_values=True)
+    known = ("task", "text") if path == "/florence" else ()
+    unknown = sorted(found.keys() - set(known))
+    if unknown:
+        raise ConfigError(f"{path} takes {' and '.join(known) or 'no parameters'}, not {', '.join(unknown)}")
+    return {name: values[-1] for name, values in found.items()}
 
 
 def _page() -> Answer:
@@ -160,24 +188,26 @@ def _page() -> Answer:
     return Answer(page, type="text/html; charset=utf-8")
 
 
-def serve(models: Started, *, host: str, port: int, begin: Callable[[], None]) -> None:
+def serve(models: Started, *, host: str, port: int, begin: Callable[[], None], lazy: bool = False) -> None:
     """Open the port, call `begin` (which must not block), and answer until SIGTERM or SIGINT.
 
-    Raises ConfigError where the port cannot be opened.
+    `lazy` says that `begin` loads nothing: questions do. Raises ConfigError where the port cannot be opened.
     """
     import waitress
 
-    application = Application(models)
+    application = Application(models, lazy=lazy)
     try:
+        # twice the limit, so that a body somewhat too large is answered by us and not cut off
         server = waitress.create_server(application, host=host, port=port, threads=THREADS, ident=None,
-                                        max_request_body_size=MAX_BODY + 1, clear_untrusted_proxy_headers=True)  # fmt: skip
-    except OSError as error:
-        raise ConfigError(f"cannot open {host}:{port}: {error.strerror}") from error
+                                        max_request_body_size=2 * MAX_BODY, clear_untrusted_proxy_headers=True)  # fmt: skip
+    except (OSError, OverflowError, ValueError) as error:
+        raise ConfigError(f"cannot open {host}:{port}: {reason(error)}") from error
     signal.signal(signal.SIGTERM, _stop)
     timeline.mark("port open")
-    logger.info("http://%s:%d answers; models are loading", host, port)
+    logger.info("http://%s:%d answers; %s", host, port, "models load when asked for" if lazy else "models are loading")
     begin()
-    threading.Thread(target=_watch, args=(models,), name="prebake-watch", daemon=True).start()
+    if not lazy:
+        threading.Thread(target=_watch, args=(models,), name="prebake-watch", daemon=True).start()
     try:
         server.run()
     finally:

@@ -1,0 +1,278 @@
+# The index of what can be built.
+#
+#   docker buildx bake                 the image: the service and its baked models
+#   docker buildx bake baseline        the naive service of the same models, to measure against
+#   docker buildx bake weights         the baked models alone: a KServe modelcar, a Kubernetes image volume
+#   docker buildx bake check           lint the Dockerfile
+#   docker buildx bake --list=variables
+#
+# Every variable is set from the environment: `MODELS_FILE=models.dummy.toml docker buildx bake` needs no hub, and
+# `HF_TOKEN=… docker buildx bake` fetches gated models (the token goes to the one step that fetches, as a secret).
+# Needs buildx 0.20 or newer (descriptions of variables).
+
+# ---- what goes in ----------------------------------------------------------------------------------------------------
+
+variable "MODELS" {
+  default     = "caption,ocr,florence"
+  description = "Models to put into the image, comma separated: tables of MODELS_FILE. One layer each."
+  validation {
+    condition     = length(regexall("^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?( *, *[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?)*$", MODELS)) == 1
+    error_message = "MODELS: expected names of models with commas between them, such as \"caption,ocr\" (lower case, digits, '.', '_', '-')."
+  }
+  validation {
+    condition     = length(distinct(split(",", replace(MODELS, " ", "")))) == length(split(",", MODELS))
+    error_message = "MODELS: a model is named twice."
+  }
+}
+
+variable "MODELS_FILE" {
+  default     = "models.toml"
+  description = "The models file, relative to this folder. Its lock is the file beside it that ends in .lock."
+  validation {
+    condition     = length(regexall("^[A-Za-z0-9][A-Za-z0-9._/-]*\\.toml$", MODELS_FILE)) == 1
+    error_message = "MODELS_FILE: expected a path below this folder that ends in .toml, such as \"models.dummy.toml\"."
+  }
+}
+
+variable "CHECKPOINTS" {
+  default     = ""
+  description = "A local folder of checkpoints, where sources say `path:/checkpoints/…`. Empty: none."
+}
+
+variable "HF_ENDPOINT" {
+  default     = ""
+  description = "A mirror of the Hugging Face hub. Empty: the hub itself."
+  validation {
+    condition     = length(regexall("^(https?://[^ ]+)?$", HF_ENDPOINT)) == 1
+    error_message = "HF_ENDPOINT: expected an address that begins with http:// or https://, or nothing."
+  }
+}
+
+variable "EASYOCR_MIRROR" {
+  default     = ""
+  description = "Where EasyOCR's zips are fetched from instead of their own addresses. Empty: those."
+  validation {
+    condition     = length(regexall("^(https?://[^ ]+)?$", EASYOCR_MIRROR)) == 1
+    error_message = "EASYOCR_MIRROR: expected an address that begins with http:// or https://, or nothing."
+  }
+}
+
+# ---- what it stands on -----------------------------------------------------------------------------------------------
+
+variable "BASE_IMAGE" {
+  default     = "python:3.11-slim-bookworm"
+  description = "The base of all images: Python 3.10 or newer with pip and venv, glibc."
+  validation {
+    condition     = length(regexall("^[a-z0-9][a-zA-Z0-9./_:@-]*$", BASE_IMAGE)) == 1
+    error_message = "BASE_IMAGE: expected an image's name, such as \"python:3.11-slim-bookworm\" or one with @sha256:…"
+  }
+}
+
+variable "TORCH_INDEX" {
+  default     = "https://download.pytorch.org/whl/cpu"
+  description = "The package index that has torch for this kind of machine, beside pip's own. Empty: pip's own alone."
+  validation {
+    condition     = length(regexall("^(https?://[^ ]+)?$", TORCH_INDEX)) == 1
+    error_message = "TORCH_INDEX: expected an address that begins with http:// or https://, or nothing."
+  }
+}
+
+variable "WHEELS" {
+  default     = ""
+  description = "A local folder of wheels that pip looks into as well. Empty: none. Outside this folder it needs --allow=fs.read=DIR."
+}
+
+variable "CONSTRAINTS" {
+  default     = "constraints.txt"
+  description = "The versions to install, a file in this folder; its name begins with `constraints`."
+  validation {
+    condition     = length(regexall("^constraints[A-Za-z0-9._-]*\\.txt$", CONSTRAINTS)) == 1
+    error_message = "CONSTRAINTS: expected a file in this folder that is called constraints….txt."
+  }
+}
+
+# ---- what comes out --------------------------------------------------------------------------------------------------
+
+variable "IMAGE" {
+  default     = "prebake"
+  description = "The image's name, with its registry where it is to be pushed. The others are called IMAGE-baseline, IMAGE-weights."
+  validation {
+    condition     = length(regexall("^[a-z0-9]([a-z0-9.:_/-]*[a-z0-9])?$", IMAGE)) == 1
+    error_message = "IMAGE: expected an image's name without a tag, such as \"registry.example:5000/prebake\"."
+  }
+}
+
+variable "TAG" {
+  default     = "latest"
+  description = "The images' tag."
+  validation {
+    condition     = length(regexall("^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$", TAG)) == 1
+    error_message = "TAG: expected letters, digits, '_', '.' and '-', at most 128 (no image name: that is IMAGE)."
+  }
+}
+
+variable "VERSION" {
+  default     = "0.1.0"
+  description = "What the image calls its version."
+}
+
+variable "REVISION" {
+  default     = ""
+  description = "The commit that the image is built from, for its label: REVISION=$(git rev-parse HEAD)."
+  validation {
+    condition     = length(regexall("^([0-9a-f]{7,64})?$", REVISION)) == 1
+    error_message = "REVISION: expected a commit's hexadecimal hash, or nothing."
+  }
+}
+
+variable "SOURCE" {
+  default     = ""
+  description = "The address of the source code, for the image's label."
+}
+
+variable "COMPRESSION" {
+  default     = "uncompressed"
+  description = "How layers are stored: uncompressed (weights hardly compress, and unpacking takes as long as pulling), zstd, gzip, estargz."
+  validation {
+    condition     = contains(["uncompressed", "zstd", "gzip", "estargz"], COMPRESSION)
+    error_message = "COMPRESSION: expected uncompressed, zstd, gzip or estargz."
+  }
+}
+
+variable "SOURCE_DATE_EPOCH" {
+  default     = ""
+  description = "Seconds since 1970 that images take for their time of creation, for builds that are the same bit for bit. Empty: now."
+  validation {
+    condition     = length(regexall("^[0-9]*$", SOURCE_DATE_EPOCH)) == 1
+    error_message = "SOURCE_DATE_EPOCH: expected a number of seconds, or nothing."
+  }
+}
+
+# ---- how -------------------------------------------------------------------------------------------------------------
+
+function "models" {
+  params = []
+  result = split(",", replace(MODELS, " ", ""))
+}
+
+# Names of targets and stages have no dots.
+function "of_model" {
+  params = [model]
+  result = "weights-${replace(model, ".", "_")}"
+}
+
+# One layer for each model, all of them independent of what they are put on.
+function "with_weights" {
+  params = [stage]
+  result = join("\n", concat(
+    ["FROM ${stage}"], [for model in models() : "COPY --link --from=${of_model(model)} / /"], [""]
+  ))
+}
+
+function "weights_contexts" {
+  params = []
+  result = { for model in models() : of_model(model) => "target:${of_model(model)}" }
+}
+
+function "about" {
+  params = [title, description]
+  result = merge({
+    "org.opencontainers.image.title"       = title
+    "org.opencontainers.image.description" = description
+    "org.opencontainers.image.licenses"    = "Apache-2.0"
+    "org.opencontainers.image.version"     = VERSION
+    "dev.prebake.models"                   = join(",", models())
+    },
+    REVISION == "" ? {} : { "org.opencontainers.image.revision" = REVISION },
+    SOURCE == "" ? {} : { "org.opencontainers.image.source" = SOURCE },
+  )
+}
+
+function "annotated" {
+  params = [labels]
+  result = [for name, value in labels : "${name}=${value}"]
+}
+
+target "_common" {
+  args = merge({
+    BASE_IMAGE  = BASE_IMAGE
+    CONSTRAINTS = CONSTRAINTS
+    TORCH_INDEX = TORCH_INDEX
+    MODELS_FILE = MODELS_FILE
+    },
+    HF_ENDPOINT == "" ? {} : { HF_ENDPOINT = HF_ENDPOINT },
+    EASYOCR_MIRROR == "" ? {} : { EASYOCR_MIRROR = EASYOCR_MIRROR },
+    SOURCE_DATE_EPOCH == "" ? {} : { SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH },
+  )
+  contexts = merge(
+    WHEELS == "" ? {} : { wheels = WHEELS },
+    CHECKPOINTS == "" ? {} : { checkpoints = CHECKPOINTS },
+  )
+  secret = ["id=hf_token,env=HF_TOKEN"]
+}
+
+# Where images go: into the local engine. `--push`, or `--set '*.output=…'`, sends them elsewhere.
+target "_image" {
+  output = ["type=docker,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
+}
+
+# ---- targets ---------------------------------------------------------------------------------------------------------
+
+group "default" {
+  targets = ["image"]
+}
+
+target "runtime" {
+  inherits    = ["_common"]
+  description = "The service without models (a part of `image`)"
+  target      = "runtime"
+  output      = ["type=cacheonly"]
+}
+
+target "weights-model" {
+  inherits    = ["_common"]
+  description = "One baked model (a part of `image` and `weights`)"
+  name        = of_model(model)
+  matrix      = { model = models() }
+  target      = "weights"
+  args        = { MODEL = model }
+  output      = ["type=cacheonly"]
+}
+
+target "image" {
+  inherits          = ["_image"]
+  description       = "The service and its baked models"
+  dockerfile-inline = with_weights("runtime")
+  contexts          = merge({ runtime = "target:runtime" }, weights_contexts())
+  args              = SOURCE_DATE_EPOCH == "" ? {} : { SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH }
+  tags              = ["${IMAGE}:${TAG}"]
+  labels            = about("Prebake", "Image analysis with its model weights baked in, mapped at start")
+  annotations       = annotated(about("Prebake", "Image analysis with its model weights baked in, mapped at start"))
+}
+
+target "baseline" {
+  inherits    = ["_common", "_image"]
+  description = "The naive service of the same models, to measure against"
+  target      = "baseline"
+  args        = { MODELS = join(" ", models()) }
+  tags        = ["${IMAGE}-baseline:${TAG}"]
+  labels      = about("Prebake's baseline", "The same service without Prebake: checkpoints as upstream ships them")
+  annotations = annotated(about("Prebake's baseline", "The same service without Prebake: checkpoints as upstream ships them"))
+}
+
+target "weights" {
+  inherits          = ["_image"]
+  description       = "The baked models alone"
+  dockerfile-inline = with_weights("scratch")
+  contexts          = weights_contexts()
+  args              = SOURCE_DATE_EPOCH == "" ? {} : { SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH }
+  tags              = ["${IMAGE}-weights:${TAG}"]
+  labels            = about("Prebake's weights", "Baked models under /models")
+  annotations       = annotated(about("Prebake's weights", "Baked models under /models"))
+}
+
+target "check" {
+  inherits    = ["_common"]
+  description = "Lint the Dockerfile"
+  call        = "check"
+}
