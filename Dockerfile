@@ -60,53 +60,16 @@ RUN --mount=type=bind,source=build,target=/source \
     python3 -m pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
       --wheel-dir /dist /source
 
-# converter-source: the modules that decide what the weights' layers hold, and no others: a changed line in any other
-# bakes nothing again. Held against the imports of prebake_build.stage by tests/test_image_stages.py.
-FROM scratch AS converter-source
-COPY runtime/pyproject.toml runtime/LICENSE /runtime/
-COPY runtime/prebake/assembly.py \
-     runtime/prebake/compat.py \
-     runtime/prebake/documents.py \
-     runtime/prebake/errors.py \
-     runtime/prebake/header.py \
-     runtime/prebake/layout.py \
-     runtime/prebake/loader.py \
-     runtime/prebake/manifest.py \
-     runtime/prebake/skeleton.py \
-     runtime/prebake/tensors.py \
-     runtime/prebake/timeline.py \
-     runtime/prebake/toml.py \
-     /runtime/prebake/
-COPY runtime/prebake/families /runtime/prebake/families
-COPY build/pyproject.toml build/LICENSE /build/
-COPY build/prebake_build/__init__.py \
-     build/prebake_build/bake.py \
-     build/prebake_build/cache.py \
-     build/prebake_build/convert.py \
-     build/prebake_build/digest.py \
-     build/prebake_build/flock.py \
-     build/prebake_build/lock.py \
-     build/prebake_build/ordinary.py \
-     build/prebake_build/prove.py \
-     build/prebake_build/spec.py \
-     build/prebake_build/stage.py \
-     build/prebake_build/worker.py \
-     build/prebake_build/writer.py \
-     /build/prebake_build/
-COPY build/prebake_build/dummies /build/prebake_build/dummies
-COPY build/prebake_build/sources /build/prebake_build/sources
-# prebake's own __init__ imports the whole loader of many models, which baking does not use
-COPY <<EOF /runtime/prebake/__init__.py
-"""The part of prebake that decides the bytes of baked models."""
-EOF
-COPY <<EOF /runtime/README.md
-EOF
-COPY <<EOF /build/README.md
-EOF
+# converter-source: the modules that decide what the weights' layers hold, and no others, so that a changed line in any
+# other one bakes nothing again: this step runs, its result is the same, and what mounts it stays cached
+FROM base AS converter-source
+RUN --mount=type=bind,source=runtime,target=/source/runtime \
+    --mount=type=bind,source=build,target=/source/build \
+    python3 /source/build/prebake_build/closure.py /source /converter-source
 
 # converter: those modules, installed
 FROM builder AS converter
-RUN --mount=type=bind,from=converter-source,target=/source \
+RUN --mount=type=bind,from=converter-source,source=/converter-source,target=/source \
     python3 -m pip --python /opt/prebake/bin/python install --no-deps --no-build-isolation --no-index --no-compile \
       /source/runtime /source/build
 

@@ -28,12 +28,15 @@ from prebake_build.sources import Resolved
 from prebake_build.sources import Source as Upstream
 from prebake_build.spec import ModelSpec, Spec
 from prebake_build.worker import Job
-from prebake_build.writer import new_folder
+from prebake_build.writer import alone_in, new_folder
 
 logger = logging.getLogger(__name__)
 
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH")
-"""Environment variables that the worker does not get."""
+WITHHELD = (
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "EASYOCR_MIRROR",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
+)  # fmt: skip
+"""Environment variables that the worker does not get: tokens, and addresses that may carry a password."""
 
 
 def bake(spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, output: Path, *, force: bool) -> list[Path]:
@@ -45,8 +48,9 @@ def bake(spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, outp
     the failing one stay, and what stood in the failing one's place too.
     """
     models = spec.select(names)
-    return [_bake_one(spec, model, lock, cache, output, force, f"[{i}/{len(models)}] {model.name}")
-            for i, model in enumerate(models, 1)]  # fmt: skip
+    with alone_in(output):
+        return [_bake_one(spec, model, lock, cache, output, force, f"[{i}/{len(models)}] {model.name}")
+                for i, model in enumerate(models, 1)]  # fmt: skip
 
 
 def _bake_one(
@@ -86,10 +90,12 @@ def _bake_one(
 
 
 def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
-    """What a baked folder depends on, as one digest: the files, the declaration, and the converter's version."""
+    """What a baked folder depends on, as one digest: the checkpoint, the declaration, and the converter's version."""
     declared = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     document = {
         "model": declared,
+        "revision": resolved.revision,
+        "licence": resolved.licence,
         "files": [file.to_dict() for file in resolved.files],
         "converter": version("prebake-build"),
     }
@@ -106,7 +112,7 @@ def _is_up_to_date(place: Path, recipe: str) -> bool:
 
 
 def _infer_family(model: ModelSpec, checkpoint: Path) -> str:
-    if (checkpoint / "config.json").is_file():
+    if (checkpoint / "config.json").is_file() or (checkpoint / "adapter_config.json").is_file():
         return "transformers"
     raise ConfigError(
         f"models.{model.name}.class: cannot be inferred, since the checkpoint has no config.json: "
@@ -128,7 +134,7 @@ def _options(model: ModelSpec, source: Upstream) -> Mapping[str, Any]:
 def _work(job: Job) -> None:
     """Run the worker and raise what it answered. Its messages go to our standard error as they come."""
     quiet = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}
-    environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    environment = {name: value for name, value in os.environ.items() if name not in WITHHELD}
     environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", layout.ENV_DEFER: "0", **quiet}
     done = subprocess.run(
         [sys.executable, "-m", "prebake_build.worker"],
@@ -138,7 +144,7 @@ def _work(job: Job) -> None:
         text=True,
         check=False,
     )
-    if done.returncode != 0:
+    if done.returncode != 0 or not done.stdout:
         raise PrebakeError(
             f"models.{job.name}: the worker ended with {_ending(done.returncode)}; its last words stand above"
         )

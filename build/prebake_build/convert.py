@@ -14,6 +14,7 @@ from torch import nn
 
 from prebake.assembly import Slot, slots
 from prebake.errors import SourceError
+from prebake.tensors import DTYPE_NAMES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,15 +36,15 @@ class Tensors:
 def tensors_of(module: nn.Module, where: str) -> Tensors:
     """Take every tensor of the module.
 
-    Tensors are tied where they are the same elements: same storage, offset, shape and strides. The first
-    name in the module's order is stored, which is the one that frameworks keep too. Raises SourceError
-    for a tensor that safetensors cannot hold or that has no values.
+    Tensors are tied where they are the same elements (`identity_of`). The first name in the module's order is
+    stored, which is the one that frameworks keep too. Raises SourceError for a tensor that safetensors cannot
+    hold or that has no values.
     """
     taken = Tensors()
     first: dict[tuple[object, ...], str] = {}
     for slot in sorted(slots(module), key=lambda slot: not slot.saved):
         _check(slot, where)
-        identity = _identity(slot.tensor)
+        identity = identity_of(slot.tensor)
         known = first.setdefault(identity, slot.key) if slot.tensor.numel() else slot.key
         if known != slot.key:
             taken.aliases[slot.key] = known
@@ -54,7 +55,8 @@ def tensors_of(module: nn.Module, where: str) -> Tensors:
     return taken
 
 
-def _identity(tensor: torch.Tensor) -> tuple[object, ...]:
+def identity_of(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Equal for tensors that are the same elements: same storage, type, offset, shape and strides."""
     return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
 
 
@@ -66,3 +68,5 @@ def _check(slot: Slot, where: str) -> None:
             f"{where}: {slot.key} is {'quantised' if slot.tensor.is_quantized else slot.tensor.layout}, "
             "which safetensors cannot hold"
         )
+    if slot.tensor.dtype not in DTYPE_NAMES:
+        raise SourceError(f"{where}: {slot.key} is {slot.tensor.dtype}, which safetensors cannot hold")

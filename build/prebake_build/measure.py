@@ -136,13 +136,20 @@ def measure(launcher: Launcher, *, timeout: float = 120.0) -> Sample:
     try:
         status = _until_ready(service, launcher.label, started, timeout)
         ready = time.perf_counter() - started
+        path = next((path for model, path in QUESTIONS.items() if model in status["models"]), None)
+        if path is None:
+            raise PrebakeError(f"{launcher.label}: has none of the models {', '.join(QUESTIONS)} to ask")
         anonymous = _get(service.url, "/startup")[1]["memory"]["now"]["anonymous"]
-        path = next(path for model, path in QUESTIONS.items() if model in status["models"])
         code, answer = _request(service.url, "POST", path, picture.getvalue())
         first_answer = time.perf_counter() - started
         if code != 200:
             raise PrebakeError(f"{launcher.label}: {path} was answered with {code}: {answer}")
         startup = _get(service.url, "/startup")[1]
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        raise PrebakeError(
+            f"{launcher.label}: was ready, and did not answer as the service does ({type(error).__name__}: {error}); "
+            f"its log ends:\n{service.log()[-2000:]}"
+        ) from error
     finally:
         service.stop()
     return Sample(ready=ready, first_answer=first_answer, anonymous=anonymous, answer=answer, startup=startup,
@@ -150,10 +157,10 @@ def measure(launcher: Launcher, *, timeout: float = 120.0) -> Sample:
 
 
 def _until_ready(service: Service, label: str, started: float, timeout: float) -> Any:
-    while time.perf_counter() - started < timeout:
+    while (left := timeout - (time.perf_counter() - started)) > 0:
         try:
-            code, document = _get(service.url, "/readyz")
-        except (OSError, http.client.HTTPException):
+            code, document = _get(service.url, "/readyz", timeout=left)
+        except (OSError, http.client.HTTPException, ValueError):
             code, document = 0, None
         if code == 200:
             return document
@@ -163,12 +170,12 @@ def _until_ready(service: Service, label: str, started: float, timeout: float) -
     raise PrebakeError(f"{label}: not ready within {timeout:g} s; its log ends:\n{service.log()[-2000:]}")
 
 
-def _get(url: str, path: str) -> tuple[int, Any]:
-    return _request(url, "GET", path, None)
+def _get(url: str, path: str, *, timeout: float = 60) -> tuple[int, Any]:
+    return _request(url, "GET", path, None, timeout=timeout)
 
 
-def _request(url: str, method: str, path: str, body: bytes | None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+def _request(url: str, method: str, path: str, body: bytes | None, *, timeout: float = 60) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
     try:
         connection.request(method, path, body)
         response = connection.getresponse()

@@ -1,12 +1,13 @@
 """A checkpoint as its own framework loads it: the reference that everything baked is held against.
 
-Runs in the worker process only. Pickles are read with `weights_only=True`: what they may construct is
-tensors and containers, and a checkpoint that wants anything else is refused.
+Runs in the worker process only, and no code of a checkpoint runs in it: see `state_dicts`.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,11 +20,14 @@ from torch import nn
 from prebake import compat
 from prebake.assembly import relink
 from prebake.documents import quote
-from prebake.errors import ConfigError, SourceError
+from prebake.errors import ConfigError, PrebakeError, SourceError
 from prebake_build.digest import paths_of
 from prebake_build.sources.archives import extract
+from prebake_build.state_dicts import StateDict, cast, completed, first_line, read_state_dict, refusal
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".zip")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+OTHER_SUFFIXES = (".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".tflite", ".zip")
+"""Weights of other frameworks: neither read nor kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,11 +71,8 @@ def load_checkpoint(recipe: Recipe, checkpoint: Path) -> Ordinary:
         if recipe.family == "easyocr":
             return _easyocr(recipe, checkpoint)
         return _torch(recipe, checkpoint)
-    except pickle.UnpicklingError as error:
-        raise SourceError(
-            f"models.{recipe.name}: refused: its pickle wants to construct more than tensors, so loading it "
-            f"would run code of whoever wrote it: {_first_line(error)}"
-        ) from error
+    except ImportError as error:
+        raise ConfigError(f"models.{recipe.name}: cannot import what this model needs: {first_line(error)}") from error
 
 
 def _transformers(recipe: Recipe, checkpoint: Path) -> Ordinary:
@@ -86,11 +87,18 @@ def _transformers(recipe: Recipe, checkpoint: Path) -> Ordinary:
     config = checkpoint / "config.json"
     if not config.is_file():
         raise ConfigError(f"{where}.source: the checkpoint has no config.json, so it is none of transformers")
-    class_ = recipe.class_ or architecture(config.read_text(encoding="utf-8"))
+    try:
+        class_ = recipe.class_ or architecture(config.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SourceError(f"{where}: config.json is not the configuration of a model: {first_line(error)}") from error
     if class_ is None:
         raise ConfigError(f'{where}.class: config.json names no architecture: add class = "transformers:…"')
+    cls = model_class(class_, f"{where}.class")
+    if not _is_model(cls):
+        raise ConfigError(f"{where}.class: {class_} of transformers is no model")
     dtype: Any = "auto" if recipe.dtype == "source" else getattr(torch, recipe.dtype)
-    module, info = _from_pretrained(model_class(class_, f"{where}.class"), checkpoint, dtype, where)
+    module, info = _from_pretrained(cls, checkpoint, dtype, where)
+    class_ = type(module).__name__  # an Auto class has found the real one
     if info["missing_keys"]:
         raise SourceError(
             f"{where}: the checkpoint lacks {_some(info['missing_keys'])}, which {class_} would fill with random "
@@ -98,7 +106,8 @@ def _transformers(recipe: Recipe, checkpoint: Path) -> Ordinary:
         )
     weights_dtype = str(getattr(module, "dtype", torch.float32)).removeprefix("torch.")
     options = {"dtype": weights_dtype, "processor": _processor(checkpoint)}
-    keep = tuple(path for path in paths_of(checkpoint, hidden=False) if not _is_weights(Path(path)))
+    keep = tuple(path for path in paths_of(checkpoint, hidden=False)
+                 if not _is_weights(Path(path)) and not path.endswith(OTHER_SUFFIXES))  # fmt: skip
     texts = {} if recipe.dtype == "source" else {"config.json": _with_dtype(config, weights_dtype)}
     return Ordinary(module=module, class_=class_, options=options, keep=keep, texts=texts,
                     requires=("torch", "transformers"))  # fmt: skip
@@ -106,12 +115,25 @@ def _transformers(recipe: Recipe, checkpoint: Path) -> Ordinary:
 
 def _from_pretrained(cls: Any, checkpoint: Path, dtype: Any, where: str) -> tuple[nn.Module, Mapping[str, Any]]:
     try:
-        module, info = cls.from_pretrained(checkpoint, local_files_only=True, dtype=dtype, output_loading_info=True)
-    except pickle.UnpicklingError:
+        module, info = cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False, dtype=dtype,
+                                           output_loading_info=True)  # fmt: skip
+    except ImportError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise SourceError(f"{where}: {cls.__name__} cannot load this checkpoint: {_first_line(error)}") from error
+    except Exception as error:  # frameworks raise anything
+        cause: BaseException | None = error
+        while cause is not None:  # transformers 4 raises another error about the pickle's
+            if isinstance(cause, pickle.UnpicklingError):
+                raise refusal(cause, where) from error
+            cause = cause.__cause__ or cause.__context__
+        raise SourceError(f"{where}: {cls.__name__} cannot load this checkpoint: {first_line(error)}") from error
     return module, info
+
+
+def _is_model(cls: Any) -> bool:
+    """Whether it is a class of models, or one of those that find a class by `config.json`."""
+    from transformers import PreTrainedModel
+
+    return isinstance(cls, type) and (issubclass(cls, PreTrainedModel) or cls.__name__.startswith("AutoModel"))
 
 
 def _processor(checkpoint: Path) -> str | None:
@@ -123,16 +145,20 @@ def _processor(checkpoint: Path) -> str | None:
     if not any((checkpoint / name).is_file() for name in PROCESSOR_FILES):
         return None
     try:
-        found = type(transformers.AutoProcessor.from_pretrained(checkpoint, local_files_only=True)).__name__
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None  # some files of a processor, and none that the library can put together
+        processor = transformers.AutoProcessor.from_pretrained(
+            checkpoint, local_files_only=True, trust_remote_code=False
+        )
+    except ImportError:
+        raise
+    except Exception as error:  # some files of a processor, and none that the library can put together
+        print(f"{checkpoint}: no processor can be made of its files: {first_line(error)}", file=sys.stderr)
+        return None
+    found = type(processor).__name__
     return found if hasattr(transformers, found) else None
 
 
 def _with_dtype(config: Path, dtype: str) -> str:
     """`config.json` that declares the dtype which the baked weights have."""
-    import json
-
     document = json.loads(config.read_text(encoding="utf-8"))
     for key in ("torch_dtype", "dtype"):
         document.pop(key, None)
@@ -145,13 +171,15 @@ def _easyocr(recipe: Recipe, checkpoint: Path) -> Ordinary:
     from prebake_build.sources.easyocr import archive_members, recognizer_of
 
     languages = tuple(recipe.options["languages"])
-    states: dict[str, dict[str, torch.Tensor]] = {}
+    states: dict[str, StateDict] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for archive in archive_members(languages).values():
             # the zips were held against the lock's hashes, and those against EasyOCR's md5 when it was locked
             member = extract(checkpoint / archive.name, archive.member, Path(scratch), md5=None)
             part = "detector" if archive.name.startswith("craft") else "recognizer"
-            states[part] = _strip_module(_unpickle(member, recipe.name))
+            states[part] = _strip_module(read_state_dict(member, f"models.{recipe.name}"))
+    if "Prediction.bias" not in states["recognizer"]:
+        raise SourceError(f"models.{recipe.name}: lacks Prediction.bias: this is no recogniser of EasyOCR")
     options = {
         "languages": list(languages),
         "quantize": bool(recipe.options["quantize"]),
@@ -176,42 +204,26 @@ def _torch(recipe: Recipe, checkpoint: Path) -> Ordinary:
     candidates = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and _is_weights(path)]
     if len(candidates) != 1:
         raise ConfigError(
-            f"{where}.source: expected one file of weights ({', '.join(WEIGHT_SUFFIXES[:-1])}), "
+            f"{where}.source: expected one file of weights ({', '.join(WEIGHT_SUFFIXES)}), "
             f"found {_some([path.name for path in candidates]) if candidates else 'none'}"
         )
-    state = _unpickle(candidates[0], recipe.name)
+    state = read_state_dict(candidates[0], where)
     if recipe.dtype != "source":
-        dtype = getattr(torch, recipe.dtype)
-        state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        state = cast(state, getattr(torch, recipe.dtype))
     arguments = dict(recipe.options.get("arguments", {}))
-    module = build(recipe.class_, arguments, f"{where}.class")
-    _fill(module, state, where)
+    try:
+        module = build(recipe.class_, arguments, f"{where}.class")
+    except PrebakeError:
+        raise
+    except Exception as error:  # of the user's own code: whatever it is
+        raise ConfigError(
+            f"{where}.class: {recipe.class_} failed: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    _fill(module, completed(state, module), where)
     return Ordinary(module=module.eval(), class_=recipe.class_, options={"arguments": arguments})
 
 
-def _unpickle(path: Path, name: str) -> dict[str, torch.Tensor]:
-    """A state dict from a pickle or a safetensors file; refuses anything but names and tensors."""
-    if path.suffix == ".safetensors":
-        from prebake.tensors import map_tensors
-
-        return map_tensors(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except pickle.UnpicklingError:
-        raise
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise SourceError(f"models.{name}: {path.name} is no readable checkpoint: {_first_line(error)}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise SourceError(f"models.{name}: {path.name} holds no state dict (expected names and tensors only)")
-    return dict(state)
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"  # only this format of torch.save can be mapped
-
-
-def _fill(module: nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
+def _fill(module: nn.Module, state: StateDict, where: str) -> None:
     try:
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
@@ -219,7 +231,7 @@ def _fill(module: nn.Module, state: Mapping[str, torch.Tensor], where: str) -> N
     relink(module)
 
 
-def _strip_module(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _strip_module(state: StateDict) -> StateDict:
     """Keys without the `module.` that `torch.nn.DataParallel` put before them."""
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
@@ -231,7 +243,3 @@ def _is_weights(path: Path) -> bool:
 def _some(names: Any) -> str:
     known = sorted(names)
     return ", ".join(quote(name) for name in known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:400]

@@ -57,7 +57,9 @@ def difference_of(expected: torch.Tensor, found: torch.Tensor) -> str | None:
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     """The elements' bytes: shape (number of elements, bytes per element)."""
-    whole = tensor.detach().contiguous().reshape(-1, 1)
+    whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    # one element counts as contiguous whatever its strides are, and view() wants them to be 1
+    whole = whole.as_strided((whole.numel(), 1), (1, 1))
     if whole.is_complex():
         whole = torch.view_as_real(whole).reshape(-1, 2)
     return whole.view(torch.uint8)

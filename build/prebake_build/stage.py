@@ -20,8 +20,6 @@ import tomli_w
 
 from prebake import toml
 from prebake.errors import PrebakeError
-from prebake_build.bake import bake
-from prebake_build.cache import Cache
 from prebake_build.lock import Lock
 from prebake_build.spec import read_spec
 
@@ -45,6 +43,9 @@ def bake_one(models: Path, name: str, output: Path) -> None:
 
     Raises PrebakeError.
     """
+    from prebake_build.bake import bake
+    from prebake_build.cache import Cache
+
     spec, path = read_spec(models), models.with_suffix(".lock")
     lock = Lock.read(path) if path.exists() else None
     with Cache() as cache:

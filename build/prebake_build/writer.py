@@ -1,15 +1,18 @@
 """Model folders: canonical bytes, and either the old folder or the new one, never half.
 
 Baking twice gives the same bytes: tensors and keys are sorted, no time stamp is written, files are 0644,
-folders 0755, mtime 0. A new folder is made beside its place and moved there in one system call.
+folders 0755, mtime 0. A new folder is made beside its place and moved there in one system call. One bake at
+a time works in an output folder, so that whatever `.baking-…` it finds there is of one that was killed.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -21,11 +24,19 @@ from pathlib import Path
 import torch
 
 from prebake import layout
-from prebake.errors import PrebakeError
+from prebake.documents import reason
+from prebake.errors import ConfigError, PrebakeError
 from prebake.header import ITEM_SIZES
 from prebake.manifest import File
 from prebake.tensors import DTYPE_NAMES
+from prebake_build.digest import FULL, sync_folder, sync_tree
 
+logger = logging.getLogger(__name__)
+
+_WORK = ".baking-"
+_REPLACED = "~"
+"""After the name of a folder that was moved out of the way; no model's name ends with it."""
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -70,7 +81,7 @@ def _header(tensors: Mapping[str, torch.Tensor], order: list[str]) -> bytes:
 def _bytes(tensor: torch.Tensor) -> memoryview:
     """The elements, little-endian and in row-major order; a view where the tensor already is."""
     assert sys.byteorder == "little", "safetensors is little-endian, and so are all platforms of torch's wheels"
-    whole = tensor.detach().to("cpu").contiguous()
+    whole = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
     count = whole.numel() * whole.element_size()
     if not count:
         return memoryview(b"")
@@ -88,40 +99,79 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
+def alone_in(output: Path) -> Iterator[None]:
+    """Make the folder where it is absent, wait until no other bake works in it, and clear what killed ones left.
+
+    Raises ConfigError where there can be no such folder.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        handle = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot bake into this folder: {reason(error)}: name another") from error
+    try:
+        _lock(handle, output)
+        _clear_leftovers(output)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, output: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.info("%s: waiting for another bake", output)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:  # some network file systems cannot
+        logger.warning("%s: cannot be locked (%s): let no other bake work in it", output, reason(error))
+
+
+def _clear_leftovers(output: Path) -> None:
+    for work in sorted(output.glob(f"{_WORK}*")):
+        for replaced in work.glob(f"*{_REPLACED}"):
+            place = output / replaced.name.removesuffix(_REPLACED)
+            if not place.exists():
+                replaced.rename(place)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
 def new_folder(output: Path, name: str) -> Iterator[Path]:
     """A folder to fill, which becomes `output/name` when the block ends well, and disappears otherwise.
 
-    Raises PrebakeError where the output cannot be written or the disk is full; what stood there before
-    is untouched then. A killed process leaves a `.baking-…` folder, which the next one removes.
+    To be used inside `alone_in(output)`. Raises ConfigError where the output cannot be written to or
+    something else than a baked model stands there, PrebakeError where the disk is full. Whatever is raised,
+    what stood there before is untouched.
     """
+    place = output / name
+    if os.path.lexists(place) and not (place / layout.MANIFEST).is_file():
+        raise ConfigError(
+            f"{place}: is in the way and no baked model (it has no {layout.MANIFEST}): move it, or name another output"
+        )
     work: Path | None = None
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(output, name)
-        work = Path(tempfile.mkdtemp(prefix=f".baking-{name}.", dir=output))
+        work = Path(tempfile.mkdtemp(prefix=f"{_WORK}{name}.", dir=output))
         folder = work / name
         folder.mkdir()
         yield folder
         make_canonical(folder)
-        _put_in_place(folder, output / name)
+        sync_tree(folder)
+        _put_in_place(folder, place)
     except OSError as error:
-        raise PrebakeError(_explained(error, output, name)) from error
+        raise _explained(error, output, name) from error
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _explained(error: OSError, output: Path, name: str) -> str:
-    what = f"{output}: cannot write the model {name}: {error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _explained(error: OSError, output: Path, name: str) -> PrebakeError:
+    what = f"{output}: cannot write the model {name}: {reason(error)}"
+    if error.errno in FULL:
         with suppress(OSError):
             what += f" ({shutil.disk_usage(output).free:,} bytes are free): free some space, then bake again"
-    return what + (". What stood there before is unchanged." if (output / name).is_dir() else "")
-
-
-def _remove_leftovers(output: Path, name: str) -> None:
-    for leftover in output.glob(f".baking-{name}.*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    what += ". What stood there before is unchanged." if (output / name).is_dir() else ""
+    return ConfigError(what) if error.errno in _NOT_WRITABLE else PrebakeError(what)
 
 
 def make_canonical(folder: Path) -> None:
@@ -138,13 +188,14 @@ def _put_in_place(new: Path, place: Path) -> None:
         new.rename(place)
     else:
         _exchange(new, place)
-    _sync(place.parent)
+    sync_folder(place.parent)
 
 
 def _exchange(new: Path, old: Path) -> None:
     """Swap two folders in one step (renameat2 of Linux 3.15; see man 2 rename).
 
-    Where the kernel or the file system cannot, in two: between them the old folder is in the work folder.
+    Where the kernel or the file system cannot, in two: between them the old folder is in the work folder,
+    and the next bake puts it back.
     """
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
@@ -153,15 +204,7 @@ def _exchange(new: Path, old: Path) -> None:
     except (AttributeError, OSError):
         code = errno.ENOSYS
     if code in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTSUP):
-        old.rename(new.with_name(f"{new.name}.old"))
+        old.rename(new.with_name(new.name + _REPLACED))
         new.rename(old)
     elif code:
         raise OSError(code, os.strerror(code), str(old))
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

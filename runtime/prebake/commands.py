@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prebake import deferred, layout, report, timeline
+from prebake import deferred, layout, quickstart, report, timeline
 from prebake.budget import Budget, Start, exceeded, parse_size
 from prebake.errors import ConfigError
 from prebake.models import Models, find_models
-from prebake.quickstart import collector
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -53,7 +52,7 @@ def _serve(options: argparse.Namespace) -> int:
     from prebake.service import serve
 
     models = Models(options.root)
-    deferred.defer()
+    quickstart.begin()
     begin = (lambda: None) if options.lazy else models.start
     serve(models, host=options.host, port=options.port, begin=begin, lazy=options.lazy)
     return 0
@@ -106,9 +105,8 @@ def _check(options: argparse.Namespace) -> int:
         print(report.text(timeline.process))
         print("\n".join(_model_lines(models)))
         if baseline:
-            print(
-                f"\nready after {start.ready:.2f} s, {start.ready / baseline.ready:.2f} of the baseline's {baseline.ready:.2f} s"
-            )
+            ratio = start.ready / baseline.ready
+            print(f"\nready after {start.ready:.2f} s, {ratio:.2f} of the baseline's {baseline.ready:.2f} s")
     for finding in findings:
         print(f"prebake: over budget: {finding}", file=sys.stderr)
     return 1 if findings and not options.warn_only else 0
@@ -119,13 +117,13 @@ def start_all(root: Path) -> Models:
 
     Raises the first model's error where one cannot be loaded.
     """
-    collector.pause()
+    quickstart.collector.pause()
     models = Models(root)
-    deferred.defer()
+    quickstart.begin()
     models.start()
     models.wait()
     timeline.mark(timeline.READY)
-    collector.resume()
+    quickstart.collector.resume()
     _first_answer(models)
     return models
 

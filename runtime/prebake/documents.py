@@ -53,7 +53,7 @@ class Table:
             if default is _MISSING:
                 raise self.fail(key, f"is missing (expected {_KINDS[kind]})")
             return default
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 2**63:  # larger ones may be beyond floats
             return cast(T, float(value))
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise self.fail(key, f"expected {_KINDS[kind]}, found {describe(value)}")
@@ -121,11 +121,31 @@ def read_json(path: Path, newest: int, what: str) -> Table:
     except (OSError, UnicodeDecodeError) as error:
         raise DocumentError(f"{path}: cannot read this {what}: {reason(error)}") from error
     try:
-        table = Table(json.loads(text), str(path))
+        table = Table(_strict_json(text), str(path))
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{path}: this {what} is not JSON: {error}") from error
     check_format(table, newest, what)
     return table
+
+
+def _strict_json(text: str) -> object:
+    """JSON as RFC 8259 has it. Raises ValueError for what Python's parser lets pass: a key that stands twice
+    (the last would win), NaN and infinities, and halves of surrogate pairs, which no file can hold."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        table: dict[str, object] = {}
+        for key, value in pairs:
+            if key in table:
+                raise ValueError(f"the key {quote(key)} stands twice in one table")
+            table[key] = value
+        return table
+
+    def no_number(name: str) -> object:
+        raise ValueError(f"{name} is no number of JSON")
+
+    document: object = json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
+    json.dumps(document, ensure_ascii=False).encode()
+    return document
 
 
 def check_format(table: Table, newest: int, what: str) -> None:

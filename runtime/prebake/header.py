@@ -12,11 +12,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
-from prebake.documents import quote, reason
+from prebake.documents import describe, quote, reason
 from prebake.errors import TensorFileError
 
 MAX_HEADER = 100_000_000
@@ -108,13 +107,30 @@ def _entry(name: str, value: object, where: str) -> Entry:
         raise bad("expected exactly dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise bad(f"unknown dtype {quote(str(dtype))}")
+        raise bad(f"unknown dtype {quote(dtype) if isinstance(dtype, str) else describe(dtype)}")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise bad("shape and data_offsets must be lists of whole numbers from 0 up")
     begin, end = offsets
-    if end - begin != prod(shape) * ITEM_SIZES[dtype]:
+    size = _bytes(shape, ITEM_SIZES[dtype])
+    if size is None:
+        raise bad(f"its shape is beyond any memory: {quote(str(shape))}")
+    if end - begin != size:
         raise bad(f"{end - begin} bytes do not hold {dtype} of shape {shape}")
     return Entry(dtype=dtype, shape=tuple(shape), begin=begin, end=end)
+
+
+def _bytes(shape: list[int], item: int) -> int | None:
+    """What a tensor takes, or None where its sizes or strides do not fit into 64 bits.
+
+    Stops there: the product of a header's worth of sizes would be a number of millions of digits. Strides
+    are products too, in which a size of 0 counts as 1.
+    """
+    size = item
+    for count in shape:
+        size *= max(count, 1)
+        if size >= 2**63:
+            return None
+    return 0 if 0 in shape else size
 
 
 def _naturals(value: object) -> bool:

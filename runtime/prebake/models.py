@@ -6,7 +6,6 @@ asks waits for that future. A failed flight is kept, and the next caller after a
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
@@ -126,6 +125,8 @@ class Models:
 
     async def get(self, name: str) -> LoadedModel:
         """Like `models[name]`, without blocking the event loop."""
+        import asyncio  # 20 ms that only those pay who use it
+
         slot = self._slot(name)
         flight = asyncio.shield(asyncio.wrap_future(self._flight(slot)))
         timeout = slot.baked.manifest.loading.timeout

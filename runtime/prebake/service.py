@@ -159,7 +159,8 @@ class Application:
         return Answer.json(document)
 
     def _metrics(self) -> Answer:
-        text = metrics.text(self._models.status(), timeline.process, self.counts, ready=is_ready(self._models, lazy=self._lazy))
+        ready = is_ready(self._models, lazy=self._lazy)
+        text = metrics.text(self._models.status(), timeline.process, self.counts, ready=ready)
         return Answer(text.encode(), type="text/plain; version=0.0.4; charset=utf-8")
 
     def _statuses(self) -> dict[str, Any]:
@@ -198,8 +199,10 @@ def serve(models: Started, *, host: str, port: int, begin: Callable[[], None], l
     application = Application(models, lazy=lazy)
     try:
         # twice the limit, so that a body somewhat too large is answered by us and not cut off
-        server = waitress.create_server(application, host=host, port=port, threads=THREADS, ident=None,
-                                        max_request_body_size=2 * MAX_BODY, clear_untrusted_proxy_headers=True)  # fmt: skip
+        server = waitress.create_server(
+            application, host=host, port=port, threads=THREADS, ident=None,
+            max_request_body_size=2 * MAX_BODY, clear_untrusted_proxy_headers=True,
+        )  # fmt: skip
     except (OSError, OverflowError, ValueError) as error:
         raise ConfigError(f"cannot open {host}:{port}: {reason(error)}") from error
     signal.signal(signal.SIGTERM, _stop)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prebake import layout
-from prebake.errors import PrebakeError
+from prebake.documents import quote, reason
+from prebake.errors import ConfigError, PrebakeError
 from prebake.families import BakedModel
 from prebake.header import read_header
-from prebake.models import find_models
 from prebake_build.digest import check_files
 
 if TYPE_CHECKING:
@@ -43,25 +43,46 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     folder: Path = options.folder
-    models = [BakedModel.open(folder)] if (folder / layout.MANIFEST).exists() else find_models(folder)
-    results = [_verify(baked, quick=options.quick) for baked in models]
+    results = [_verify(each, quick=options.quick) for each in _folders(folder)]
     if options.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     else:
         for result in results:
-            print(f"{result['name']}  {result['set_digest']}  {'differs' if result['findings'] else 'as promised'}")
+            print(
+                f"{result['name']}  {result['set_digest'] or '-'}  {'differs' if result['findings'] else 'as promised'}"
+            )
     for result in results:
         for finding in result["findings"]:
             print(f"prebake: {finding}", file=sys.stderr)
     return 1 if any(result["findings"] for result in results) else 0
 
 
-def _verify(baked: BakedModel, *, quick: bool) -> dict[str, Any]:
+def _folders(folder: Path) -> list[Path]:
+    if (folder / layout.MANIFEST).exists():
+        return [folder]
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder (expected a root of baked models, or one of them)")
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise ConfigError(f"{folder}: holds no baked model (run: prebake bake --output {folder})")
+    return found
+
+
+def _verify(folder: Path, *, quick: bool) -> dict[str, Any]:
+    """The findings about one model; a manifest that cannot be read is one, and does not hide the other models'."""
     findings = []
+    try:
+        baked = BakedModel.open(folder)
+    except PrebakeError as error:
+        return {"name": folder.name, "set_digest": None, "findings": [str(error)]}
+    if baked.name != folder.resolve().name:
+        findings.append(f"{folder}: its manifest is that of the model {quote(baked.name)}")
     try:
         check_files(baked.folder, baked.manifest.files, allow=(layout.MANIFEST,), hashes=not quick)
     except PrebakeError as error:
         findings.append(str(error))
+    except OSError as error:
+        findings.append(f"{error.filename}: {reason(error)}")
     for file in baked.manifest.weights.all_files:
         try:
             read_header(baked.folder / file)

@@ -1,0 +1,224 @@
+"""One BLIP load by each method, in a process of its own: seconds, and the memory it costs.
+
+Imports are done before the clock starts. It stops twice: when the module is usable, and when every page of its
+weights was touched, so that lazy mappings pay for what they put off. Cold means that the kernel was asked to drop
+the file's pages before. Rounds are interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DEMO = Path(__file__).parent.parent / "dist" / "demo"
+
+
+def prebake_mapped(files: Path) -> Any:
+    from prebake.families import BakedModel
+    from prebake.loader import module_of
+
+    return module_of(BakedModel.open(files / "baked"), ("mapped",))[0]
+
+
+def from_pretrained_safetensors(files: Path) -> Any:
+    from transformers import BlipForConditionalGeneration
+
+    return BlipForConditionalGeneration.from_pretrained(files / "baked")
+
+
+def from_pretrained_pickle(files: Path) -> Any:
+    from transformers import BlipForConditionalGeneration
+
+    return BlipForConditionalGeneration.from_pretrained(files / "pickle")
+
+
+def torch_load_mmap(files: Path) -> Any:
+    import torch
+
+    model = _skeleton(files)
+    state = torch.load(files / "pickle" / "pytorch_model.bin", mmap=True, weights_only=True)
+    return _filled(model, state)
+
+
+def tensorizer(files: Path) -> Any:
+    from tensorizer import TensorDeserializer
+
+    model = _skeleton(files)
+    with TensorDeserializer(str(files / "model.tensors"), device="cpu") as state:
+        return _filled(model, dict(state))
+
+
+def fastsafetensors(files: Path) -> Any:
+    from fastsafetensors import SafeTensorsFileLoader, SingleGroup
+
+    model = _skeleton(files)
+    loader = SafeTensorsFileLoader(SingleGroup(), "cpu", nogds=True)
+    loader.add_filenames({0: [str(files / "baked" / "model.safetensors")]})
+    buffer = loader.copy_files_to_device()
+    return _filled(model, {name: buffer.get_tensor(name) for name in loader.get_keys()})
+
+
+def runai_streamer(files: Path) -> Any:
+    from runai_model_streamer import SafetensorsStreamer
+
+    model = _skeleton(files)
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(str(files / "baked" / "model.safetensors"))
+        return _filled(model, {name: tensor.clone() for name, tensor in streamer.get_tensors()})
+
+
+def _skeleton(files: Path) -> Any:
+    import torch
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    with torch.device("meta"):
+        return BlipForConditionalGeneration(BlipConfig.from_pretrained(files / "baked"))
+
+
+def _filled(model: Any, state: dict[str, Any]) -> Any:
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    return model.eval()
+
+
+METHODS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "prebake, mapped": (prebake_mapped, "prebake"),
+    "from_pretrained, safetensors": (from_pretrained_safetensors, "transformers"),
+    "from_pretrained, pickle": (from_pretrained_pickle, "transformers"),
+    "torch.load(mmap=True)": (torch_load_mmap, "torch"),
+    "Tensorizer": (tensorizer, "tensorizer"),
+    "fastsafetensors": (fastsafetensors, "fastsafetensors"),
+    "Run:ai streamer": (runai_streamer, "runai_model_streamer"),
+}
+"""Title → loader, and the package that it needs."""
+
+
+def one(method: str, files: Path) -> dict[str, float]:
+    """Load once in this process, whose imports are done first."""
+    import importlib
+
+    from prebake import compat
+    from prebake.timeline import Memory
+
+    compat.torchvision_operators()
+    load, package = METHODS[method]
+    importlib.import_module(package)
+    import torch
+    from transformers import BlipForConditionalGeneration, GenerationMixin  # noqa: F401
+
+    torch.set_num_threads(1)
+    before = Memory.now()
+    started = time.perf_counter()
+    model = load(files)
+    usable = time.perf_counter() - started
+    total = 0.0
+    for parameter in model.parameters():
+        if not parameter.is_meta:
+            total += float(parameter.detach().reshape(-1)[:: 4096 // parameter.element_size()].sum())
+    touched = time.perf_counter() - started
+    return {"usable": usable, "touched": touched, "private": Memory.now().anonymous - before.anonymous, "sum": total}
+
+
+def prepare(root: Path) -> None:
+    """Links to the demo's files, and Tensorizer's own file."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, target in (("baked", DEMO / "models" / "caption"), ("pickle", DEMO / "checkpoints" / "caption")):
+        if not target.is_dir():
+            raise SystemExit(f"{target}: there is no such folder: run make demo first")
+        link = root / name
+        if not link.is_symlink():
+            link.symlink_to(target.resolve())
+    if not (root / "model.tensors").exists() and _installed("tensorizer"):
+        from tensorizer import TensorSerializer
+
+        from prebake import compat
+
+        compat.torchvision_operators()
+        part = root / "model.tensors.part"
+        serializer = TensorSerializer(str(part))
+        serializer.write_module(from_pretrained_safetensors(root))
+        serializer.close()
+        part.rename(root / "model.tensors")
+
+
+def _installed(package: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(package) is not None
+
+
+def drop_pages(files: Path) -> None:
+    """Ask the kernel to forget the files' pages."""
+    for path in files.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+    for link in (files / "baked", files / "pickle"):
+        if link.is_symlink():
+            drop_pages(link.resolve())
+
+
+def main() -> None:
+    from prebake_build.report import machine, versions
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--files", type=Path, default=DEMO / "loads")
+    parser.add_argument("--output", type=Path, default=DEMO.parent / "loads.json")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one, options.files)))
+        return
+    prepare(options.files)
+    methods = [method for method, (_, package) in METHODS.items() if _installed(package)]
+    for method in METHODS.keys() - set(methods):
+        print(f"{method}: not installed (benchmarks/peers.txt)", file=sys.stderr)
+    taken: dict[str, dict[str, list[dict[str, float]]]] = {c: {m: [] for m in methods} for c in ("warm", "cold")}
+    for number in range(options.rounds + 1):
+        for cache in taken:
+            for method in methods:
+                if cache == "cold":
+                    drop_pages(options.files)
+                command = [sys.executable, __file__, "--one", method, "--files", str(options.files)]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise SystemExit(f"{method} failed:\n{done.stderr[-2000:]}")
+                if number:
+                    taken[cache][method].append(json.loads(done.stdout.splitlines()[-1]))
+    for cache, samples in taken.items():
+        print(table(cache, samples))
+    document = {"versions": versions(), "machine": machine(), "samples": taken}
+    options.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def table(cache: str, samples: dict[str, list[dict[str, float]]]) -> str:
+    """One cache state: medians with their spread, and Prebake's ratio to each."""
+    rounds = len(next(iter(samples.values())))
+    lines = [f"\n{cache} cache, {rounds} rounds: median (lowest to highest)"]
+    lines.append(f"{'':30}{'usable, ms':>26}{'every page touched, ms':>28}{'private, MB':>14}{'ratio':>8}")
+    touched = {method: statistics.median(sample["touched"] for sample in rows) for method, rows in samples.items()}
+    for method, rows in samples.items():
+        cells = [_spread([row[key] * 1000 for row in rows]) for key in ("usable", "touched")]
+        private = statistics.median(row["private"] for row in rows) / 1e6
+        ratio = touched["prebake, mapped"] / touched[method]
+        lines.append(f"{method:30}{cells[0]:>26}{cells[1]:>28}{private:>14,.0f}{ratio:>8.2f}")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+
+
+if __name__ == "__main__":
+    main()

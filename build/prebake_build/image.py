@@ -1,0 +1,198 @@
+"""Images and containers through the Docker SDK: an image's layers, and services started in containers.
+
+`ContainerLauncher` is the launcher that `prebake_build.measure` takes for real starts. Its containers carry
+the label `prebake.measure=1`, so that what a killed process left behind can be found:
+`docker ps --all --filter label=prebake.measure=1`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from prebake import layout
+from prebake.errors import PrebakeError
+
+LABEL = {"prebake.measure": "1"}
+"""What marks the containers of `ContainerLauncher`."""
+
+HARDENED: Mapping[str, Any] = {
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+}
+"""How containers are started unless told otherwise: as a careful administrator runs them."""
+
+_EMPTY = frozenset(
+    ("ARG", "CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "MAINTAINER", "ONBUILD", "SHELL",
+     "STOPSIGNAL", "USER", "VOLUME")
+)  # fmt: skip
+"""Instructions that change an image's configuration and make no layer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One layer of an image."""
+
+    digest: str
+    """`sha256:…` of the uncompressed layer (the diff ID): the same however a registry compresses it."""
+    size: int
+    """Bytes on disk, as the engine counts them."""
+    created_by: str
+    """The instruction that made it, or empty for an imported one."""
+
+
+def open_engine() -> Any:
+    """A `docker.DockerClient` for the engine of `DOCKER_HOST`, else of the current Docker context.
+
+    Raises PrebakeError where none answers.
+    """
+    import docker
+
+    address = os.environ.get("DOCKER_HOST") or _context_address()
+    try:
+        return docker.DockerClient(base_url=address) if address else docker.from_env()
+    except docker.errors.DockerException as error:
+        raise PrebakeError(
+            f"no Docker engine answers at {address or 'its usual address'} ({error}): "
+            "start one, or name it with DOCKER_HOST"
+        ) from error
+
+
+def _context_address() -> str | None:
+    """The address of the context that `docker context use` chose; the SDK's own default ignores it."""
+    from docker.context import ContextAPI
+
+    context = ContextAPI.get_current_context()
+    return str(context.Host) if context and context.Host else None
+
+
+def image_layers(client: Any, image: str) -> tuple[Layer, ...]:
+    """The layers of a local image, the lowest first. Raises PrebakeError where there is no such image."""
+    import docker
+
+    try:
+        found = client.images.get(image)
+        history = found.history()
+    except docker.errors.ImageNotFound as error:
+        raise PrebakeError(
+            f"{image}: there is no such image here: build it (docker buildx bake), or pull it"
+        ) from error
+    return match_layers(image, found.attrs["RootFS"]["Layers"], history)
+
+
+def match_layers(image: str, digests: Sequence[str], history: Sequence[Mapping[str, Any]]) -> tuple[Layer, ...]:
+    """Digests (lowest first) joined with what the engine's history (newest first) says of them.
+
+    The history names instructions that made no layer too, and does not say which those are: they are known
+    by their names. Raises PrebakeError where that does not come out even.
+    """
+    made = [entry for entry in reversed(history) if entry["Size"] or not _makes_no_layer(entry["CreatedBy"] or "")]
+    if len(made) != len(digests):
+        raise PrebakeError(f"{image}: has {len(digests)} layers, and its history tells of {len(made)}")
+    return tuple(
+        Layer(digest=digest, size=entry["Size"], created_by=entry["CreatedBy"] or "")
+        for digest, entry in zip(digests, made, strict=True)
+    )
+
+
+def _makes_no_layer(created_by: str) -> bool:
+    # classic builds write `/bin/sh -c #(nop)  ENV …`
+    words = created_by.rpartition("#(nop)")[2].split(None, 1)
+    return bool(words) and words[0] in _EMPTY
+
+
+class ContainerLauncher:
+    """Starts a service's image, with its port published on 127.0.0.1.
+
+    `command` replaces the image's own arguments. `options` are more of what the SDK's `containers.create`
+    takes, such as `mem_limit="2g"`, `nano_cpus=2_000_000_000`, `device_read_bps=[…]` or `user=12345`; they
+    take precedence over `HARDENED`.
+    """
+
+    def __init__(
+        self, client: Any, image: str, label: str, *, command: Sequence[str] | None = None, **options: Any
+    ) -> None:
+        self.label = label
+        self._client = client
+        self._image = image
+        self._command = list(command) if command is not None else None
+        self._options = {**HARDENED, **options}
+
+    def launch(self) -> ContainerService:
+        """Create and start a container; returns as soon as the engine has started it.
+
+        Raises PrebakeError where the engine has no such image, refuses the options, or the container ends at
+        once; nothing is left behind then.
+        """
+        import docker
+
+        port = f"{layout.DEFAULT_PORT}/tcp"
+        try:
+            container = self._client.containers.create(
+                self._image, self._command, labels=LABEL, ports={port: ("127.0.0.1", None)}, **self._options
+            )
+        except docker.errors.ImageNotFound as error:
+            raise PrebakeError(f"{self._image}: there is no such image here: build it, or pull it") from error
+        except docker.errors.APIError as error:
+            raise PrebakeError(f"{self._image}: the engine makes no container of it: {error.explanation}") from error
+        service = ContainerService(container)
+        try:
+            container.start()
+            container.reload()
+            # no ports stand here where the container has ended already
+            published = (container.attrs["NetworkSettings"]["Ports"] or {}).get(port) or []
+            if not published:
+                raise PrebakeError(f"{self._image}: the container ended at once; it wrote:\n{service.log()}")
+            service.url = f"http://127.0.0.1:{published[0]['HostPort']}"
+        except docker.errors.APIError as error:
+            service.stop()
+            raise PrebakeError(f"{self._image}: the container does not start: {error.explanation}") from error
+        except BaseException:
+            service.stop()
+            raise
+        return service
+
+
+class ContainerService:
+    """One container that was launched."""
+
+    def __init__(self, container: Any) -> None:
+        self.url = ""
+        self.container = container
+        """The SDK's object, for more than a measurement asks."""
+        self._removed_log: str | None = None
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        if self._removed_log is not None:
+            return False
+        self.container.reload()
+        return bool(self.container.status == "running")
+
+    def log(self) -> str:
+        """What it wrote on both outputs, also after `stop`."""
+        if self._removed_log is not None:
+            return self._removed_log
+        return str(self.container.logs().decode("utf-8", "replace"))
+
+    def stop(self) -> None:
+        """Kill and remove it. Safe to call again."""
+        import docker
+
+        if self._removed_log is not None:
+            return
+        self._removed_log = ""
+        with suppress(docker.errors.APIError):
+            self._removed_log = self.container.logs().decode("utf-8", "replace")
+        with suppress(docker.errors.NotFound):
+            self.container.remove(force=True, v=True)
+
+    def __enter__(self) -> ContainerService:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()

@@ -1,0 +1,346 @@
+"""What is written is canonical, and in its place whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from baking import tree
+from prebake import layout
+from prebake.errors import ConfigError, PrebakeError
+from prebake.header import read_header
+from prebake.tensors import DTYPES, map_tensors
+from prebake_build import writer
+from prebake_build.prove import difference_of
+from prebake_build.writer import alone_in, make_canonical, new_folder, write_tensors, write_text
+
+is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount or to become another user")
+
+# --- tensors -----------------------------------------------------------------------------------------------------
+
+
+def test_the_file_is_named_sized_and_hashed_as_it_is_on_disk(tmp_path: Path) -> None:
+    file = write_tensors(tmp_path / "model.safetensors", {"b": torch.ones(3), "a": torch.zeros(2, 2)})
+    data = (tmp_path / "model.safetensors").read_bytes()
+    assert (file.path, file.size, file.sha256) == (
+        "model.safetensors", len(data), hashlib.sha256(data).hexdigest()
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [0, 1, 50, 500])
+def test_data_starts_on_a_page(tmp_path: Path, count: int) -> None:
+    write_tensors(tmp_path / "m", {f"name.{i}": torch.ones(1) for i in range(count)})
+    assert read_header(tmp_path / "m").data_start % layout.PAGE == 0
+
+
+def test_large_elements_come_first_then_names_in_order(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "m", {
+        "a8": torch.ones(1, dtype=torch.uint8), "z4": torch.ones(1), "b4": torch.ones(1),
+        "c16": torch.ones(1, dtype=torch.bfloat16), "d64": torch.ones(1, dtype=torch.int64),
+    })  # fmt: skip
+    entries = read_header(tmp_path / "m").entries
+    assert sorted(entries, key=lambda name: entries[name].begin) == ["d64", "b4", "z4", "c16", "a8"]
+
+
+def test_the_order_of_the_mapping_does_not_change_the_bytes(tmp_path: Path) -> None:
+    tensors = {"b": torch.ones(3), "a": torch.zeros(2), "c": torch.ones(1, dtype=torch.float64)}
+    one = write_tensors(tmp_path / "one", tensors)
+    assert write_tensors(tmp_path / "two", dict(reversed(tensors.items()))).sha256 == one.sha256
+
+
+ODD = {
+    "scalar": torch.tensor(7),
+    "empty": torch.empty(0, 4),
+    "transposed": torch.arange(6.0).view(2, 3).t(),
+    "expanded": torch.ones(1).expand(5),
+    "strided": torch.arange(10)[::3],
+    "complex": torch.tensor([1 + 2j]),
+    "conjugated": torch.tensor([1 + 2j]).conj(),
+    "negative": torch.tensor([1 + 2j]).imag,
+    "parameter": torch.nn.Parameter(torch.ones(2)),
+    "한글": torch.tensor([True]),
+    'quo"te\\\n': torch.tensor([1]),
+}
+
+
+def test_any_layout_of_a_tensor_is_written_as_its_values(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "m.safetensors", ODD)
+    for read in (load_file(tmp_path / "m.safetensors"), map_tensors(tmp_path / "m.safetensors")):
+        assert read.keys() == ODD.keys()
+        assert [name for name in ODD if difference_of(ODD[name].resolve_conj().resolve_neg(), read[name])] == []
+
+
+@pytest.mark.parametrize("name", sorted(DTYPES))
+def test_every_bit_pattern_of_a_dtype_is_kept(tmp_path: Path, name: str) -> None:
+    patterns = torch.arange(2**16, dtype=torch.int32).to(torch.uint16)
+    bits = patterns.view(torch.uint8) if name != "BOOL" else torch.tensor([0, 1], dtype=torch.uint8)
+    tensor = bits.view(DTYPES[name])
+    write_tensors(tmp_path / "m", {"t": tensor})
+    assert difference_of(tensor, map_tensors(tmp_path / "m")["t"]) is None
+
+
+dtypes = st.sampled_from([torch.float32, torch.float16, torch.int64, torch.uint8, torch.bool, torch.bfloat16])
+shapes = st.lists(st.integers(0, 4), max_size=3)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=8).filter(lambda t: t != "__metadata__" and t.isprintable()),
+                       st.tuples(dtypes, shapes, st.integers(0, 2**31)), max_size=6))  # fmt: skip
+def test_what_the_reference_implementation_reads_is_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, plan: dict[str, tuple[torch.dtype, list[int], int]]
+) -> None:
+    path = tmp_path_factory.mktemp("hypothesis") / "m.safetensors"
+    tensors = {
+        name: torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+        for name, (dtype, shape, seed) in plan.items()
+    }
+    write_tensors(path, tensors)
+    read = load_file(path)
+    assert read.keys() == tensors.keys()
+    assert not [name for name in tensors if difference_of(tensors[name], read[name])]
+
+
+def test_an_existing_file_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "m").write_text("mine")
+    with pytest.raises(FileExistsError):
+        write_tensors(tmp_path / "m", {})
+    with pytest.raises(FileExistsError):
+        write_text(tmp_path / "m", "")
+    assert (tmp_path / "m").read_text() == "mine"
+
+
+# --- folders -----------------------------------------------------------------------------------------------------
+
+
+def fill(folder: Path, text: str) -> None:
+    (folder / "sub").mkdir()
+    write_text(folder / "sub" / "file", text)
+    write_text(folder / layout.MANIFEST, text)
+
+
+def bake(output: Path, text: str, name: str = "caption") -> None:
+    with alone_in(output), new_folder(output, name) as folder:
+        fill(folder, text)
+
+
+def content(output: Path, name: str = "caption") -> str:
+    assert (output / name / "sub" / "file").read_text() == (output / name / layout.MANIFEST).read_text()
+    return (output / name / "sub" / "file").read_text()
+
+
+def test_a_folder_appears_with_one_mode_one_mtime_and_nothing_beside_it(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        bake(tmp_path / "deep" / "models", "new")
+    finally:
+        os.umask(before)
+    found = tree(tmp_path / "deep" / "models" / "caption")
+    assert {path: (oct(mode), mtime) for path, (mode, mtime, _) in found.items()} == {
+        ".": ("0o755", 0), "sub": ("0o755", 0), "sub/file": ("0o644", 0), "manifest.json": ("0o644", 0),
+    }  # fmt: skip
+    assert os.listdir(tmp_path / "deep" / "models") == ["caption"]
+
+
+@is_root
+def test_root_gives_files_to_root(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("")
+    os.chown(tmp_path / "f", 1000, 1000)
+    make_canonical(tmp_path)
+    assert ((tmp_path / "f").stat().st_uid, (tmp_path / "f").stat().st_gid) == (0, 0)
+
+
+def test_a_second_bake_replaces_the_folder_whole(tmp_path: Path) -> None:
+    bake(tmp_path, "old")
+    (tmp_path / "caption" / "only in the old one").write_text("")
+    bake(tmp_path, "new")
+    assert content(tmp_path) == "new"
+    assert not (tmp_path / "caption" / "only in the old one").exists()
+    assert os.listdir(tmp_path) == ["caption"]
+
+
+def test_a_failure_leaves_what_stood_there_and_nothing_else(tmp_path: Path) -> None:
+    bake(tmp_path, "old")
+    before = tree(tmp_path / "caption")
+    with pytest.raises(ZeroDivisionError), alone_in(tmp_path), new_folder(tmp_path, "caption") as folder:
+        fill(folder, "new")
+        raise ZeroDivisionError
+    assert tree(tmp_path / "caption") == before
+    assert os.listdir(tmp_path) == ["caption"]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("nowhere")],
+                         ids=["folder", "file", "dangling symlink"])  # fmt: skip
+def test_what_is_no_baked_model_is_never_replaced(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "docs")
+    with pytest.raises(ConfigError) as caught:
+        bake(tmp_path, "new", "docs")
+    assert str(caught.value) == (
+        f"{tmp_path}/docs: is in the way and no baked model (it has no manifest.json): move it, or name another output"
+    )
+    assert os.listdir(tmp_path) == ["docs"]
+
+
+class WithoutExchange:
+    """A C library whose kernel has no renameat2."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        ctypes.set_errno(errno.ENOSYS)
+
+    def renameat2(self, *_: Any) -> int:
+        ctypes.set_errno(errno.ENOSYS)
+        return -1
+
+
+def test_a_folder_is_replaced_where_the_kernel_cannot_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bake(tmp_path, "old")
+    monkeypatch.setattr(writer.ctypes, "CDLL", WithoutExchange)
+    bake(tmp_path, "new")
+    assert content(tmp_path) == "new"
+    assert os.listdir(tmp_path) == ["caption"]
+
+
+def test_a_folder_is_replaced_where_the_c_library_knows_no_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bake(tmp_path, "old")
+    monkeypatch.setattr(writer.ctypes, "CDLL", lambda *_, **__: SimpleNamespace())
+    bake(tmp_path, "new")
+    assert content(tmp_path) == "new"
+
+
+def test_killed_between_the_two_renames_the_next_bake_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bake(tmp_path, "old")
+    monkeypatch.setattr(writer.ctypes, "CDLL", WithoutExchange)
+    rename = Path.rename
+
+    def rename_once(self: Path, target: Path) -> Path:
+        if self.name.endswith("~") or target.name.endswith("~"):
+            return rename(self, target)
+        os._exit(9)
+
+    child = multiprocessing.get_context("fork").Process(target=_with, args=(Path, "rename", rename_once, tmp_path))
+    child.start()
+    child.join()
+    assert child.exitcode == 9
+    assert not (tmp_path / "caption").exists()
+    with alone_in(tmp_path):
+        assert content(tmp_path) == "old"
+    assert os.listdir(tmp_path) == ["caption"]
+
+
+def _with(owner: Any, name: str, value: Any, output: Path) -> None:
+    setattr(owner, name, value)
+    bake(output, "new")
+
+
+@pytest.mark.parametrize("moment", ["make_canonical", "sync_tree", "_put_in_place", "sync_folder", "shutil.rmtree"])
+def test_killed_at_any_step_the_folder_is_the_old_or_the_new_one_and_the_next_bake_clears_up(
+    tmp_path: Path, moment: str
+) -> None:
+    bake(tmp_path, "old")
+    owner: Any = writer.shutil if "." in moment else writer
+    name = moment.rpartition(".")[2]
+    child = multiprocessing.get_context("fork").Process(
+        target=_with, args=(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert content(tmp_path) == ("new" if moment in ("sync_folder", "shutil.rmtree") else "old")
+    assert len(os.listdir(tmp_path)) == 2
+    with alone_in(tmp_path):
+        assert os.listdir(tmp_path) == ["caption"]
+
+
+def test_folders_of_other_names_are_no_leftovers(tmp_path: Path) -> None:
+    for name in ("caption", "baking-caption", ".hidden"):
+        (tmp_path / name).mkdir()
+    with alone_in(tmp_path):
+        assert sorted(os.listdir(tmp_path)) == [".hidden", "baking-caption", "caption"]
+
+
+def test_two_bakes_do_not_work_in_one_folder_at_once(tmp_path: Path) -> None:
+    hold = ("import sys; from pathlib import Path; from prebake_build.writer import alone_in\n"
+            "with alone_in(Path(sys.argv[1])):\n"
+            "    (Path(sys.argv[1]) / '.baking-of-another').mkdir(); print('in', flush=True); input()\n")  # fmt: skip
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdin and other.stdout
+    assert other.stdout.readline() == b"in\n"
+    waiting = multiprocessing.get_context("fork").Process(target=bake, args=(tmp_path, "new"))
+    waiting.start()
+    time.sleep(0.2)
+    assert waiting.is_alive()
+    assert (tmp_path / ".baking-of-another").is_dir()
+    other.communicate(b"\n")
+    waiting.join()
+    assert waiting.exitcode == 0
+    assert os.listdir(tmp_path) == ["caption"]
+
+
+# --- what the system refuses -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True
+    ).returncode:
+        pytest.skip("cannot mount a small file system here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_model(small_disk: Path) -> None:
+    bake(small_disk, "old")
+    with pytest.raises(PrebakeError) as caught, alone_in(small_disk), new_folder(small_disk, "caption") as folder:
+        write_tensors(folder / "model.safetensors", {"w": torch.ones(200_000)})
+    assert str(caught.value).startswith(
+        f"{small_disk}: cannot write the model caption: No space left on device (0 bytes are free): "
+        "free some space, then bake again. What stood there before is unchanged."
+    ) or " bytes are free): free some space, then bake again. What stood there" in str(caught.value)
+    assert caught.value.exit_code == 1
+    assert content(small_disk) == "old"
+    assert os.listdir(small_disk) == ["caption"]
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models").touch()
+    with pytest.raises(ConfigError) as caught:
+        bake(tmp_path / "models", "new")
+    assert str(caught.value) == f"{tmp_path}/models: cannot bake into this folder: File exists: name another"
+
+
+@is_root
+def test_an_output_that_may_not_be_written_to_is_said(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from prebake_build import writer\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "output = Path(sys.argv[1])\n"
+        "try:\n"
+        "    with writer.alone_in(output), writer.new_folder(output, 'caption'): pass\n"
+        "except writer.ConfigError as error: print(error)\n"
+    )
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout == f"{tmp_path}: cannot write the model caption: Permission denied\n", done.stderr
