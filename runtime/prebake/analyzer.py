@@ -62,7 +62,7 @@ class Analyzer:
         """What the image shows, in English; `max_tokens` bounds its length."""
         loaded, turn = self._use(CAPTION)
         with turn, _inference():
-            inputs = loaded.processor(images=image, return_tensors="pt")
+            inputs = loaded.processor(images=image, return_tensors="pt").to(loaded.model.device)
             tokens = loaded.model.generate(**inputs, max_new_tokens=max_tokens)
             return str(loaded.processor.decode(tokens[0], skip_special_tokens=True)).strip()
 
@@ -86,7 +86,7 @@ class Analyzer:
         check_task(task, text)
         loaded, turn = self._use(FLORENCE)
         with turn, _inference():
-            inputs = loaded.processor(text=task + text, images=image, return_tensors="pt")
+            inputs = loaded.processor(text=task + text, images=image, return_tensors="pt").to(loaded.model.device)
             tokens = loaded.model.generate(**inputs, max_new_tokens=256)
             written = loaded.processor.batch_decode(tokens, skip_special_tokens=False)[0]
             parsed = loaded.processor.post_process_generation(written, task=task, image_size=image.size)

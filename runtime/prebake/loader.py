@@ -23,6 +23,8 @@ from prebake.families import BakedModel, Family, family_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from prebake.tensors import Opener
+
 logger = logging.getLogger(__name__)
 
 Tier = Literal["mapped", "read", "ordinary"]
@@ -74,23 +76,22 @@ def check_tiers(tiers: Sequence[str]) -> tuple[Tier, ...]:
     return tuple(tier for tier in tiers if tier in TIERS)
 
 
-def load(folder: Path, tiers: Sequence[Tier] = TIERS) -> LoadedModel:
-    """Load the baked model of a folder.
+def load(folder: Path, tiers: Sequence[Tier] = TIERS, device: str = "cpu") -> LoadedModel:
+    """Load the baked model of a folder, onto `device` (`cpu`, `cuda`, `cuda:1`).
 
     Raises DocumentError or IntegrityError where the folder is not what its manifest says, ConfigError
-    where its class is not installed, and LoadError where every tier failed.
+    where its class is not installed or the device is not there, and LoadError where every tier failed.
     """
-    return load_baked(BakedModel.open(folder), tiers)
+    return load_baked(BakedModel.open(folder), tiers, device)
 
 
-def load_baked(baked: BakedModel, tiers: Sequence[Tier] = TIERS) -> LoadedModel:
+def load_baked(baked: BakedModel, tiers: Sequence[Tier] = TIERS, device: str = "cpu") -> LoadedModel:
     """Like `load`, of a folder whose manifest was read before."""
     started = time.monotonic()
     family = family_of(baked.manifest.family, f"{baked.folder}: family")
-    with FRAMEWORK_LOCK:
-        module, tier, why = module_of(baked, tiers)
-        with timeline.span("equip", baked.name):
-            parts = family.equip(baked, module)
+    module, tier, why = module_of(baked, tiers, device)
+    with FRAMEWORK_LOCK, timeline.span("equip", baked.name):
+        parts = family.equip(baked, module)
     return LoadedModel(
         name=baked.name,
         model=module,
@@ -102,14 +103,16 @@ def load_baked(baked: BakedModel, tiers: Sequence[Tier] = TIERS) -> LoadedModel:
     )
 
 
-def module_of(baked: BakedModel, tiers: Sequence[Tier] = TIERS) -> tuple[nn.Module, Tier, str | None]:
+def module_of(
+    baked: BakedModel, tiers: Sequence[Tier] = TIERS, device: str = "cpu"
+) -> tuple[nn.Module, Tier, str | None]:
     """The module alone, as it was baked; the tier that made it; why faster ones were left. Raises as `load`."""
     with timeline.span("check", baked.name):
         baked.manifest.check_sizes(baked.folder)
     family = family_of(baked.manifest.family, f"{baked.folder}: family")
     with FRAMEWORK_LOCK:
         _prepare(family, baked)
-        return _first_tier(family, baked, tiers)
+    return _first_tier(family, baked, tiers, device)
 
 
 def _prepare(family: Family, baked: BakedModel) -> None:
@@ -123,14 +126,19 @@ def _prepare(family: Family, baked: BakedModel) -> None:
         ) from error
 
 
-def _first_tier(family: Family, baked: BakedModel, tiers: Sequence[Tier]) -> tuple[nn.Module, Tier, str | None]:
+def _first_tier(
+    family: Family, baked: BakedModel, tiers: Sequence[Tier], device: str
+) -> tuple[nn.Module, Tier, str | None]:
     reasons: list[str] = []
     last: Exception | None = None
     for tier in tiers:
         if tier == "read" and last is not None and not isinstance(last, TensorFileError):
             continue  # the skeleton failed, and reading needs the same one
         try:
-            module = _ordinary(family, baked) if tier == "ordinary" else _assembled(family, baked, tier)
+            ordinary = tier == "ordinary"
+            module = _ordinary(family, baked, device) if ordinary else _assembled(family, baked, tier, device)
+        except ConfigError:
+            raise  # a class or a device that is not there is not there for the next tier either
         except Exception as error:  # frameworks raise anything: whatever it is, the next tier may do
             last = error
             reasons.append(f"{tier}: {_one_line(error)}")
@@ -140,24 +148,42 @@ def _first_tier(family: Family, baked: BakedModel, tiers: Sequence[Tier]) -> tup
     raise LoadError(f"{baked.name}: no tier could load it:\n  " + "\n  ".join(reasons)) from last
 
 
-def _assembled(family: Family, baked: BakedModel, tier: Tier) -> nn.Module:
+def _assembled(family: Family, baked: BakedModel, tier: Tier, device: str) -> nn.Module:
     from prebake.assembly import assign
-    from prebake.tensors import map_tensors, read_tensors
 
-    opener = map_tensors if tier == "mapped" else read_tensors
     weights = baked.manifest.weights
+    open_file = _opener(tier, device)
     with timeline.span("map" if tier == "mapped" else "read", baked.name):
-        tensors = {name: tensor for file in weights.all_files for name, tensor in opener(baked.folder / file).items()}
-    with timeline.span("skeleton", baked.name):
-        module = family.skeleton(baked)
-    with timeline.span("assign", baked.name):
-        assign(module, tensors, weights.aliases)
+        tensors = {
+            name: tensor for file in weights.all_files for name, tensor in open_file(baked.folder / file).items()
+        }
+    with FRAMEWORK_LOCK:
+        with timeline.span("skeleton", baked.name):
+            module = family.skeleton(baked)
+        with timeline.span("assign", baked.name):
+            assign(module, tensors, weights.aliases)
     return module
 
 
-def _ordinary(family: Family, baked: BakedModel) -> nn.Module:
-    with timeline.span("ordinary load", baked.name):
-        return family.ordinary(baked)
+def _opener(tier: Tier, device: str) -> Opener:
+    import torch
+
+    from prebake.tensors import map_tensors, read_tensors
+
+    if device == "cpu":
+        return map_tensors if tier == "mapped" else read_tensors
+    from prebake.devices import copies_to, send_tensors
+
+    copies = copies_to(torch.device(device))
+    if tier == "mapped":
+        return lambda path: send_tensors(path, copies)
+    return lambda path: {name: tensor.to(device) for name, tensor in read_tensors(path).items()}
+
+
+def _ordinary(family: Family, baked: BakedModel, device: str) -> nn.Module:
+    with FRAMEWORK_LOCK, timeline.span("ordinary load", baked.name):
+        module = family.ordinary(baked)
+        return module if device == "cpu" else module.to(device)
 
 
 def _one_line(error: Exception) -> str:

@@ -6,8 +6,10 @@ The format is described in `docs/manifest.md` and `docs/manifest.schema.json`.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +139,10 @@ class Loading:
             timeout=table.maybe("timeout", float),
             required=table.take("required", bool, True),
         )
+        if loading.retries < 0:
+            raise table.fail("retries", f"{loading.retries} is negative")
+        if loading.timeout is not None and not 0 < loading.timeout < math.inf:
+            raise table.fail("timeout", f"{loading.timeout:g} is no time to wait (expected seconds above 0)")
         table.finish()
         return loading
 
@@ -251,13 +257,15 @@ def set_digest(files: Iterable[File]) -> str:
 def _check_size(folder: Path, file: File) -> str | None:
     path = folder / file.path
     try:
-        size = path.stat().st_size
+        found = path.stat()
     except FileNotFoundError:
         return f"{file.path}: missing"
     except OSError as error:
         return f"{file.path}: {error.strerror}"
-    if size != file.size:
-        return f"{file.path}: expected {file.size:,} bytes, found {size:,}"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{file.path}: expected a file, found something else"
+    if found.st_size != file.size:
+        return f"{file.path}: expected {file.size:,} bytes, found {found.st_size:,}"
     if not os.access(path, os.R_OK):
         return f"{file.path}: not readable for user {os.geteuid()} (files of a baked model are 0644)"
     return None

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,19 @@ class Models:
     """The baked models under a root folder. Making one reads manifests only.
 
     `tiers` restricts how models may come into memory (default: the environment's `PREBAKE_TIERS`, comma
-    separated, else all). Raises ConfigError where the root holds no model, and DocumentError where a
-    manifest cannot be read.
+    separated, else all); `device` is where their weights go. Raises ConfigError where the root holds no
+    model, and DocumentError where a manifest cannot be read.
     """
 
-    def __init__(self, root: Path | str | None = None, *, tiers: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, root: Path | str | None = None, *, tiers: Sequence[str] | None = None, device: str = "cpu"
+    ) -> None:
         self.root = Path(root) if root is not None else layout.default_root()
         declared = os.environ.get(layout.ENV_TIERS)
         self._tiers = check_tiers(tiers if tiers is not None else declared.split(",") if declared else TIERS)
         self._slots = {baked.name: _Slot(baked) for baked in find_models(self.root)}
         self._lock = threading.Lock()
-        self._load: Callable[..., LoadedModel] = load_baked
+        self._load: Callable[..., LoadedModel] = partial(load_baked, device=device)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 

@@ -40,12 +40,16 @@ def map_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises TensorFileError where the file does not hold what its header says or cannot be mapped.
     """
     header = read_header(path)
-    size = header.data_start + header.size
+    return views(map_storage(path, header), header, header.data_start, path)
+
+
+def map_storage(path: Path, header: Header) -> torch.UntypedStorage:
+    """The whole file, mapped copy-on-write. Raises TensorFileError where it cannot be."""
     try:
-        storage = torch.UntypedStorage.from_file(str(path), False, size)
+        storage = torch.UntypedStorage.from_file(str(path), False, header.data_start + header.size)
     except (RuntimeError, OSError) as error:
         raise TensorFileError(f"{path}: cannot be mapped: {reason(error)}") from error
-    return _views(cast(torch.UntypedStorage, storage), header, header.data_start, path)
+    return cast(torch.UntypedStorage, storage)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -61,7 +65,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             _fill(file, memoryview(cast(Any, buffer.numpy())), path)
     except OSError as error:
         raise TensorFileError(f"{path}: cannot read these weights: {reason(error)}") from error
-    return _views(buffer.untyped_storage(), header, 0, path)
+    return views(buffer.untyped_storage(), header, 0, path)
 
 
 def _fill(file: BinaryIO, target: memoryview, path: Path) -> None:
@@ -72,7 +76,8 @@ def _fill(file: BinaryIO, target: memoryview, path: Path) -> None:
         target = target[count:]
 
 
-def _views(storage: torch.UntypedStorage, header: Header, start: int, path: Path) -> dict[str, torch.Tensor]:
+def views(storage: torch.UntypedStorage, header: Header, start: int, path: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the header as a view of the storage, whose byte `start` is the data part's first."""
     tensors = {}
     for name, entry in header.entries.items():
         if entry.dtype not in DTYPES:
@@ -81,7 +86,7 @@ def _views(storage: torch.UntypedStorage, header: Header, start: int, path: Path
         offset, rest = divmod(start + entry.begin, item)
         if rest:
             raise TensorFileError(f"{path}: {name} is not aligned to its {item} bytes per element")
-        empty = torch.empty(0, dtype=DTYPES[entry.dtype])
+        empty = torch.empty(0, dtype=DTYPES[entry.dtype], device=storage.device)
         tensors[name] = empty.set_(storage, offset, entry.shape, _strides(entry.shape))
     return tensors
 

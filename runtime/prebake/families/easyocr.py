@@ -48,11 +48,12 @@ class EasyOcrFamily:
 
         options = baked.manifest.options
         detector, recognizer = cast(Any, module).detector, cast(Any, module).recognizer
-        if options["quantize"]:
+        device = next(module.parameters()).device
+        if options["quantize"] and device.type == "cpu":
             quantize(recognizer)
         reader = bare_reader(options["languages"], str(baked.folder))
         reader.detect_network, reader.get_detector, reader.get_textbox = "craft", get_detector, get_textbox
-        reader.quantize = options["quantize"]
+        reader.quantize, reader.device = options["quantize"], str(device)
         reader.detector, reader.recognizer = detector, recognizer
         reader.converter = CTCLabelConverter(reader.character, {}, word_lists(options["languages"]))
         return {"reader": reader}
