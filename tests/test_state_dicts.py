@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file, save_model
 from torch import nn
 
@@ -85,6 +88,7 @@ def test_the_proof_of_these_tests_does_appear_without_protection(tmp_path: Path)
     assert (tmp_path / "proof").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_bare_pickle_of_any_protocol_runs_nothing(tmp_path: Path, protocol: int) -> None:
     (tmp_path / "w.pth").write_bytes(pickle.dumps({"x": Evil(tmp_path / "proof")}, protocol=protocol))
@@ -145,6 +149,20 @@ def test_a_truncated_checkpoint_is_said(tmp_path: Path, zipped: bool, share: flo
     torch.save({"w": torch.ones(5000)}, path, _use_new_zipfile_serialization=zipped)
     os.truncate(path, int(path.stat().st_size * share))
     assert message(path).startswith("models.m: w.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_changed_byte_gives_anything_but_our_own_error(tmp_path: Path, zipped: bool, data: st.DataObject) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"w": torch.ones(5), "b": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with suppress(SourceError):
+        read_state_dict(path, WHERE)
 
 
 def test_a_truncated_safetensors_file_is_never_mapped(tmp_path: Path) -> None:

@@ -328,19 +328,3 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         bake(tmp_path / "models", "new")
     assert str(caught.value) == f"{tmp_path}/models: cannot bake into this folder: File exists: name another"
-
-
-@is_root
-def test_an_output_that_may_not_be_written_to_is_said(tmp_path: Path) -> None:
-    script = (
-        "import os, sys; from pathlib import Path; from prebake_build import writer\n"
-        "os.setgid(65534); os.setuid(65534)\n"
-        "output = Path(sys.argv[1])\n"
-        "try:\n"
-        "    with writer.alone_in(output), writer.new_folder(output, 'caption'): pass\n"
-        "except writer.ConfigError as error: print(error)\n"
-    )
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
-    assert done.stdout == f"{tmp_path}: cannot write the model caption: Permission denied\n", done.stderr

@@ -1,7 +1,7 @@
 """Any architecture of transformers, made tiny: its own configuration class with small sizes, random weights, inputs.
 
-The sizes are found by name: whatever a configuration calls `hidden_size`, `d_model` or `n_embd` becomes 32, in
-its parts too. What an architecture needs beyond that stands with it, in `architectures.py`.
+Sizes are found by name: whatever a configuration calls `hidden_size`, `d_model` or `n_embd` becomes 32, in its
+parts too. What an architecture needs beyond that stands with it, in `known_architectures.py`.
 """
 
 from __future__ import annotations
@@ -16,33 +16,41 @@ from typing import Any
 import torch
 
 VOCABULARY = 128
+SPECIAL = 28
+"""The last ids of the vocabulary are for special tokens; random text has none of them."""
 IMAGE = 32
 
 _SIZES: tuple[tuple[str, int], ...] = (
-    (r"(text_|vision_|image_)?vocab_size|num_embeddings|codebook_size|hash_bucket_size", VOCABULARY),
-    (r"(.*_)?(hidden_size|embed_dim|d_model|embedding_size|projection_dim|projector_dim|emb_dim|embedding_dim|n_embd|proj_size)"
-     r"|dim|hidden_dim|output_dim|word_embed_proj_dim|output_hidden_size|vector_quantization_hidden_dimension", 32),
-    (r"(.*_)?(intermediate_size|ffn_dim|d_ff|mlp_dim|inner_dim|ffn_hidden_size|intermediate_dim|feedforward_dim)|n_inner", 64),
-    (r"(num_|n_)?(encoder_|decoder_|hidden_|.*_)?layers?|n_layer|depth|num_hidden_groups|(.*_)?depth", 2),
-    (r"num_(key_value|kv)_heads|(.*_)num_key_value_heads", 2),
+    (r"(text_|vision_|image_)?vocab_size|num_embeddings|codebook_size", VOCABULARY),
+    (r"(.*_)?(hidden_size|embed_dim|d_model|embedding_size|projection_dim|emb_dim|embedding_dim|n_embd|proj_size)"
+     r"|dim|hidden_dim|output_dim|word_embed_proj_dim|output_hidden_size|hidden_channels|spectrogram_bins", 32),
+    (r"(.*_)?(intermediate_size|ffn_dim|d_ff|mlp_dim|inner_dim|ffn_hidden_size|feedforward_dim)|n_inner|filter_size", 64),
+    (r"num_feat_extract_layers|num_adapter_layers", 7),
+    (r"(num_|n_)?(.*_)?layers?|(.*_)?depth|num_hidden_groups", 2),
+    (r"(.*_)?head_dim|d_head|d_kv|rotary_dim|dim_head", 8),
+    (r"(.*_)?num_(key_value|kv)_heads", 2),
     (r"(num_|n_)?(.*_)?(attention_|attn_)?(heads?|n_heads)", 4),
-    (r"head_dim|.*_head_dim|d_kv|rotary_dim|dim_head", 8),
-    (r"image_size|pretrain_image_size|input_size|max_image_size", IMAGE),
+    (r"(.*_)?image_size|input_size", IMAGE),
     (r"patch_size", 8),
-    (r"max_position_embeddings|n_positions|n_ctx|max_(source|target)_positions|max_seq_len|.*max_position_embeddings", 64),
+    (r"(.*_)?max_position_embeddings|n_positions|n_ctx|max_(source|target)_positions|max_seq_len", 64),
     (r"num_(local_)?experts|n_routed_experts|moe_num_experts", 4),
     (r"num_experts_per_tok|moe_k|top_k_experts", 2),
     (r"n_group|topk_group|first_k_dense_replace", 1),
-    (r"(.*_)?lora_rank", 8),
-    (r"num_queries|num_query_tokens|num_denoising|.*n_latents", 8),
-    (r"sliding_window|attention_window|chunk_size|local_attention|global_attn_every_n_layers", 8),
+    (r"(.*_)?lora_rank|num_queries|num_query_tokens|.*n_latents|num_image_tokens", 8),
+    (r"sliding_window|attention_window|chunk_size|local_attention", 8),
 )  # fmt: skip
+"""A name's pattern and its tiny value, which holds where the default is larger."""
 _LISTS: tuple[tuple[str, tuple[int, ...]], ...] = (
-    (r"depths|layers|layers_per_block|num_conv_layers", (1, 1, 1, 1, 1)),
-    (r"(.*_)?hidden_sizes|embed_dims|embed_dim|neck_hidden_sizes|encoder_hidden_sizes|embedding_dims", (8, 16, 24, 32, 40, 48, 56, 64)),
+    (r"depths|layers|num_conv_layers", (1, 1, 1, 1, 1)),
+    (r"(.*_)?hidden_sizes|embed_dims?|embedding_dims", (8, 16, 24, 32, 40, 48, 56, 64)),
     (r"num_attention_heads|num_heads", (1, 2, 2, 4, 4)),
-)  # fmt: skip
-"""Lists keep their lengths."""
+    (r"conv_dim", (32,) * 16),
+)
+"""The same for lists, which keep their lengths."""
+_TOKENS = {"pad": 0, "bos": 1, "decoder_start": 1, "eos": 2, "sep": 3, "cls": 4}
+
+Inputs = Callable[[Any, torch.Generator], dict[str, Any]]
+"""Inputs of a forward pass, from the configuration and a source of randomness."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,42 +61,48 @@ class Architecture:
     """A class of transformers."""
     group: str
     config: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of its configuration class beyond the tiny sizes; parts as mappings."""
-    inputs: Callable[[Any, torch.Generator], dict[str, Any]] | None = None
-    """Inputs from configuration and generator, where the ones found by name do not serve."""
-    checkpoint: str = "safetensors"
+    """Arguments of its configuration class beyond the tiny sizes; those of its parts as mappings."""
+    inputs: tuple[str, ...] | Inputs = ()
+    """Names of inputs, where others are needed than the main one; or what makes them."""
+    generates: bool = True
+    """Whether to generate tokens too, where it can."""
     dtype: str = "float32"
+    form: str | None = None
+    """Of the checkpoint, as `baking.save` names it; None takes the next of its forms."""
     fallback: str | None = None
-    """The reason, where the architecture cannot be mapped."""
+    """The reason, as a pattern, where the architecture cannot be mapped."""
 
 
-def tiny_config(config_class: Any, extra: Mapping[str, Any] | None = None) -> Any:
+def tiny_config(config_class: Any, extra: Mapping[str, Any]) -> Any:
     """The configuration class with small sizes, and `extra` over them."""
-    return config_class(**_tiny_arguments(config_class(), dict(extra or {})))
+    return config_class(**_arguments(config_class(), extra))
 
 
-def _tiny_arguments(default: Any, extra: dict[str, Any]) -> dict[str, Any]:
+def _arguments(default: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
     from transformers import PretrainedConfig
 
-    arguments: dict[str, Any] = {}
+    arguments = dict(extra)
     for name in default.to_dict():
         value = getattr(default, name, None)
         if isinstance(value, PretrainedConfig):
-            part = extra.get(name)
-            arguments[name] = {"model_type": value.model_type} | _tiny_arguments(value, dict(part or {}))
-        elif (small := _small(name, value)) is not None:
+            if isinstance(extra.get(name, {}), Mapping):
+                part = {"model_type": value.model_type, **extra.get(name, {})}
+                same = part["model_type"] == value.model_type
+                arguments[name] = _arguments(value, part) if same else part
+        elif name not in extra and (small := _small(name, value)) is not None:
             arguments[name] = small
-    return arguments | {name: value for name, value in extra.items() if name not in arguments or not isinstance(arguments[name], dict)}
+    return arguments
 
 
 def _small(name: str, value: object) -> object:
     """The tiny value, or None where the default may stay."""
     if isinstance(value, bool):
         return None
-    if name.endswith(("token_id", "token_index", "_token")) or re.fullmatch(r".*_(id|idx)", name):
-        return _token(name) if isinstance(value, int) and value >= VOCABULARY - 28 else None
     if isinstance(value, int):
-        return next((size for pattern, size in _SIZES if re.fullmatch(pattern, name) and value > size), None)
+        if re.fullmatch(r".*_(token_id|token_index|id|idx)", name):
+            return _token(name) if value >= VOCABULARY - SPECIAL else None
+        size = next((size for pattern, size in _SIZES if re.fullmatch(pattern, name)), value)
+        return size if size < value else None
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], int):
         sizes = next((sizes for pattern, sizes in _LISTS if re.fullmatch(pattern, name)), None)
         return sizes and list(sizes[: len(value)])
@@ -96,9 +110,8 @@ def _small(name: str, value: object) -> object:
 
 
 def _token(name: str) -> int:
-    """Special tokens beyond the tiny vocabulary: begin and end 1 and 2, others in its last 28."""
-    known = {"bos": 1, "eos": 2, "pad": 0, "sep": 3, "cls": 4, "decoder_start": 1}
-    return known.get(name.removesuffix("_token_id"), VOCABULARY - 28 + zlib.crc32(name.encode()) % 28)
+    known = _TOKENS.get(name.removesuffix("_token_id"))
+    return VOCABULARY - SPECIAL + zlib.crc32(name.encode()) % SPECIAL if known is None else known
 
 
 def tiny_model(architecture: Architecture) -> Any:
@@ -107,49 +120,83 @@ def tiny_model(architecture: Architecture) -> Any:
 
     cls = getattr(transformers, architecture.class_)
     torch.manual_seed(0)
-    config = tiny_config(cls.config_class, architecture.config)
-    return cls(config).eval()
+    return cls(tiny_config(cls.config_class, architecture.config)).eval()
 
 
 def inputs_of(model: Any, architecture: Architecture) -> dict[str, Any]:
-    """Inputs of its forward pass."""
+    """Inputs of its forward pass, numbers in the model's own type."""
     random = torch.Generator().manual_seed(1)
-    if architecture.inputs:
-        return architecture.inputs(model.config, random)
+    chosen = architecture.inputs
+    found = chosen(model.config, random) if callable(chosen) else _named(model, chosen, random)
     accepted = inspect.signature(model.forward).parameters
-    main = model.main_input_name
-    names = [name for name in accepted if name in _MAKERS and (name == main or name in _WANTED)]
-    if main not in names:
-        names.append(main)
-    if model.config.is_encoder_decoder and "decoder_input_ids" in accepted:
-        names.append("decoder_input_ids")
+    return {name: value.to(model.dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for name, value in found.items() if name in accepted}  # fmt: skip
+
+
+def _named(model: Any, names: tuple[str, ...], random: torch.Generator) -> dict[str, Any]:
+    names = names or (model.main_input_name,)
+    if model.config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        names += ("decoder_input_ids",)
     return {name: _MAKERS[name](model.config, random) for name in names}
 
 
 def text(config: Any, random: torch.Generator, length: int = 12) -> torch.Tensor:
-    return torch.randint(5, VOCABULARY - 30, (2, length), generator=random)
+    return torch.randint(5, VOCABULARY - SPECIAL, (2, length), generator=random)
 
 
 def pixels(config: Any, random: torch.Generator) -> torch.Tensor:
-    vision = getattr(config, "vision_config", None) or config
+    vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
     size = getattr(vision, "image_size", IMAGE) or IMAGE
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     return torch.randn(2, getattr(vision, "num_channels", 3) or 3, height, width, generator=random)
+
+
+def features(config: Any, random: torch.Generator) -> torch.Tensor:
+    bins = getattr(config, "num_mel_bins", None) or getattr(config, "feature_size", None) or 80
+    return torch.randn(2, bins, 2 * getattr(config, "max_source_positions", 32), generator=random)
+
+
+def frames(config: Any, random: torch.Generator) -> torch.Tensor:
+    """Features with time before frequency."""
+    bins = getattr(config, "input_feat_per_channel", None) or getattr(config, "feature_projection_input_dim", None) or 80
+    return torch.randn(2, 32, bins, generator=random)
 
 
 def waves(config: Any, random: torch.Generator) -> torch.Tensor:
     return torch.randn(2, 1600, generator=random)
 
 
-def _features(config: Any, random: torch.Generator) -> torch.Tensor:
-    return torch.randn(2, 64, getattr(config, "num_mel_bins", None) or getattr(config, "feature_size", None) or 80, generator=random)
+def image_and_text(tokens: int, **extra: Any) -> Inputs:
+    """Text with `tokens` places for the image's features, one image each; `extra` goes to the model too."""
+
+    def make(config: Any, random: torch.Generator) -> dict[str, Any]:
+        ids = text(config, random, 4 + tokens)
+        place = getattr(config, "image_token_id", None)
+        ids[:, 2 : 2 + tokens] = config.image_token_index if place is None else place
+        return {"input_ids": ids, "pixel_values": pixels(config, random), **extra}
+
+    return make
+
+
+def video_patches(config: Any, random: torch.Generator) -> dict[str, Any]:
+    """Qwen's way: one image of 4 x 4 patches, already cut, each two frames deep; 2 x 2 are merged into a token."""
+    vision = config.vision_config
+    ids = text(config, random, 8)[:1]
+    ids[:, 2:6] = config.image_token_id
+    width = 3 * vision.temporal_patch_size * vision.patch_size**2
+    return {"input_ids": ids, "pixel_values": torch.randn(16, width, generator=random),
+            "image_grid_thw": torch.tensor([[1, 4, 4]]),
+            "mm_token_type_ids": (ids == config.image_token_id).int()}  # fmt: skip
 
 
 _MAKERS: dict[str, Callable[[Any, torch.Generator], Any]] = {
     "input_ids": text,
     "decoder_input_ids": lambda config, random: text(config, random, 5),
+    "bbox": lambda config, random: torch.tensor([1, 2, 5, 7]).expand(2, 12, 4),
+    "attention_mask": lambda config, random: torch.ones(2, 12, dtype=torch.long),
+    "token_type_ids": lambda config, random: torch.zeros(2, 12, dtype=torch.long),
     "pixel_values": pixels,
     "input_values": waves,
-    "input_features": _features,
+    "input_features": features,
+    "past_values": lambda config, random: torch.randn(2, config.context_length, 1, generator=random),
 }
-_WANTED = {"input_ids"}

@@ -37,12 +37,15 @@ def tensors_of(module: nn.Module, where: str) -> Tensors:
     """Take every tensor of the module.
 
     Tensors are tied where they are the same elements (`identity_of`). The first name in the module's order is
-    stored, which is the one that frameworks keep too. Raises SourceError for a tensor that safetensors cannot
-    hold or that has no values.
+    stored, which is the one that frameworks keep too. Plain attributes without values are left out: loaders
+    forget some that are never used. Raises SourceError for a tensor that safetensors cannot hold, or for one of
+    a state dict or a buffer that has no values.
     """
     taken = Tensors()
     first: dict[tuple[object, ...], str] = {}
     for slot in sorted(slots(module), key=lambda slot: not slot.saved):
+        if slot.kind == "attribute" and slot.tensor.is_meta:
+            continue
         _check(slot, where)
         identity = identity_of(slot.tensor)
         known = first.setdefault(identity, slot.key) if slot.tensor.numel() else slot.key
@@ -61,6 +64,8 @@ def identity_of(tensor: torch.Tensor) -> tuple[object, ...]:
 
 
 def _check(slot: Slot, where: str) -> None:
+    if slot.tensor.is_meta and slot.kind == "extra":
+        raise SourceError(f"{where}: {slot.key} is extra state that is no tensor, which safetensors cannot hold")
     if slot.tensor.is_meta:
         raise SourceError(f"{where}: {slot.key} has no values after the ordinary load")
     if slot.tensor.layout is not torch.strided or slot.tensor.is_quantized:

@@ -88,9 +88,13 @@ def match_layers(image: str, digests: Sequence[str], history: Sequence[Mapping[s
     """Digests (lowest first) joined with what the engine's history (newest first) says of them.
 
     The history names instructions that made no layer too, and does not say which those are: they are known
-    by their names. Raises PrebakeError where that does not come out even.
+    by their names, and by having no size where names are not enough. Raises PrebakeError where neither comes
+    out even.
     """
-    made = [entry for entry in reversed(history) if entry["Size"] or not _makes_no_layer(entry["CreatedBy"] or "")]
+    oldest_first = list(reversed(history))
+    made = [entry for entry in oldest_first if entry["Size"] or not _makes_no_layer(entry["CreatedBy"] or "")]
+    if len(made) != len(digests):
+        made = [entry for entry in oldest_first if entry["Size"]]
     if len(made) != len(digests):
         raise PrebakeError(f"{image}: has {len(digests)} layers, and its history tells of {len(made)}")
     return tuple(

@@ -104,8 +104,11 @@ def _transformers(recipe: Recipe, checkpoint: Path) -> Ordinary:
             f"{where}: the checkpoint lacks {_some(info['missing_keys'])}, which {class_} would fill with random "
             "values: name the class that it was saved from"
         )
-    weights_dtype = str(getattr(module, "dtype", torch.float32)).removeprefix("torch.")
-    options = {"dtype": weights_dtype, "processor": _processor(checkpoint)}
+    # the dtype it was loaded with; not that of its first parameter, which a model may keep in float32
+    weights_dtype = str(getattr(module.config, "dtype", None) or module.dtype).removeprefix("torch.")
+    options: dict[str, Any] = {"dtype": weights_dtype, "processor": _processor(checkpoint)}
+    if frozen := sorted(name for name, parameter in module.named_parameters() if not parameter.requires_grad):
+        options["frozen"] = frozen
     keep = tuple(path for path in paths_of(checkpoint, hidden=False)
                  if not _is_weights(Path(path)) and not path.endswith(OTHER_SUFFIXES))  # fmt: skip
     texts = {} if recipe.dtype == "source" else {"config.json": _with_dtype(config, weights_dtype)}

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -26,9 +27,8 @@ import torch
 from prebake import layout
 from prebake.documents import reason
 from prebake.errors import ConfigError, PrebakeError
-from prebake.header import ITEM_SIZES
 from prebake.manifest import File
-from prebake.tensors import DTYPE_NAMES
+from prebake.tensors import ALIGNMENT, DTYPE_NAMES
 from prebake_build.digest import FULL, sync_folder, sync_tree
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,11 @@ _RENAME_EXCHANGE = 2
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> File:
     """Write one safetensors file, a tensor at a time, and hash it on the way.
 
-    Tensors are ordered by the size of their elements, large first, then by name, so that each is aligned
-    to its elements without gaps. The header is padded with spaces: the data starts on a page.
+    Tensors are ordered by the largest power of two up to 64 that divides their size in bytes, large first, then
+    by name. So without gaps each starts on a multiple of that power: most on the 64 bytes that torch's own
+    allocator gives, and all on their elements. The header is padded with spaces: the data starts on a page.
     """
-    order = sorted(tensors, key=lambda name: (-ITEM_SIZES[DTYPE_NAMES[tensors[name].dtype]], name))
+    order = sorted(tensors, key=lambda name: (-_divisor(tensors[name]), name))
     head = _header(tensors, order)
     digest = hashlib.sha256(head)
     size = len(head)
@@ -61,6 +62,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> File:
         file.flush()
         os.fsync(file.fileno())
     return File(path=path.name, size=size, sha256=digest.hexdigest())
+
+
+def _divisor(tensor: torch.Tensor) -> int:
+    return math.gcd(tensor.numel() * tensor.element_size(), ALIGNMENT)
 
 
 def _header(tensors: Mapping[str, torch.Tensor], order: list[str]) -> bytes:

@@ -30,7 +30,7 @@ TASKS_WITHOUT_TEXT = TASKS[:8]
 
 MAX_PIXELS = 50_000_000
 """An image above this is refused before it is decoded."""
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """What is read. Pillow knows forty more, some through Ghostscript, and a service that anybody may ask needs none."""
 
 

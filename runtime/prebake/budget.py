@@ -22,7 +22,7 @@ from prebake.documents import Table, canonical_json, read_json, reason
 from prebake.errors import ConfigError
 
 BASELINE_FORMAT = 1
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?i?)B?")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*((?:[kKMGT]i?)?)B?")
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -56,6 +56,9 @@ class Start:
             peak_memory=table.take("peak_memory", int),
         )
         table.finish()
+        for name, value in (("ready", start.ready), ("peak_memory", start.peak_memory)):
+            if value <= 0:
+                raise table.fail(name, f"{value:g} is nothing to compare with")
         return start
 
     @property
@@ -89,15 +92,15 @@ class Budget:
             data = toml.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot read this budget: {reason(error)}") from error
-        except toml.TOMLDecodeError as error:
+        except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python reads
             raise ConfigError(f"{path}: this budget is not TOML: {error}") from error
         table = Table(data, str(path), ConfigError)
         numbers = {name: table.maybe(name, float) for name in ("ready", "first_answer", "shorter", "memory_above")}
         size = table.maybe("peak_memory", str)
         table.finish()
         for name, value in numbers.items():
-            if value is not None and value < 0:
-                raise table.fail(name, f"{value:g} is negative")
+            if value is not None and not value >= 0:
+                raise table.fail(name, f"{value:g} is {'negative' if value < 0 else 'no limit'}")
         return cls(peak_memory=None if size is None else parse_size(size, table.at("peak_memory")), **numbers)
 
     def with_limits(self, **limits: float | None) -> Budget:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from prebake import deferred, layout, quickstart, report, timeline
 from prebake.budget import Budget, Start, exceeded, parse_size
 from prebake.errors import ConfigError
-from prebake.models import Models, find_models
+from prebake.families import find_models
+from prebake.models import Models
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]

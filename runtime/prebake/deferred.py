@@ -29,6 +29,7 @@ from typing import Any
 from prebake import layout
 
 DEFERRED = (
+    "jinja2",
     "scipy",
     "skimage",
     "sympy",
@@ -36,12 +37,19 @@ DEFERRED = (
     "torch.distributed.checkpoint",
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
+    "torch.distributions",
     "torch.export",
+    "torch.masked",
+    "torch.optim",
+    "torch.testing",
+    "torchvision.datasets",
+    "torchvision.io",
     "transformers.distributed.checkpoint",
     "transformers.distributed.expert_parallel",
     "transformers.distributed.fsdp",
     "transformers.distributed.tensor_parallel",
     "transformers.integrations.flex_attention",
+    "transformers.quantizers",
 )
 """Packages whose import is put off, with all their submodules."""
 

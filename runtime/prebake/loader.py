@@ -8,6 +8,7 @@ A tier that fails is logged with its reason, which stays on the loaded model.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -30,9 +31,21 @@ logger = logging.getLogger(__name__)
 Tier = Literal["mapped", "read", "ordinary"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
 
+_PACKAGES = {"transformers": "'prebake[transformers]'", "easyocr": "'prebake[easyocr]'", "torch": "torch"}
+
 FRAMEWORK_LOCK = threading.RLock()
 """Held while a framework is imported or builds something: they patch global state meanwhile (torch's default
 dtype, `torch.nn.init`), which another thread must neither see nor capture. Reading files goes on beside it."""
+
+
+def _free_the_lock_in_a_forked_child() -> None:
+    # another thread's hold on it would never end: the child has only the thread that forked
+    if not FRAMEWORK_LOCK._is_owned():  # type: ignore[attr-defined]
+        FRAMEWORK_LOCK._at_fork_reinit()  # type: ignore[attr-defined]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_the_lock_in_a_forked_child)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +135,7 @@ def _prepare(family: Family, baked: BakedModel) -> None:
     except ImportError as error:
         raise LoadError(
             f"{baked.name}: cannot import what its family needs: {error} "
-            f"(pip install 'prebake[{baked.manifest.family}]')"
+            f"(pip install {_PACKAGES[baked.manifest.family]})"
         ) from error
 
 
@@ -131,9 +144,10 @@ def _first_tier(
 ) -> tuple[nn.Module, Tier, str | None]:
     reasons: list[str] = []
     last: Exception | None = None
+    skeleton_failed = False
     for tier in tiers:
-        if tier == "read" and last is not None and not isinstance(last, TensorFileError):
-            continue  # the skeleton failed, and reading needs the same one
+        if skeleton_failed and tier != "ordinary":
+            continue  # mapping and reading need the same one
         try:
             ordinary = tier == "ordinary"
             module = _ordinary(family, baked, device) if ordinary else _assembled(family, baked, tier, device)
@@ -141,6 +155,7 @@ def _first_tier(
             raise  # a class or a device that is not there is not there for the next tier either
         except Exception as error:  # frameworks raise anything: whatever it is, the next tier may do
             last = error
+            skeleton_failed |= tier != "ordinary" and not isinstance(error, TensorFileError)
             reasons.append(f"{tier}: {_one_line(error)}")
             logger.warning("%s: tier %s failed: %s", baked.name, tier, _one_line(error))
             continue

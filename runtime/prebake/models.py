@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -22,7 +23,7 @@ from typing import Any
 from prebake import layout, prefetch, timeline
 from prebake.documents import nearest, quote
 from prebake.errors import ConfigError, LoadTimeoutError, PrebakeError, UnknownModelError
-from prebake.families import BakedModel
+from prebake.families import BakedModel, find_models
 from prebake.loader import TIERS, LoadedModel, check_tiers, load_baked
 from prebake.quickstart import collector
 
@@ -91,8 +92,7 @@ class Models:
         self._slots = {baked.name: _Slot(baked) for baked in find_models(self.root)}
         self._lock = threading.Lock()
         self._load: Callable[..., LoadedModel] = partial(load_baked, device=device)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._after_fork)
+        _living.add(self)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -124,19 +124,18 @@ class Models:
         Raises UnknownModelError, LoadTimeoutError after the model's own timeout, or the error of the load.
         """
         slot = self._slot(name)
-        return self._wait(slot, self._flight(slot), slot.baked.manifest.loading.timeout)
+        return self._wait(slot, self._flight(slot), slot.baked.manifest.loading.timeout, time.monotonic())
 
     async def get(self, name: str) -> LoadedModel:
         """Like `models[name]`, without blocking the event loop."""
         import asyncio  # 20 ms that only those pay who use it
 
         slot = self._slot(name)
-        flight = asyncio.shield(asyncio.wrap_future(self._flight(slot)))
-        timeout = slot.baked.manifest.loading.timeout
+        flight, timeout = self._flight(slot), slot.baked.manifest.loading.timeout
         try:
-            return await asyncio.wait_for(flight, timeout)
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(flight)), timeout)
         except asyncio.TimeoutError:
-            raise _timed_out(slot, timeout) from None
+            return _settled(slot, flight, timeout)
 
     def start(self) -> None:
         """Load every model in the background, all at once; returns immediately.
@@ -153,18 +152,17 @@ class Models:
     def wait(self, timeout: float | None = None, *, required_only: bool = False) -> None:
         """Wait until every model is loaded, starting those that nobody asked for yet.
 
-        Raises LoadTimeoutError after `timeout` seconds, or, once all are settled, the first error.
+        A model is waited for until it is loaded, until its own timeout, or until `timeout` seconds after the
+        call. Then raises the first error, which is a LoadTimeoutError where the time was not enough.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        began = time.monotonic()
         errors: list[BaseException] = []
         slots = [slot for slot in self._slots.values() if slot.baked.manifest.loading.required or not required_only]
         flights = [(slot, self._flight(slot)) for slot in slots]
         for slot, flight in flights:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            limits = [limit for limit in (timeout, slot.baked.manifest.loading.timeout) if limit is not None]
             try:
-                self._wait(slot, flight, left)
-            except LoadTimeoutError:
-                raise
+                self._wait(slot, flight, min(limits, default=None), began)
             except Exception as error:  # kept until all are settled: one must not hide another
                 errors.append(error)
         if errors:
@@ -202,7 +200,10 @@ class Models:
             flight.set_running_or_notify_cancel()
         collector.pause()
         thread = threading.Thread(target=self._fly, args=(slot, flight), name=f"prebake-{slot.baked.name}", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system allows no more threads: nobody else would settle the flight
+            _fail(slot, flight, error)
         return flight
 
     def _may_try_again(self, slot: _Slot) -> bool:
@@ -213,10 +214,7 @@ class Models:
             with timeline.span("load", slot.baked.name):
                 loaded = self._load_with_retries(slot.baked)
         except BaseException as error:
-            slot.failed_at = time.monotonic()
-            logger.error("%s: %s", slot.baked.name, error)
-            collector.resume()
-            flight.set_exception(error)
+            _fail(slot, flight, error)
         else:
             logger.info("%s: %s in %.3f s", loaded.name, loaded.tier, loaded.seconds)
             collector.resume()
@@ -234,13 +232,12 @@ class Models:
                 time.sleep(pause)
         return self._load(baked, self._tiers)
 
-    def _wait(self, slot: _Slot, flight: Future[LoadedModel], timeout: float | None) -> LoadedModel:
+    def _wait(self, slot: _Slot, flight: Future[LoadedModel], limit: float | None, began: float) -> LoadedModel:
+        left = None if limit is None else max(0.0, began + limit - time.monotonic())
         try:
-            return flight.result(timeout)
+            return flight.result(left)
         except FutureTimeoutError:
-            if flight.done():  # the load itself ended with a timeout: that is its error, not ours
-                raise
-            raise _timed_out(slot, timeout) from None
+            return _settled(slot, flight, limit)
 
     def _after_fork(self) -> None:
         """In a forked child: loaded models stay, flights of the parent's threads are gone."""
@@ -248,26 +245,20 @@ class Models:
         for slot in self._slots.values():
             if slot.state is State.LOADING:
                 slot.flight = None
+                collector.resume()
 
 
-def find_models(root: Path) -> list[BakedModel]:
-    """Every model folder under the root, sorted by name.
+_living: weakref.WeakSet[Models] = weakref.WeakSet()
+"""Every `Models` that somebody holds: a fork handler of its own would hold it, and its weights, for ever."""
 
-    Raises ConfigError where the root does not exist, holds no model, or a folder's name differs from its
-    manifest's; DocumentError where a manifest cannot be read or a folder has none.
-    """
-    if not root.is_dir():
-        raise ConfigError(
-            f"{root}: there is no such folder (expected the root of baked models; set {layout.ENV_ROOT} or --root)"
-        )
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    models = [BakedModel.open(folder) for folder in folders]
-    for baked in models:
-        if baked.name != baked.folder.name:
-            raise ConfigError(f"{baked.folder}: its manifest is that of the model {quote(baked.name)}")
-    if not models:
-        raise ConfigError(f"{root}: holds no baked model (run: prebake bake --output {root})")
-    return models
+
+def _after_fork_in_child() -> None:
+    for models in list(_living):
+        models._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _status(slot: _Slot) -> Status:
@@ -285,7 +276,17 @@ def _status(slot: _Slot) -> Status:
     )  # fmt: skip
 
 
-def _timed_out(slot: _Slot, timeout: float | None) -> LoadTimeoutError:
-    return LoadTimeoutError(
-        f"{slot.baked.name}: not loaded within {timeout:g} s (still loading: ask again, or raise its timeout)"
-    )
+def _fail(slot: _Slot, flight: Future[LoadedModel], error: BaseException) -> None:
+    slot.failed_at = time.monotonic()
+    logger.error("%s: %s", slot.baked.name, error)
+    collector.resume()
+    flight.set_exception(error)
+
+
+def _settled(slot: _Slot, flight: Future[LoadedModel], limit: float | None) -> LoadedModel:
+    """What to answer after a timeout: the outcome, where the load ended this moment or with a timeout of its own."""
+    if flight.done():
+        return flight.result()
+    raise LoadTimeoutError(
+        f"{slot.baked.name}: not loaded within {limit:g} s (still loading: ask again, or raise its timeout)"
+    ) from None

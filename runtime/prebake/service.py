@@ -196,6 +196,8 @@ def serve(models: Started, *, host: str, port: int, begin: Callable[[], None], l
     """
     import waitress
 
+    if not 0 <= port < 2**16:  # getaddrinfo takes any, and opens another one
+        raise ConfigError(f"cannot open {host}:{port}: expected a port from 0 to 65535")
     application = Application(models, lazy=lazy)
     try:
         # twice the limit, so that a body somewhat too large is answered by us and not cut off
@@ -203,7 +205,7 @@ def serve(models: Started, *, host: str, port: int, begin: Callable[[], None], l
             application, host=host, port=port, threads=THREADS, ident=None,
             max_request_body_size=2 * MAX_BODY, clear_untrusted_proxy_headers=True,
         )  # fmt: skip
-    except (OSError, OverflowError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot open {host}:{port}: {reason(error)}") from error
     signal.signal(signal.SIGTERM, _stop)
     timeline.mark("port open")

@@ -4,16 +4,23 @@
 fail, every initialiser runs as a no-op through Python decompositions, and the first `arange` or `normal_`
 imports sympy (0.2 s). Here computed tensors (`arange`, `linspace`, `tensor`, `zeros`) are made as usual:
 they are small, and whatever they become is replaced by what was baked.
+
+A constructor that looks at values which are not there fails: `without_values` then lets it make them.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _INITIALISERS = (
     "bernoulli_", "cauchy_", "copy_", "erfinv_", "exponential_", "fill_", "geometric_", "log_normal_",
@@ -47,6 +54,21 @@ class Skeleton(TorchFunctionMode):
                 named = {name: kwargs[name] for name in ("size", "dtype", "requires_grad") if name in kwargs}
                 return torch.empty(*args, **named, device="meta")
         return func(*args, **kwargs)
+
+
+def without_values(build: Callable[[], T]) -> T:
+    """What `build` makes, under a `Skeleton`; with values where its constructor does not do without.
+
+    Either way every tensor is then assigned from what was baked: values only cost their time and memory. The random
+    generator is left as it was. Raises what `build` raises outside a skeleton.
+    """
+    try:
+        with Skeleton():
+            return build()
+    except Exception as error:  # mixed devices, values asked for: constructors fail in any way
+        logger.info("built with values, because its constructor fails without: %s: %s", type(error).__name__, error)
+    with torch.random.fork_rng(devices=[]):
+        return build()
 
 
 @lru_cache(maxsize=1)

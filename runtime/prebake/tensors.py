@@ -31,6 +31,9 @@ if hasattr(torch, "float8_e8m0fnu"):  # torch 2.7
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
+ALIGNMENT = 64
+"""Bytes that torch's CPU allocator aligns every tensor to."""
+
 Opener = Callable[[Path], dict[str, torch.Tensor]]
 
 
@@ -89,6 +92,15 @@ def views(storage: torch.UntypedStorage, header: Header, start: int, path: Path)
         empty = torch.empty(0, dtype=DTYPES[entry.dtype], device=storage.device)
         tensors[name] = empty.set_(storage, offset, entry.shape, _strides(entry.shape))
     return tensors
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, copied where it does not start on `ALIGNMENT` bytes.
+
+    Kernels go through such a tensor in other steps, and so sum in another order: the same weights then give
+    outputs that differ in their last bits from those of an ordinary load into memory.
+    """
+    return tensor.clone() if tensor.numel() and tensor.data_ptr() % ALIGNMENT else tensor
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:

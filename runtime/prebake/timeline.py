@@ -123,8 +123,8 @@ class Timeline:
     def mark(self, name: str) -> None:
         """A moment, with the memory at it; only its first time is kept."""
         if name not in self.marks:
-            self.marks[name] = self.now()
-            self.memory[name] = Memory.now()
+            self.memory.setdefault(name, Memory.now())  # first: whoever sees the mark finds its memory
+            self.marks.setdefault(name, self.now())
 
     @contextmanager
     def _record(self, name: str, model: str | None) -> Iterator[None]:
@@ -144,27 +144,27 @@ class Timeline:
             "format": FORMAT,
             "pid": os.getpid(),
             "spans": [span.to_dict() for span in sorted(self.spans, key=lambda span: (span.start, -span.end))],
-            "marks": {name: round(at, 6) for name, at in self.marks.items()},
-            "memory": {name: memory.to_dict() for name, memory in self.memory.items()} | {
+            "marks": {name: round(at, 6) for name, at in list(self.marks.items())},
+            "memory": {name: memory.to_dict() for name, memory in list(self.memory.items())} | {
                 "now": Memory.now().to_dict()
             },
         }  # fmt: skip
 
 
 class _SpanContext:
-    """What `span()` gives: re-entrant, since a decorated function may call itself."""
+    """What `span()` gives: one of them may be entered many times, inside itself and by many threads at once."""
 
     def __init__(self, timeline: Timeline, name: str, model: str | None) -> None:
         self._timeline, self._name, self._model = timeline, name, model
-        self._open: list[Any] = []
+        self._of_thread = threading.local()
 
     def __enter__(self) -> None:
         context = self._timeline._record(self._name, self._model)
-        self._open.append(context)
+        self._of_thread.__dict__.setdefault("open", []).append(context)
         context.__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        self._open.pop().__exit__(*error)
+        self._of_thread.open.pop().__exit__(*error)
 
     def __call__(self, function: F) -> F:
         @functools.wraps(function)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prebake import layout
 from prebake.documents import nearest, quote
 from prebake.errors import ConfigError
 from prebake.manifest import Manifest
@@ -43,6 +44,26 @@ class BakedModel:
     @property
     def name(self) -> str:
         return self.manifest.name
+
+
+def find_models(root: Path) -> list[BakedModel]:
+    """Every model folder under the root, sorted by name.
+
+    Raises ConfigError where the root does not exist, holds no model, or a folder's name differs from its
+    manifest's; DocumentError where a manifest cannot be read or a folder has none.
+    """
+    if not root.is_dir():
+        raise ConfigError(
+            f"{root}: there is no such folder (expected the root of baked models; set {layout.ENV_ROOT} or --root)"
+        )
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    models = [BakedModel.open(folder) for folder in folders]
+    for baked in models:
+        if baked.name != baked.folder.name:
+            raise ConfigError(f"{baked.folder}: its manifest is that of the model {quote(baked.name)}")
+    if not models:
+        raise ConfigError(f"{root}: holds no baked model (run: prebake bake --output {root})")
+    return models
 
 
 class Family(Protocol):

@@ -20,20 +20,25 @@ class TorchFamily:
         _factory(baked)
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
-        from prebake.skeleton import Skeleton
+        from prebake.skeleton import without_values
 
-        with Skeleton():
-            return build(baked.manifest.class_, _arguments(baked), f"{baked.folder}: class").eval()
+        return without_values(lambda: build(baked.manifest.class_, _arguments(baked), f"{baked.folder}: class")).eval()
 
     def ordinary(self, baked: BakedModel) -> nn.Module:
-        from prebake.assembly import relink
-        from prebake.tensors import read_tensors
+        from prebake.assembly import relink, slots
+        from prebake.tensors import aligned, read_tensors
 
         weights = baked.manifest.weights
         module = build(baked.manifest.class_, _arguments(baked), f"{baked.folder}: class")
-        state = {name: tensor for file in weights.files for name, tensor in read_tensors(baked.folder / file).items()}
+        state = {
+            name: aligned(tensor) for file in weights.files for name, tensor in read_tensors(baked.folder / file).items()
+        }
         state |= {name: state[stored] for name, stored in weights.aliases.items() if stored in state}
         found = module.load_state_dict(state, strict=False, assign=True)
+        places = {slot.key: slot for slot in slots(module)}
+        for name, stored in weights.aliases.items():  # assigning left two parameters of one tensor
+            if name in places and stored in places:
+                places[name].put(places[stored].tensor)
         relink(module)
         if found.missing_keys:
             raise LoadError(f"{baked.folder}: not baked: {', '.join(found.missing_keys[:5])}")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from prebake import compat
-from prebake.errors import ConfigError
+from prebake.errors import ConfigError, LoadError
 from prebake.families import BakedModel
 
 if TYPE_CHECKING:
@@ -36,20 +36,28 @@ class TransformersFamily:
         _model_class(baked)
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
-        from prebake.skeleton import Skeleton
+        from prebake.skeleton import without_values
 
         cls = _model_class(baked)
         config = cls.config_class.from_pretrained(baked.folder, local_files_only=True)
         config.name_or_path = str(baked.folder)
-        with Skeleton():
-            module = cls._from_config(config, dtype=_dtype(baked))
+        module = without_values(lambda: cls._from_config(config, dtype=_dtype(baked)))
+        frozen = set(baked.manifest.options.get("frozen", ()))
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name not in frozen)  # its loader decides anew, whatever the constructor said
         module.eval()
         if module.can_generate():
             module.generation_config = _generation_config(baked)
         return cast("nn.Module", module)
 
     def ordinary(self, baked: BakedModel) -> nn.Module:
-        module = _model_class(baked).from_pretrained(baked.folder, local_files_only=True, dtype=_dtype(baked))
+        module, info = _model_class(baked).from_pretrained(
+            baked.folder, local_files_only=True, dtype=_dtype(baked), output_loading_info=True
+        )
+        # buffers have the values that the class computes; parameters would have random ones
+        missing = sorted(set(info["missing_keys"]) & {name for name, _ in module.named_parameters()})
+        if missing:
+            raise LoadError(f"{baked.folder}: not baked: {', '.join(missing[:5])}")
         return cast("nn.Module", module)
 
     def equip(self, baked: BakedModel, module: nn.Module) -> Mapping[str, Any]:

@@ -1,0 +1,81 @@
+"""Memory of several services on one host: the sum of their proportional set sizes, naive and baked.
+
+Counted when all are ready, and again after each answered once, so that its weights were touched. A page that four
+processes map is counted a quarter in each: the sum is what the host holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import urllib.request
+from pathlib import Path
+
+from prebake.analyzer import example
+from prebake_build import processes
+from prebake_build.measure import Launcher, Service
+from prebake_build.report import machine, versions
+
+DEMO = Path(__file__).parent.parent / "dist" / "demo"
+KINDS = ("Pss", "Pss_Anon", "Pss_File")
+
+
+def proportional(pid: int) -> dict[str, int]:
+    """Proportional set size by kind, in bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    found = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.partition(":")[0] in KINDS}
+    return {kind: found[kind] for kind in KINDS}
+
+
+def added(services: list[Service]) -> dict[str, int]:
+    """The sums over all services, by kind."""
+    sizes = [proportional(service.pid) for service in services]  # type: ignore[attr-defined]
+    return {kind: sum(size[kind] for size in sizes) for kind in KINDS}
+
+
+def together(launcher: Launcher, number: int) -> dict[str, dict[str, int]]:
+    """Start that many, add up, let each answer, add up again."""
+    import time
+
+    picture = io.BytesIO()
+    example().save(picture, "PNG")
+    services: list[Service] = []
+    try:
+        for _ in range(number):
+            service = launcher.launch()
+            services.append(service)
+            while True:
+                try:
+                    with urllib.request.urlopen(service.url + "/readyz", timeout=60):
+                        break
+                except OSError:
+                    time.sleep(0.05)
+        ready = added(services)
+        for service in services:
+            urllib.request.urlopen(service.url + "/caption", data=picture.getvalue(), timeout=120).close()
+        return {"ready": ready, "answered": added(services)}
+    finally:
+        for service in services:
+            service.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--services", type=int, default=4)
+    parser.add_argument("--output", type=Path, default=DEMO.parent / "sharing.json")
+    options = parser.parse_args()
+    launchers = (processes.naive(DEMO / "checkpoints"), processes.baked(DEMO / "models"))
+    sums = {launcher.label: together(launcher, options.services) for launcher in launchers}
+    print(f"{options.services} services, sum of proportional set sizes, MB")
+    for state in ("ready", "answered"):
+        for label, sums_of in sums.items():
+            cells = "".join(f"{kind}: {size / 1e6:>8,.0f}   " for kind, size in sums_of[state].items())
+            print(f"{state:10}{label:8}{cells}")
+        print(f"{state:10}baked / naive: {sums['baked'][state]['Pss'] / sums['naive'][state]['Pss']:.2f}")
+    document = {"services": options.services, "versions": versions(), "machine": machine(), "sums": sums}
+    options.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
