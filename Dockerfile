@@ -1,8 +1,8 @@
 # The image of the reference service. docker-bake.hcl is the index of what can be built from these stages, and puts the
 # final image together: one layer for each model on top of the stage `runtime`.
 #
-#   base ── dependencies ─┬─ runtime ── baseline-runtime ── baseline
-#                         └─ builder ─┬─ wheels of this repository
+#   base ── dependencies ─┬─ runtime ── baseline
+#                         └─ builder ─┬─ runtime-wheel, build-wheel, naive-checkpoints
 #                                     └─ converter ── bake ── weights (one for each model)
 #
 # There is no `# syntax=` line: the front end that comes with the engine is enough, and nothing has to be pulled for it.

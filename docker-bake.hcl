@@ -37,6 +37,10 @@ variable "MODELS_FILE" {
 variable "CHECKPOINTS" {
   default     = ""
   description = "A local folder of checkpoints, where sources say `path:/checkpoints/…`. Empty: none."
+  validation {
+    condition     = length(regexall("^([./].*)?$", CHECKPOINTS)) == 1
+    error_message = "CHECKPOINTS: expected a folder, its path beginning with / or ./, or nothing."
+  }
 }
 
 variable "HF_ENDPOINT" {
@@ -80,6 +84,10 @@ variable "TORCH_INDEX" {
 variable "WHEELS" {
   default     = ""
   description = "A local folder of wheels that pip looks into as well. Empty: none. Outside this folder it needs --allow=fs.read=DIR."
+  validation {
+    condition     = length(regexall("^([./].*)?$", WHEELS)) == 1
+    error_message = "WHEELS: expected a folder, its path beginning with / or ./, or nothing."
+  }
 }
 
 variable "CONSTRAINTS" {
@@ -88,6 +96,15 @@ variable "CONSTRAINTS" {
   validation {
     condition     = length(regexall("^constraints[A-Za-z0-9._-]*\\.txt$", CONSTRAINTS)) == 1
     error_message = "CONSTRAINTS: expected a file in this folder that is called constraints….txt."
+  }
+}
+
+variable "WEIGHTS_BASE" {
+  default     = "scratch"
+  description = "The base of `weights`: scratch for Kubernetes' image volumes; a KServe modelcar needs a shell, such as busybox:stable."
+  validation {
+    condition     = length(regexall("^[a-z0-9][a-zA-Z0-9./_:@-]*$", WEIGHTS_BASE)) == 1
+    error_message = "WEIGHTS_BASE: expected an image's name, such as \"busybox:stable\", or \"scratch\"."
   }
 }
 
@@ -114,6 +131,10 @@ variable "TAG" {
 variable "VERSION" {
   default     = "0.1.0"
   description = "What the image calls its version."
+  validation {
+    condition     = length(regexall("^[A-Za-z0-9][A-Za-z0-9.+_-]*$", VERSION)) == 1
+    error_message = "VERSION: expected letters, digits, '.', '+', '_' and '-'."
+  }
 }
 
 variable "REVISION" {
@@ -128,6 +149,10 @@ variable "REVISION" {
 variable "SOURCE" {
   default     = ""
   description = "The address of the source code, for the image's label."
+  validation {
+    condition     = length(regexall("^(https?://[^ ]+)?$", SOURCE)) == 1
+    error_message = "SOURCE: expected an address that begins with http:// or https://, or nothing."
+  }
 }
 
 variable "COMPRESSION" {
@@ -211,7 +236,8 @@ target "_common" {
   secret = ["id=hf_token,env=HF_TOKEN"]
 }
 
-# Where images go: into the local engine. `--push`, or `--set '*.output=…'`, sends them elsewhere.
+# Where images go: into the local engine. `--push` sends them to IMAGE's registry as well, as they are stored;
+# `--set 'image.output=type=registry,compression=zstd,force-compression=true,oci-mediatypes=true'` to it alone.
 target "_image" {
   output = ["type=docker,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
 }
@@ -263,7 +289,7 @@ target "baseline" {
 target "weights" {
   inherits          = ["_image"]
   description       = "The baked models alone"
-  dockerfile-inline = with_weights("scratch")
+  dockerfile-inline = with_weights(WEIGHTS_BASE)
   contexts          = weights_contexts()
   args              = SOURCE_DATE_EPOCH == "" ? {} : { SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH }
   tags              = ["${IMAGE}-weights:${TAG}"]

@@ -155,17 +155,27 @@ def _installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
+def every_file(files: Path) -> list[Path]:
+    """The files that any method reads."""
+    folders = (files, (files / "baked").resolve(), (files / "pickle").resolve())
+    return [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+
+
 def drop_pages(files: Path) -> None:
     """Ask the kernel to forget the files' pages."""
-    for path in files.rglob("*"):
-        if path.is_file():
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(handle)
-    for link in (files / "baked", files / "pickle"):
-        if link.is_symlink():
-            drop_pages(link.resolve())
+    for path in every_file(files):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
+def read_pages(files: Path) -> None:
+    """Bring every page into the page cache."""
+    for path in every_file(files):
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 24):
+                pass
 
 
 def main() -> None:
@@ -188,8 +198,7 @@ def main() -> None:
     for number in range(options.rounds + 1):
         for cache in taken:
             for method in methods:
-                if cache == "cold":
-                    drop_pages(options.files)
+                (drop_pages if cache == "cold" else read_pages)(options.files)
                 command = [sys.executable, __file__, "--one", method, "--files", str(options.files)]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:

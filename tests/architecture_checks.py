@@ -54,7 +54,7 @@ def check(architecture: Architecture, number: int, folder: Path) -> Outcome:
     form = architecture.form or FORMS[number % len(FORMS)]
     model = tiny_model(architecture)
     checkpoint = save(model, folder / "checkpoint", form)
-    run(job(checkpoint, folder / "model", dtype=architecture.dtype))
+    run(job(checkpoint, folder / "model", class_=architecture.class_, dtype=architecture.dtype))
     loaded = load(folder / "model")
     ordinary = in_memory(type(model).from_pretrained(checkpoint, dtype=getattr(torch, architecture.dtype)))
     outcome = Outcome(

@@ -81,6 +81,11 @@ def without_privileges(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def names(folder: Path) -> list[str]:
+    """What stands in the folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def tree(folder: Path) -> dict[str, tuple[int, int, str]]:
     """Everything below the folder, itself included: path → mode, mtime, sha256 (empty for folders)."""
     found = {}
@@ -136,7 +141,7 @@ def save(model: Any, folder: Path, form: str) -> Path:
 
 def _save_pickled_shards(state: Mapping[str, torch.Tensor], folder: Path) -> None:
     names = list(state)
-    index = {}
+    index: dict[str, str] = {}
     for number in range(2):
         shard = f"pytorch_model-0000{number + 1}-of-00002.bin"
         part = {name: state[name] for name in names[number::2]}

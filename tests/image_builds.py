@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 CONTEXT = ("Dockerfile", "docker-bake.hcl", ".dockerignore", "LICENSE", "constraints.txt", "tests/models.tiny.toml",
-           "models.dummy.toml", "runtime", "build")  # fmt: skip
+           "models.dummy.toml", "models.dummy.lock", "runtime", "build")  # fmt: skip
 PYTHON = "/opt/prebake/bin/python"
 PROBE = [PYTHON, "-SEB", "/opt/prebake/probe.py"]
 TINY = "tests/models.tiny.toml"

@@ -21,8 +21,7 @@ _multi = partial(Architecture, group="multimodal")
 _other = partial(Architecture, group="other")
 
 _TWO = ("input_ids", "pixel_values")
-_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}}
-_OLD_MROPE = {"rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": [1, 1, 2]}}
+_MROPE = {"rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": [1, 1, 2]}}
 _ALL_HEADS = {"num_key_value_heads": 4}
 _START = {"decoder_start_token_id": 0}
 _QFORMER = {"encoder_hidden_size": 32}
@@ -78,7 +77,7 @@ ENCODERS = (
     ),
     _encoder(class_="BigBirdForMaskedLM", config={"block_size": 4, "num_random_blocks": 1}),
     _encoder(class_="EsmForMaskedLM", config={"vocab_size": 40, "pad_token_id": 1, "mask_token_id": 32}, inputs=lambda c, r: {"input_ids": text(c, r) % 30 + 4}),
-    _encoder(class_="LiltModel", config={"hidden_size": 32, "channel_shrink_ratio": 4}, inputs=("input_ids", "bbox")),
+    _encoder(class_="LiltModel", config={"hidden_size": 48}, inputs=("input_ids", "bbox")),
     _encoder(class_="MobileBertForMaskedLM", config={"embedding_size": 32, "intra_bottleneck_size": 32}),
     _encoder(class_="DPRQuestionEncoder"),
     _encoder(class_="XmodForMaskedLM", config={"default_language": "en_XX"}),
@@ -105,9 +104,10 @@ ENCODER_DECODERS = (
         "LEDForConditionalGeneration M2M100ForConditionalGeneration MBartForConditionalGeneration "
         "MT5ForConditionalGeneration MarianMTModel PegasusForConditionalGeneration PegasusXForConditionalGeneration "
         "PLBartForConditionalGeneration ProphetNetForConditionalGeneration "
-        "T5GemmaForConditionalGeneration UMT5ForConditionalGeneration FSMTForConditionalGeneration",
+        "T5GemmaForConditionalGeneration UMT5ForConditionalGeneration",
         _both,
     ),
+    _both(class_="FSMTForConditionalGeneration", config={"src_vocab_size": 128, "tgt_vocab_size": 128}, since=5),
     _both(class_="LongT5ForConditionalGeneration", config=_START),
     _both(class_="T5ForConditionalGeneration", config=_START),
     _both(class_="T5ForConditionalGeneration", config=_START, dtype="bfloat16"),
@@ -121,18 +121,17 @@ EXPERTS = (
     ),
     _experts(class_="SwitchTransformersForConditionalGeneration", config=_START),
     _experts(class_="DeepseekV2ForCausalLM", config={**_ALL_HEADS, "num_experts_per_tok": 2, "topk_method": "greedy"}),
-    _experts(class_="DeepseekV3ForCausalLM", config=_ALL_HEADS),
+    _experts(class_="DeepseekV3ForCausalLM", config={**_ALL_HEADS, "qk_head_dim": 16}),
     _experts(class_="MixtralForCausalLM", dtype="bfloat16"),
 )
 STATE_SPACE = (
     *_by_names("FalconMambaForCausalLM Lfm2ForCausalLM MambaForCausalLM RwkvForCausalLM", _state),
     _state(class_="RecurrentGemmaForCausalLM", config={"num_hidden_layers": 3}),
-    _state(class_="xLSTMForCausalLM", config={"chunk_size": 64}),
+    _state(class_="xLSTMForCausalLM", config={"hidden_size": 128, "embedding_dim": 128, "num_blocks": 2, "chunk_size": 64}),
     _state(class_="Mamba2ForCausalLM", config={"num_heads": 8, "head_dim": 8, "expand": 2, "n_groups": 2, "state_size": 8}),
     _state(class_="BambaForCausalLM", config={"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "attn_layer_indices": [1]}),
-    _state(class_="JambaForCausalLM", config={"mamba_dt_rank": 4, "use_mamba_kernels": False}),
-    _state(class_="Zamba2ForCausalLM"),
-    _state(class_="Qwen3NextForCausalLM", config={"linear_num_key_heads": 2, "linear_num_value_heads": 4}, form="safetensors"),
+    _state(class_="JambaForCausalLM", config={"mamba_dt_rank": 4, "use_mamba_kernels": False, "attn_layer_period": 2, "attn_layer_offset": 1}),
+    _state(class_="Qwen3NextForCausalLM", config={"linear_num_key_heads": 2, "linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]}, form="safetensors"),
 )
 VISION = (
     *_by_names(
@@ -159,17 +158,18 @@ AUDIO = (
     *(
         _audio(class_=name, config=_WAVES, inputs=("input_values",))
         for name in "Data2VecAudioForCTC HubertForCTC SEWForCTC SEWDForCTC UniSpeechForCTC UniSpeechSatForCTC "
-        "Wav2Vec2ConformerForCTC Wav2Vec2ForCTC WavLMForCTC".split()
+        "Wav2Vec2ForCTC WavLMForCTC".split()
     ),
+    _audio(class_="Wav2Vec2ConformerForCTC", config={**_WAVES, "vocab_size": 128}),
     _audio(class_="Wav2Vec2BertForCTC", config={"vocab_size": 128, "conformer_conv_dropout": 0.0}, inputs=_spectrogram),
     _audio(class_="WhisperForConditionalGeneration"),
     _audio(class_="Speech2TextForConditionalGeneration", inputs=lambda c, r: {"input_features": frames(c, r), "decoder_input_ids": text(c, r, 5)}),
-    _audio(class_="SpeechT5ForSpeechToText", config={**_WAVES}, inputs=("input_values",)),
+    _audio(class_="SpeechT5ForSpeechToText", config=_WAVES, inputs=lambda c, r: {"input_values": waves(c, r), "decoder_input_ids": text(c, r, 5) % 60}),
     _audio(class_="ASTForAudioClassification", config={"max_length": 32, "num_mel_bins": 32}, inputs=lambda c, r: {"input_values": torch.randn(2, 32, 32, generator=r)}),
     _audio(class_="EncodecModel", config={"num_filters": 8}, inputs=lambda c, r: {"input_values": waves(c, r)[:, None]}),
     _audio(class_="DacModel", config={"encoder_hidden_size": 8, "decoder_hidden_size": 128}, inputs=lambda c, r: {"input_values": waves(c, r)[:, None]}),
     _audio(class_="MimiModel", config={"num_filters": 8, "upsample_groups": 32}, inputs=lambda c, r: {"input_values": torch.randn(1, 1, 3840, generator=r)}),
-    _audio(class_="VitsModel", inputs=lambda c, r: {"input_ids": text(c, r) % 30}),
+    _audio(class_="VitsModel", config={"upsample_initial_channel": 32, "flow_size": 16, "wavenet_dilation_rate": 1}, inputs=lambda c, r: {"input_ids": text(c, r) % 30}),
     _audio(class_="MusicgenForCausalLM", inputs=lambda c, r: {"input_ids": torch.randint(0, 100, (2 * c.num_codebooks, 6), generator=r)}, generates=False),
     _audio(class_="ParakeetForCTC", inputs=_spectrogram),
 )
@@ -185,14 +185,14 @@ MULTIMODAL = (
     _multi(class_="BlipForConditionalGeneration", dtype="bfloat16", inputs=_TWO),
     _multi(class_="BlipForQuestionAnswering", inputs=(*_TWO, "decoder_input_ids"), generates=False),
     _multi(class_="LlavaForConditionalGeneration", inputs=image_and_text(16)),
-    _multi(class_="PaliGemmaForConditionalGeneration", inputs=image_and_text(16)),
+    _multi(class_="PaliGemmaForConditionalGeneration", config={"text_config": {"num_key_value_heads": 1}}, inputs=image_and_text(16)),
     _multi(class_="Gemma3ForConditionalGeneration", config={"mm_tokens_per_image": 4}, inputs=image_and_text(4)),
     _multi(class_="Blip2ForConditionalGeneration", config={"qformer_config": _QFORMER, "image_token_index": 120}, inputs=image_and_text(8)),
     _multi(class_="InstructBlipForConditionalGeneration", config={"qformer_config": _QFORMER, "image_token_index": 120}, inputs=image_and_text(8, qformer_input_ids=torch.ones(2, 4, dtype=torch.long))),
     _multi(class_="Idefics3ForConditionalGeneration"),
     _multi(class_="Qwen2VLForConditionalGeneration", config={"text_config": _MROPE}, inputs=video_patches),
     _multi(class_="Qwen2_5_VLForConditionalGeneration", config={"text_config": _MROPE}, inputs=video_patches),
-    _multi(class_="VisionEncoderDecoderModel", generates=False),
+    _multi(class_="VisionEncoderDecoderModel", config={"encoder": {"model_type": "vit"}, "decoder": {"model_type": "gpt2", "is_decoder": True, "add_cross_attention": True}}, generates=False),
     _multi(class_="ViltModel", inputs=_TWO),
     _multi(class_="LayoutLMv3Model", config={"coordinate_size": 6, "shape_size": 4}, inputs=("input_ids", "bbox", "pixel_values")),
     _multi(class_="OwlViTModel", inputs=_TWO),

@@ -16,7 +16,7 @@ class Tagger(nn.Module):
     def __init__(self, words: int = 11, width: int = 6) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, width)
-        self.lstm = nn.LSTM(width, width, num_layers=2, bidirectional=True, batch_first=True)  # a second list of weights
+        self.lstm = nn.LSTM(width, width, num_layers=2, bidirectional=True, batch_first=True)  # lists its weights twice
         self.norm = nn.BatchNorm1d(2 * width)  # saved buffers, one of them a whole number
         self.project = weight_norm(nn.Linear(2 * width, width))  # a parametrized weight
         self.out = nn.Linear(width, words)

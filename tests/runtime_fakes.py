@@ -150,7 +150,9 @@ def odd() -> nn.Module:
         def forward(self, words: torch.Tensor) -> Any:
             hidden = self.embedding(words) * self.scale + self.frozen
             hidden = self.gru(self.lstm(hidden)[0])[0]
-            return self.out(hidden) * self.get_buffer("unsaved").sum() + self.table.sum() + self.get_buffer("saved").mean()
+            return (
+                self.out(hidden) * self.get_buffer("unsaved").sum() + self.table.sum() + self.get_buffer("saved").mean()
+            )
 
     return Odd()
 

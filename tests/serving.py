@@ -78,8 +78,10 @@ class Process:
         return Path(self._log.name).read_text(errors="replace")
 
     def until(self, path: str, holds: Callable[[int, Any], bool]) -> Any:
-        """Ask until the answer is as wished; what it was. Fails where the process ends."""
+        """Ask until the answer is as wished; what it was. Fails where the process ends, or after two minutes."""
+        deadline = time.monotonic() + 120
         while True:
+            assert time.monotonic() < deadline, self.log
             try:
                 status, document = ask(self.url, path)
             except OSError:

@@ -10,15 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from baking import TESTS, Evil, declare, flip_byte, here, prebake, save, tiny, tree, without_privileges
+from baking import TESTS, Evil, declare, flip_byte, here, names, prebake, save, tiny, tree, without_privileges
 from prebake.errors import PrebakeError
-from prebake.manifest import Manifest
+from prebake.manifest import File, Manifest
 from prebake_build import bake as baker
 from prebake_build.bake import WITHHELD, recipe_digest
 from prebake_build.sources import Resolved
@@ -66,7 +67,7 @@ def bake(capsys: pytest.CaptureFixture[str], models: Path, *arguments: object) -
 
 def nothing_is_left(models: Path) -> bool:
     output = models.parent / "out"
-    return not output.exists() or os.listdir(output) == []
+    return not output.exists() or names(output) == []
 
 
 # --- what it makes -----------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ def test_a_model_is_baked_and_told(linear: Path, capsys: pytest.CaptureFixture[s
     code, out, _ = bake(capsys, linear)
     manifest = Manifest.read(linear.parent / "out" / "m")
     assert (code, out) == (0, f"m  {manifest.set_digest}  32 bytes\n")
-    assert sorted(os.listdir(linear.parent / "out" / "m")) == ["manifest.json", "model.safetensors"]
+    assert names(linear.parent / "out" / "m") == ["manifest.json", "model.safetensors"]
 
 
 def test_what_was_baked_is_told_as_json(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +90,7 @@ def test_what_was_baked_is_told_as_json(linear: Path, capsys: pytest.CaptureFixt
 def test_only_the_named_models_are_baked(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
     declare(linear.parent, LINEAR + LINEAR.replace("models.m", "models.other"))
     assert bake(capsys, linear, "other")[0] == 0
-    assert os.listdir(linear.parent / "out") == ["other"]
+    assert names(linear.parent / "out") == ["other"]
 
 
 def test_the_manifest_has_what_models_toml_declares(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,14 +178,12 @@ def test_every_part_of_what_a_manifest_says_is_in_the_recipe() -> None:
     model = ModelSpec(name="m", source="path:c", arguments={})
     resolved = Resolved(revision="commit:1", files=())
     known = {recipe_digest(model, resolved)}
-    import dataclasses
-
+    changes: dict[str, Any] = {"class_": "X", "dtype": "float16", "quantize": False, "arguments": {"a": 1}}
     for changed in (
-        recipe_digest(model, dataclasses.replace(resolved, revision="commit:2")),
-        recipe_digest(model, dataclasses.replace(resolved, licence="mit")),
-        *(recipe_digest(dataclasses.replace(model, **{key: value}), resolved)
-          for key, value in {"class_": "X", "dtype": "float16", "quantize": False, "arguments": {"a": 1}}.items()),
-    ):  # fmt: skip
+        recipe_digest(model, replace(resolved, revision="commit:2")),
+        recipe_digest(model, replace(resolved, licence="mit")),
+        *(recipe_digest(replace(model, **{key: value}), resolved) for key, value in changes.items()),
+    ):
         assert changed not in known
         known.add(changed)
 
@@ -270,7 +269,10 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     torch.save({"x": Evil(proof)}, bert.parent / "c" / file)
     code, _, err = bake(capfd, bert)
     assert code == 1
-    assert "refused: its pickle wants to construct posix.system, and loading that would run code of whoever wrote it" in err
+    assert (
+        "refused: its pickle wants to construct posix.system, and loading that would run code of whoever wrote it"
+        in err
+    )
     assert not proof.exists()
     assert nothing_is_left(bert)
 
@@ -319,7 +321,7 @@ def test_a_failed_bake_leaves_the_old_model_and_those_baked_before(
     declare(linear.parent, LINEAR.replace("models.m", "models.a") + LINEAR + "[models.m.arguments]\nx = 1\n")
     code, _, err = bake(capsys, linear)
     assert (code, "networks:linear failed: TypeError" in err) == (2, True)
-    assert sorted(os.listdir(linear.parent / "out")) == ["a", "m"]
+    assert names(linear.parent / "out") == ["a", "m"]
     assert tree(linear.parent / "out" / "m") == before
 
 
@@ -329,7 +331,13 @@ def test_an_unproven_conversion_is_not_put_in_place(
     from prebake_build import writer
 
     honest = writer.write_tensors
-    monkeypatch.setattr(writer, "write_tensors", lambda path, tensors: (honest(path, tensors), flip_byte(path))[0])
+
+    def corrupt(path: Path, tensors: dict[str, torch.Tensor]) -> File:
+        file = honest(path, tensors)
+        flip_byte(path)
+        return file
+
+    monkeypatch.setattr(writer, "write_tensors", corrupt)
     code, _, err = bake(capsys, linear)
     assert (code, err.splitlines()[-2:]) == (
         1, ["prebake: error: m: mapped, the baked model differs from the ordinary load of its checkpoint:",
@@ -344,9 +352,12 @@ def test_an_unproven_conversion_is_not_put_in_place(
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "out"
     folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)], capture_output=True
-    ).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("cannot mount a small file system here")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -366,7 +377,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_model(
     assert f"prebake: error: {small_disk}: cannot write the model m: No space left on device (" in err
     assert err.endswith("free some space, then bake again. What stood there before is unchanged.\n")
     assert tree(small_disk / "m") == before
-    assert os.listdir(small_disk) == ["m"]
+    assert names(small_disk) == ["m"]
 
 
 def test_an_output_that_may_not_be_written_to_is_refused(linear: Path) -> None:
@@ -402,7 +413,7 @@ def test_the_worker_gets_no_token_and_no_network_settings(
         seen.update(env)
         return subprocess.CompletedProcess([], 0, stdout="{}")
 
-    monkeypatch.setattr(baker.subprocess, "run", run)
+    monkeypatch.setattr("subprocess.run", run)
     baker._work(_any_job())
     assert "secret" not in seen.values()
     assert (seen["HF_HUB_OFFLINE"], seen["PATH"]) == ("1", os.environ["PATH"])
@@ -430,7 +441,7 @@ def test_a_worker_that_dies_is_told(
     monkeypatch: pytest.MonkeyPatch, processes: None, code: int, out: str, message: str
 ) -> None:
     done = subprocess.CompletedProcess([], code, stdout=out)
-    monkeypatch.setattr(baker.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: done)
     with pytest.raises(PrebakeError) as caught:
         baker._work(_any_job())
     assert str(caught.value) == message
@@ -493,7 +504,7 @@ def test_killed_at_any_moment_the_output_is_the_old_model_or_the_new_one(
         assert old or moment == "manifest"
         assert before in (None, baked)  # the second bake gives the same bytes: both are whole
     assert prebake(capsys, "bake", "--models", linear, "--output", output, "m")[0] == 0
-    assert os.listdir(output) == ["m"]
+    assert names(output) == ["m"]
     assert prebake(capsys, "verify", output)[0] == 0
 
 
@@ -501,4 +512,4 @@ def test_leftovers_are_cleared_though_the_model_is_up_to_date(linear: Path, caps
     bake(capsys, linear)
     (linear.parent / "out" / ".baking-m.x" / "m").mkdir(parents=True)
     assert bake(capsys, linear)[0] == 0
-    assert os.listdir(linear.parent / "out") == ["m"]
+    assert names(linear.parent / "out") == ["m"]

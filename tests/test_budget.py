@@ -36,7 +36,9 @@ def test_a_limit_that_is_just_met_is_kept() -> None:
 
 
 def test_every_broken_limit_is_told() -> None:
-    assert len(exceeded(START, Budget(ready=1, first_answer=1, peak_memory=1, shorter=99, memory_above=0), BASELINE)) == 5
+    assert (
+        len(exceeded(START, Budget(ready=1, first_answer=1, peak_memory=1, shorter=99, memory_above=0), BASELINE)) == 5
+    )
 
 
 def test_an_empty_budget_allows_anything() -> None:
@@ -101,8 +103,8 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, body: bytes | None) -> N
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("512", 512), ("512 B", 512), ("1k", 1000), ("1 KB", 1000), ("512MiB", 512 << 20), ("1.5 GB", 1_500_000_000),
-     (" 2 TiB ", 2 << 40), ("0.5 Gi", 1 << 29)],
+    [("0", 0), ("512", 512), ("512 B", 512), ("1k", 1000), ("1 KB", 1000), ("512MiB", 512 << 20),
+     ("1.5 GB", 1_500_000_000), (" 2 TiB ", 2 << 40), ("0.5 Gi", 1 << 29)],
 )  # fmt: skip
 def test_sizes_with_and_without_units(text: str, size: int) -> None:
     assert parse_size(text, "--peak-memory") == size
@@ -129,7 +131,10 @@ def test_a_recorded_start_is_read_as_it_was(
     ("text", "message"),
     [
         ('{"format": 1, "ready": 0, "first_answer": null, "peak_memory": 5}', "ready: 0 is nothing to compare with"),
-        ('{"format": 1, "ready": 1, "first_answer": null, "peak_memory": 0}', "peak_memory: 0 is nothing to compare with"),
+        (
+            '{"format": 1, "ready": 1, "first_answer": null, "peak_memory": 0}',
+            "peak_memory: 0 is nothing to compare with",
+        ),
         ('{"format": 1, "ready": 1, "peak_memory": 1, "seconds": 1}', "seconds: unknown key"),
         ('{"format": 1, "peak_memory": 1}', "ready: is missing (expected a number)"),
     ],

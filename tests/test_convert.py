@@ -51,7 +51,7 @@ def test_nothing_is_copied() -> None:
 def test_a_saved_name_is_the_one_that_is_stored_where_a_hidden_one_comes_first() -> None:
     module = nn.Module()
     module.register_buffer("first", torch.arange(3.0), persistent=False)
-    module.register_buffer("second", module.first)
+    module.register_buffer("second", module.get_buffer("first"))
     taken = tensors_of(module, "models.m")
     assert (list(taken.state), list(taken.hidden), taken.aliases) == (["second"], [], {"first": "second"})
 

@@ -77,7 +77,9 @@ def test_a_closed_set_names_its_members() -> None:
 
 def test_nested_values_carry_their_whole_path() -> None:
     data = Table({"a": {"b": [{"c": 1}, {"c": "x"}]}, "names": ["x", 2]}, "m.json")
-    with pytest.raises(DocumentError, match=r"^m\.json: a\.b\[1\]\.c: expected a whole number, found the string \"x\"$"):
+    with pytest.raises(
+        DocumentError, match=r"^m\.json: a\.b\[1\]\.c: expected a whole number, found the string \"x\"$"
+    ):
         data.table("a").items("b", lambda inner: inner.take("c", int))
     with pytest.raises(DocumentError, match=r"^m\.json: names\[1\]: expected a string, found a whole number \(2\)$"):
         data.strings("names")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import tracemalloc
 from pathlib import Path
@@ -69,7 +70,10 @@ def test_a_file_without_tensors_is_valid(weights: Path) -> None:
             'tensor "a": expected exactly dtype, shape and data_offsets',
         ),
         (safetensors_bytes({"a": entry("F31", [1], 0, 4)}, bytes(4)), 'tensor "a": unknown dtype "F31"'),
-        (safetensors_bytes({"a": {"dtype": [], "shape": [], "data_offsets": [0, 1]}}), 'tensor "a": unknown dtype a list'),
+        (
+            safetensors_bytes({"a": {"dtype": [], "shape": [], "data_offsets": [0, 1]}}),
+            'tensor "a": unknown dtype a list',
+        ),
         (
             safetensors_bytes({"a": entry("F32", [-1], 0, 4)}, bytes(4)),
             'tensor "a": shape and data_offsets must be lists of whole numbers from 0 up',
@@ -78,8 +82,14 @@ def test_a_file_without_tensors_is_valid(weights: Path) -> None:
             safetensors_bytes({"a": entry("F32", [True], 0, 4)}, bytes(4)),
             'tensor "a": shape and data_offsets must be lists of whole numbers from 0 up',
         ),
-        (safetensors_bytes({"a": entry("F32", [1], 4, 0)}, bytes(4)), 'tensor "a": -4 bytes do not hold F32 of shape [1]'),
-        (safetensors_bytes({"a": entry("F32", [2], 0, 4)}, bytes(4)), 'tensor "a": 4 bytes do not hold F32 of shape [2]'),
+        (
+            safetensors_bytes({"a": entry("F32", [1], 4, 0)}, bytes(4)),
+            'tensor "a": -4 bytes do not hold F32 of shape [1]',
+        ),
+        (
+            safetensors_bytes({"a": entry("F32", [2], 0, 4)}, bytes(4)),
+            'tensor "a": 4 bytes do not hold F32 of shape [2]',
+        ),
         (
             safetensors_bytes({"a": entry("U8", [0, 2**62, 2**62], 0, 0)}),
             'tensor "a": its shape is beyond any memory: "[0, 4611686018427387904, 4611686018427387904]"',
@@ -142,7 +152,7 @@ def covers_exactly_or_is_refused(path: Path, body: bytes) -> None:
     assert header.data_start + header.size == len(body)
     spans = sorted((item.begin, item.end) for item in header.entries.values())
     assert sum(end - begin for begin, end in spans) == header.size
-    assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
 
 
 @FUZZ
@@ -166,8 +176,8 @@ def test_one_changed_byte_covers_exactly_or_is_refused(weights: Path, data: st.D
 
 
 ODD = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5), st.sampled_from([*ITEM_SIZES]),
-    st.lists(st.integers(-2, 2**64), max_size=4), st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5),
+    st.sampled_from([*ITEM_SIZES]), st.lists(st.integers(-2, 2**64), max_size=4), st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
 )  # fmt: skip
 
 

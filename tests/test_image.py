@@ -186,11 +186,10 @@ def test_baking_again_gives_the_same_layers(engine: Any, built: Build, context: 
     again = tmp_path / "again.hcl"
     again.write_text('target "_common" { no-cache-filter = ["bake", "runtime"] }')
     files = ["--file=docker-bake.hcl", f"--file={again}", f"--allow=fs.read={tmp_path}"]
-    build = bake(context, "image", *files, f"--set=image.tags={NAME}-changed", IMAGE=NAME, MODELS_FILE=TINY)
-    assert (build.code, len(baked(build))) == (0, len(MODELS))
-    assert [layer.digest for layer in image_layers(engine, f"{NAME}-changed")] == [
-        layer.digest for layer in image_layers(engine, NAME)
-    ]
+    build = bake(context, "image", *files, IMAGE=f"{NAME}-changed", MODELS=MODELS[0], MODELS_FILE=TINY)
+    assert (build.code, len(baked(build))) == (0, 1)
+    again_made = [layer.digest for layer in image_layers(engine, f"{NAME}-changed")]
+    assert again_made == [layer.digest for layer in image_layers(engine, NAME)[: len(again_made)]]
 
 
 def test_weights_are_readable_by_everyone_owned_by_root_and_carry_no_time(engine: Any, built: Build) -> None:
@@ -278,7 +277,8 @@ def contents(engine: Any, image: str) -> dict[str, bytes]:
     container = engine.containers.create(image, ["none"])
     try:
         with tarfile.open(fileobj=io.BytesIO(b"".join(container.export()))) as archive:
-            return {entry.name: file.read() for entry in archive if (file := archive.extractfile(entry)) is not None}
+            files = [(entry.name, archive.extractfile(entry)) for entry in archive if entry.isfile()]
+            return {name: file.read() for name, file in files if file is not None}
     finally:
         container.remove()
 
@@ -305,6 +305,7 @@ def test_the_lint_finds_nothing(context: Path) -> None:
                              "IMAGE)."),
         ("IMAGE", "Prebake", "IMAGE: expected an image's name without a tag, such as "
                              '"registry.example:5000/prebake".'),
+        ("WHEELS", "https://index", "WHEELS: expected a folder, its path beginning with / or ./, or nothing."),
         ("REVISION", "main", "REVISION: expected a commit's hexadecimal hash, or nothing."),
         ("COMPRESSION", "none", "COMPRESSION: expected uncompressed, zstd, gzip or estargz."),
     ],

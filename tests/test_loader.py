@@ -93,7 +93,7 @@ def test_a_class_with_a_layer_more_is_refused_by_every_tier(tmp_path: Path, monk
     """No tier may fill it with random values."""
     folder, _ = bake_module(tmp_path, "model", "runtime_fakes:plain")
     plain = runtime_fakes.plain
-    monkeypatch.setattr(runtime_fakes, "plain", lambda: plain().append(nn.Linear(2, 2)))
+    monkeypatch.setattr(runtime_fakes, "plain", lambda: nn.Sequential(*plain().children(), nn.Linear(2, 2)))
     with pytest.raises(LoadError) as error:
         load(folder)
     assert str(error.value) == (
@@ -139,9 +139,7 @@ def test_garbage_of_the_right_size_is_refused_by_every_tier_with_each_reason(tmp
         f"{weights}: its first 8 bytes announce a header of 18,446,744,073,709,551,615 bytes, "
         f"and the file has {size:,}: this is no safetensors file, or a truncated one"
     )
-    assert str(error.value) == (
-        f"model: no tier could load it:\n  mapped: {why}\n  read: {why}\n  ordinary: {why}"
-    )
+    assert str(error.value) == (f"model: no tier could load it:\n  mapped: {why}\n  read: {why}\n  ordinary: {why}")
 
 
 def test_a_truncated_file_is_refused_before_anything_is_mapped(tmp_path: Path) -> None:
@@ -150,7 +148,9 @@ def test_a_truncated_file_is_refused_before_anything_is_mapped(tmp_path: Path) -
     size = weights.stat().st_size
     with weights.open("r+b") as file:
         file.truncate(5000 if size > 5000 else size - 1)
-    with pytest.raises(IntegrityError, match=r"not what its manifest says:\n  model\.safetensors: expected 4,\d+ bytes"):
+    with pytest.raises(
+        IntegrityError, match=r"not what its manifest says:\n  model\.safetensors: expected 4,\d+ bytes"
+    ):
         load(folder)
 
 
@@ -200,7 +200,9 @@ def test_an_unknown_family_is_wrong_configuration_with_the_nearest(tmp_path: Pat
     )
 
 
-def test_a_framework_that_is_not_installed_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_framework_that_is_not_installed_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, _ = bake_module(tmp_path, "model", "runtime_fakes:plain")
 
     def prepare(self: object, baked: object) -> None:

@@ -197,7 +197,7 @@ def test_a_file_that_another_user_may_not_read_is_named_with_the_user(tmp_path: 
     folder = write_manifest(tmp_path, manifest_of())
     for above in (folder, *folder.parents):
         if above != Path("/tmp"):
-            os.chmod(above, os.stat(above).st_mode | 0o055)  # pytest's own folders are 0700
+            above.chmod(above.stat().st_mode | 0o055)  # pytest's own folders are 0700
         if above == tmp_path.parents[2]:
             break
     (folder / layout.WEIGHTS).chmod(0o600)

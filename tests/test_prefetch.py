@@ -14,7 +14,7 @@ def test_files_are_asked_for_whole_and_in_order(tmp_path: Path, monkeypatch: pyt
     asked = []
 
     def advise(descriptor: int, offset: int, length: int, advice: int) -> None:
-        asked.append((os.readlink(f"/proc/self/fd/{descriptor}"), offset, length, advice))
+        asked.append((str(Path(f"/proc/self/fd/{descriptor}").readlink()), offset, length, advice))
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
     paths = [tmp_path / name for name in ("b", "a")]
@@ -26,9 +26,9 @@ def test_files_are_asked_for_whole_and_in_order(tmp_path: Path, monkeypatch: pyt
 
 def test_absent_files_and_folders_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
     prefetch([tmp_path / "absent", tmp_path, tmp_path / "file"]).join()
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 
 
 def test_a_refused_hint_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

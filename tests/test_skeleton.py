@@ -27,8 +27,11 @@ def test_weights_are_on_meta_and_computed_tensors_are_not() -> None:
     assert torch.equal(module.get_buffer("unsaved"), torch.arange(3.0).exp())
 
 
-@pytest.mark.parametrize("name", ["uniform_", "normal_", "kaiming_normal_", "xavier_uniform_", "orthogonal_", "trunc_normal_",
-                                  "eye_", "dirac_", "constant_", "ones_", "zeros_", "sparse_"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["uniform_", "normal_", "kaiming_normal_", "xavier_uniform_", "orthogonal_", "trunc_normal_", "eye_", "dirac_",
+     "constant_", "ones_", "zeros_", "sparse_"],
+)  # fmt: skip
 def test_every_initialiser_is_passed_over(name: str) -> None:
     arguments = {"constant_": (1.0,), "sparse_": (0.5,)}.get(name, ())
     shape = (3, 3, 3) if name == "dirac_" else (3, 3)

@@ -129,7 +129,8 @@ def test_what_is_no_state_dict_is_said(tmp_path: Path, content: Any) -> None:
     ("data", "expected"),
     [
         (b"", "models.m: w.pth is no readable checkpoint: EOFError"),
-        (b"<html>", "models.m: w.pth: is no checkpoint that can be loaded without running code: Unsupported operand 60"),
+        (b"<html>",
+         "models.m: w.pth: is no checkpoint that can be loaded without running code: Unsupported operand 60"),
         (b"version https://git-lfs.github.com/spec/v1\n",
          "models.m: w.pth: is no checkpoint that can be loaded without running code: Unsupported operand 118"),
         (b"PK\3\4" + b"\0" * 100, None),

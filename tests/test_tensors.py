@@ -21,13 +21,14 @@ from runtime_fakes import entry, python_says, safetensors_bytes
 
 OPENERS = pytest.mark.parametrize("opener", [map_tensors, read_tensors], ids=["mapped", "read"])
 
+SHAPES = [(), (3,), (2, 3), (0,), (4, 0, 2), (1, 1)]
 EVERY_TYPE = {f"{name}.{n}": torch.empty(shape, dtype=torch.uint8).random_(0, 2).to(dtype)
-              for name, dtype in DTYPES.items() for n, shape in enumerate([(), (3,), (2, 3), (0,), (4, 0, 2), (1, 1)])}  # fmt: skip
+              for name, dtype in DTYPES.items() for n, shape in enumerate(SHAPES)}  # fmt: skip
 
 
 def bits(tensor: torch.Tensor) -> bytes:
     storage = tensor.contiguous().clone().untyped_storage()
-    return bytes(storage.tolist())
+    return bytes(storage.tolist())  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
@@ -50,14 +51,18 @@ def test_every_type_and_shape_is_what_safetensors_itself_reads(tmp_path: Path, o
 
 
 TENSORS = st.dictionaries(
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda name: name != "__metadata__"),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
+        lambda name: name != "__metadata__"
+    ),
     st.tuples(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 3), max_size=4)),
     max_size=5,
 )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-@given(TENSORS, st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), st.just("x"), max_size=2))
+@given(
+    TENSORS, st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), st.just("x"), max_size=2)
+)
 def test_whatever_safetensors_writes_is_accepted(
     tmp_path: Path, declared: dict[str, tuple[str, list[int]]], metadata: dict[str, str]
 ) -> None:

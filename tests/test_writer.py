@@ -7,6 +7,7 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from baking import tree
+from baking import names, tree
 from prebake import layout
 from prebake.errors import ConfigError, PrebakeError
 from prebake.header import read_header
@@ -154,7 +155,7 @@ def test_a_folder_appears_with_one_mode_one_mtime_and_nothing_beside_it(tmp_path
     assert {path: (oct(mode), mtime) for path, (mode, mtime, _) in found.items()} == {
         ".": ("0o755", 0), "sub": ("0o755", 0), "sub/file": ("0o644", 0), "manifest.json": ("0o644", 0),
     }  # fmt: skip
-    assert os.listdir(tmp_path / "deep" / "models") == ["caption"]
+    assert names(tmp_path / "deep" / "models") == ["caption"]
 
 
 @is_root
@@ -171,7 +172,7 @@ def test_a_second_bake_replaces_the_folder_whole(tmp_path: Path) -> None:
     bake(tmp_path, "new")
     assert content(tmp_path) == "new"
     assert not (tmp_path / "caption" / "only in the old one").exists()
-    assert os.listdir(tmp_path) == ["caption"]
+    assert names(tmp_path) == ["caption"]
 
 
 def test_a_failure_leaves_what_stood_there_and_nothing_else(tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_a_failure_leaves_what_stood_there_and_nothing_else(tmp_path: Path) -> N
         fill(folder, "new")
         raise ZeroDivisionError
     assert tree(tmp_path / "caption") == before
-    assert os.listdir(tmp_path) == ["caption"]
+    assert names(tmp_path) == ["caption"]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("nowhere")],
@@ -193,7 +194,7 @@ def test_what_is_no_baked_model_is_never_replaced(tmp_path: Path, make: Any) -> 
     assert str(caught.value) == (
         f"{tmp_path}/docs: is in the way and no baked model (it has no manifest.json): move it, or name another output"
     )
-    assert os.listdir(tmp_path) == ["docs"]
+    assert names(tmp_path) == ["docs"]
 
 
 class WithoutExchange:
@@ -209,17 +210,17 @@ class WithoutExchange:
 
 def test_a_folder_is_replaced_where_the_kernel_cannot_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bake(tmp_path, "old")
-    monkeypatch.setattr(writer.ctypes, "CDLL", WithoutExchange)
+    monkeypatch.setattr("ctypes.CDLL", WithoutExchange)
     bake(tmp_path, "new")
     assert content(tmp_path) == "new"
-    assert os.listdir(tmp_path) == ["caption"]
+    assert names(tmp_path) == ["caption"]
 
 
 def test_a_folder_is_replaced_where_the_c_library_knows_no_exchange(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bake(tmp_path, "old")
-    monkeypatch.setattr(writer.ctypes, "CDLL", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: SimpleNamespace())
     bake(tmp_path, "new")
     assert content(tmp_path) == "new"
 
@@ -228,7 +229,7 @@ def test_killed_between_the_two_renames_the_next_bake_puts_the_old_folder_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bake(tmp_path, "old")
-    monkeypatch.setattr(writer.ctypes, "CDLL", WithoutExchange)
+    monkeypatch.setattr("ctypes.CDLL", WithoutExchange)
     rename = Path.rename
 
     def rename_once(self: Path, target: Path) -> Path:
@@ -243,7 +244,7 @@ def test_killed_between_the_two_renames_the_next_bake_puts_the_old_folder_back(
     assert not (tmp_path / "caption").exists()
     with alone_in(tmp_path):
         assert content(tmp_path) == "old"
-    assert os.listdir(tmp_path) == ["caption"]
+    assert names(tmp_path) == ["caption"]
 
 
 def _with(owner: Any, name: str, value: Any, output: Path) -> None:
@@ -256,7 +257,7 @@ def test_killed_at_any_step_the_folder_is_the_old_or_the_new_one_and_the_next_ba
     tmp_path: Path, moment: str
 ) -> None:
     bake(tmp_path, "old")
-    owner: Any = writer.shutil if "." in moment else writer
+    owner: Any = shutil if "." in moment else writer
     name = moment.rpartition(".")[2]
     child = multiprocessing.get_context("fork").Process(
         target=_with, args=(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
@@ -265,16 +266,16 @@ def test_killed_at_any_step_the_folder_is_the_old_or_the_new_one_and_the_next_ba
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert content(tmp_path) == ("new" if moment in ("sync_folder", "shutil.rmtree") else "old")
-    assert len(os.listdir(tmp_path)) == 2
+    assert len(names(tmp_path)) == 2
     with alone_in(tmp_path):
-        assert os.listdir(tmp_path) == ["caption"]
+        assert names(tmp_path) == ["caption"]
 
 
 def test_folders_of_other_names_are_no_leftovers(tmp_path: Path) -> None:
     for name in ("caption", "baking-caption", ".hidden"):
         (tmp_path / name).mkdir()
     with alone_in(tmp_path):
-        assert sorted(os.listdir(tmp_path)) == [".hidden", "baking-caption", "caption"]
+        assert names(tmp_path) == [".hidden", "baking-caption", "caption"]
 
 
 def test_two_bakes_do_not_work_in_one_folder_at_once(tmp_path: Path) -> None:
@@ -292,7 +293,7 @@ def test_two_bakes_do_not_work_in_one_folder_at_once(tmp_path: Path) -> None:
     other.communicate(b"\n")
     waiting.join()
     assert waiting.exitcode == 0
-    assert os.listdir(tmp_path) == ["caption"]
+    assert names(tmp_path) == ["caption"]
 
 
 # --- what the system refuses -------------------------------------------------------------------------------------
@@ -302,9 +303,12 @@ def test_two_bakes_do_not_work_in_one_folder_at_once(tmp_path: Path) -> None:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True
-    ).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("cannot mount a small file system here")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -320,7 +324,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_model(small_disk: Path) -> None:
     ) or " bytes are free): free some space, then bake again. What stood there" in str(caught.value)
     assert caught.value.exit_code == 1
     assert content(small_disk) == "old"
-    assert os.listdir(small_disk) == ["caption"]
+    assert names(small_disk) == ["caption"]
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?(hidden_size|embed_dim|d_model|embedding_size|projection_dim|emb_dim|embedding_dim|n_embd|proj_size)"
      r"|dim|hidden_dim|output_dim|word_embed_proj_dim|output_hidden_size|hidden_channels|spectrogram_bins", 32),
     (r"(.*_)?(intermediate_size|ffn_dim|d_ff|mlp_dim|inner_dim|ffn_hidden_size|feedforward_dim)|n_inner|filter_size", 64),
-    (r"num_feat_extract_layers|num_adapter_layers", 7),
+    (r"num_feat_extract_layers|num_adapter_layers", 16),
     (r"(num_|n_)?(.*_)?layers?|(.*_)?depth|num_hidden_groups", 2),
     (r"(.*_)?head_dim|d_head|d_kv|rotary_dim|dim_head", 8),
     (r"(.*_)?num_(key_value|kv)_heads", 2),
@@ -69,13 +69,15 @@ class Architecture:
     dtype: str = "float32"
     form: str | None = None
     """Of the checkpoint, as `baking.save` names it; None takes the next of its forms."""
-    fallback: str | None = None
-    """The reason, as a pattern, where the architecture cannot be mapped."""
+    since: int = 4
+    """The first major version of transformers whose own `from_pretrained` loads what it saved."""
 
 
 def tiny_config(config_class: Any, extra: Mapping[str, Any]) -> Any:
     """The configuration class with small sizes, and `extra` over them."""
-    return config_class(**_arguments(config_class(), extra))
+    composed = any(isinstance(part, Mapping) and "model_type" in part for part in extra.values())
+    default = config_class(**extra) if composed else config_class()
+    return config_class(**_arguments(default, extra))
 
 
 def _arguments(default: Any, extra: Mapping[str, Any]) -> dict[str, Any]:

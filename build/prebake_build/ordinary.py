@@ -111,7 +111,9 @@ def _transformers(recipe: Recipe, checkpoint: Path) -> Ordinary:
         options["frozen"] = frozen
     keep = tuple(path for path in paths_of(checkpoint, hidden=False)
                  if not _is_weights(Path(path)) and not path.endswith(OTHER_SUFFIXES))  # fmt: skip
-    texts = {} if recipe.dtype == "source" else {"config.json": _with_dtype(config, weights_dtype)}
+    dequantized = not hasattr(module.config, "quantization_config")  # with a checkpoint's scales, or as it always was
+    text = _config_text(config, None if recipe.dtype == "source" else weights_dtype, dequantized)
+    texts = {"config.json": text} if text else {}
     return Ordinary(module=module, class_=class_, options=options, keep=keep, texts=texts,
                     requires=("torch", "transformers"))  # fmt: skip
 
@@ -160,13 +162,19 @@ def _processor(checkpoint: Path) -> str | None:
     return found if hasattr(transformers, found) else None
 
 
-def _with_dtype(config: Path, dtype: str) -> str:
-    """`config.json` that declares the dtype which the baked weights have."""
+def _config_text(config: Path, dtype: str | None, dequantized: bool) -> str | None:
+    """`config.json` as it describes the baked weights, or None where the checkpoint's does."""
     document = json.loads(config.read_text(encoding="utf-8"))
-    for key in ("torch_dtype", "dtype"):
-        document.pop(key, None)
-    # transformers 4.57 and 5 both read the older key
-    return json.dumps({**document, "torch_dtype": dtype}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    declared = dict(document)
+    if dequantized:
+        document.pop("quantization_config", None)
+    if dtype:
+        for key in ("torch_dtype", "dtype"):
+            document.pop(key, None)
+        document["torch_dtype"] = dtype  # transformers 4.57 and 5 both read the older key
+    if document == declared and not dtype:
+        return None
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _easyocr(recipe: Recipe, checkpoint: Path) -> Ordinary:

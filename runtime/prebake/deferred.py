@@ -6,27 +6,34 @@ name out of it (`from scipy.optimize import linear_sum_assignment`) gives a stan
 first real use of any of them (a call, an operator, `isinstance`, a base class) imports the package as it
 is, and from then on the stand-ins forward to it. No file of any package is changed.
 
+What cannot be kept up: a name that the package does not have is noticed at its first use; a stand-in is no class
+for `except`, so names ending in Error, Exception or Warning import their package at once.
+
 Like PEP 810 (explicit lazy imports, Python 3.15), for packages that do not know of it. `PREBAKE_DEFER=0`
 turns it off; `report()` says what was deferred and what was imported after all.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
-import operator
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 from prebake import layout
+from prebake.standins import StandIn, resolved
+
+__all__ = ["DEFERRED", "StandIn", "defer", "report", "resolved"]
+
+logger = logging.getLogger(__name__)
 
 DEFERRED = (
     "jinja2",
@@ -53,21 +60,25 @@ DEFERRED = (
 )
 """Packages whose import is put off, with all their submodules."""
 
-_MARKERS = frozenset(
-    f"torch._dynamo.{name}"
-    for name in ("allow_in_graph", "assume_constant_result", "disable", "forbid_in_graph", "nonstrict_trace")
-)
-"""Decorators that only mark a function for their own package: until that is imported, nobody reads the mark."""
+_TOGETHER = frozenset({"torch"})
+"""Distributions whose packages import each other in circles, and so only in the order of their own. When one of
+its deferred packages is used, all are imported, in the order in which they were first named."""
+_CAUGHT = ("Error", "Exception", "Warning")
+_ABOUT_THE_REAL_ONE = frozenset({"__version__", "__all__", "__author__"})
+"""Names with underscores that a module defines. Others are the import system's, which every module has."""
 
-_LOCK = threading.RLock()
+_LOCK = threading.Lock()
 
 
 class _Package:
-    """One deferred package: what was asked of it, and the real modules once they are imported."""
+    """One deferred package, and the name whose use imported it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.standins: dict[str, _StandInModule] = {}
+        self.root = name.partition(".")[0]
+        self.named = False
+        self.leaving = False
+        """Whether imports find the real modules from now on. Stand-ins wait until their own are out of the way."""
         self.resolved_by: str | None = None
         self.seconds = 0.0
 
@@ -76,18 +87,22 @@ class _Package:
         return self.resolved_by is None
 
     def resolve(self, by: str) -> None:
-        """Import the package for real: the stand-ins leave `sys.modules` first."""
+        """Import the package for real: its stand-ins leave `sys.modules`, then everything named so far is imported.
+
+        Another thread may use it meanwhile: it is not held here, but by the import system's own locks, which know
+        how to end a circle.
+        """
         with _LOCK:
             if not self.deferred:
                 return
-            self.resolved_by = by
-            started = time.perf_counter()
-            for name in self.standins:
-                if isinstance(sys.modules.get(name), _StandInModule):
-                    del sys.modules[name]
-            for name in sorted(self.standins):
-                importlib.import_module(name)
-            self.seconds = time.perf_counter() - started
+            names = _finder.undefer(self, by)
+        started = time.perf_counter()
+        for name in names:
+            try:
+                _import(name)
+            except Exception as error:  # whoever asked for this very module is told when it is taken from it
+                logger.debug("%s: deferred, and cannot be imported: %s", name, error)
+        self.seconds = time.perf_counter() - started
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -95,6 +110,8 @@ class _Finder(MetaPathFinder, Loader):
 
     def __init__(self) -> None:
         self.packages: dict[str, _Package] = {}
+        self._named: dict[str, _Package] = {}
+        """Module → its package, in the order in which they were first named."""
 
     def package_of(self, name: str) -> _Package | None:
         parts = name.split(".")
@@ -103,23 +120,55 @@ class _Finder(MetaPathFinder, Loader):
                 return package
         return None
 
+    def undefer(self, package: _Package, by: str) -> list[str]:
+        """Take the stand-ins of the package, and of those that go with it, out of `sys.modules`; their names."""
+        others = self.packages.values() if package.root in _TOGETHER else ()
+        group = {package, *(other for other in others if other.root == package.root and other.deferred)}
+        for member in group:
+            member.leaving = True
+        names = [name for name, owner in list(self._named.items()) if owner in group]
+        for name in names:
+            _make_way(name)
+        for member in group:
+            member.resolved_by = by
+        return names
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         package = self.package_of(fullname)
-        if package is None or not package.deferred:
+        if package is None or package.leaving:
             return None
-        return ModuleSpec(fullname, self, is_package=True)
+        real = _real_spec(self, fullname, path, target)
+        if real is None:
+            return None
+        spec = ModuleSpec(fullname, self, origin=real.origin)
+        spec.submodule_search_locations = real.submodule_search_locations
+        spec.has_location = real.has_location  # inspect looks at the files of all modules
+        return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         package = self.package_of(spec.name)
         assert package is not None
-        standin = _StandInModule(spec.name, package)
-        package.standins[spec.name] = standin
-        return standin
+        package.named = True
+        self._named[spec.name] = package
+        return _StandInModule(spec.name, package)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing runs until the module is used."""
+        """Nothing runs until the module is used, unless another thread used it this moment."""
+        name: str = vars(module)["__name__"]
+        package: _Package = vars(module)["_prebake_package"]
+        if package.leaving:
+            sys.modules.pop(name, None)
+            importlib.import_module(name)
+
+
+def _real_spec(own: _Finder, fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+    """Where the module really is: one that does not exist must be missing, deferred or not."""
+    for finder in sys.meta_path:
+        if finder is not own and (spec := finder.find_spec(fullname, path, target)) is not None:
+            return spec
+    return None
 
 
 class _StandInModule(ModuleType):
@@ -132,140 +181,49 @@ class _StandInModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         package: _Package = vars(self)["_prebake_package"]
         path: str = vars(self)["__name__"]
-        if not package.deferred:
-            return getattr(sys.modules[path], name)
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return StandIn(package, f"{path}.{name}", lambda: getattr(importlib.import_module(path), name))
-
-
-class StandIn:
-    """In the place of one name of a deferred package, or of what is made of it without using it."""
-
-    __slots__ = ("_label", "_package", "_real")
-
-    def __init__(self, package: _Package, label: str, real: Callable[[], Any]) -> None:
-        object.__setattr__(self, "_package", package)
-        object.__setattr__(self, "_label", label)
-        object.__setattr__(self, "_real", real)
-
-    def __getattr__(self, name: str) -> Any:
-        package = _field(self, "_package")
-        if name.startswith("__") or not package.deferred:
-            return getattr(resolved(self), name)
-        return StandIn(package, f"{_field(self, '_label')}.{name}", lambda: getattr(resolved(self), name))
-
-    def __repr__(self) -> str:
-        # dataclasses and inspect print annotations while modules load: no reason to import anything
-        return f"<deferred {_field(self, '_label')}>" if _field(self, "_package").deferred else repr(resolved(self))
+        if package.deferred and not name.endswith(_CAUGHT) and name not in _ABOUT_THE_REAL_ONE:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return StandIn(package, f"{path}.{name}", lambda: getattr(_import(path), name))
+        return getattr(self._real(name), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(resolved(self), name, value)
+        # the import system sets its own names, and a package's submodules
+        if name.startswith("__") or isinstance(value, _StandInModule):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._real(name), name, value)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        package = _field(self, "_package")
-        if package.deferred and _field(self, "_label") in _MARKERS:
-            return _marker(self, package, *args, **kwargs)
-        return resolved(self)(*args, **kwargs)
+    def __delattr__(self, name: str) -> None:
+        delattr(self._real(name), name)
 
-    def __or__(self, other: Any) -> Any:
-        return self._union(lambda: resolved(self) | resolved(other))
+    def __dir__(self) -> list[str]:
+        return dir(self._real("__dir__"))
 
-    def __ror__(self, other: Any) -> Any:
-        return self._union(lambda: resolved(other) | resolved(self))
-
-    def _union(self, real: Callable[[], Any]) -> Any:
-        """`Standin | None` is what annotations say while modules load: no reason to import anything."""
-        package = _field(self, "_package")
-        return StandIn(package, f"{_field(self, '_label')} | …", real) if package.deferred else real()
-
-    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (resolved(self),)
-
-    def __instancecheck__(self, instance: Any) -> bool:
-        return self.__subclasscheck__(type(instance))
-
-    def __subclasscheck__(self, subclass: type) -> bool:
-        # Nothing can be an instance of a class that was never imported. Only a class that stands elsewhere
-        # under the same name might be the one meant: then look.
-        if _field(self, "_package").deferred:
-            name = _field(self, "_label").rpartition(".")[2]
-            if all(base.__name__ != name for base in subclass.__mro__):
-                return False
-        return issubclass(subclass, resolved(self))
-
-    def __reduce__(self) -> Any:
-        return (_identity, (resolved(self),))
+    def _real(self, asked: str) -> ModuleType:
+        path: str = vars(self)["__name__"]
+        vars(self)["_prebake_package"].resolve(by=f"{path}.{asked}")
+        return _import(path)
 
 
-def _field(standin: StandIn, name: str) -> Any:
-    return object.__getattribute__(standin, name)
+def _make_way(name: str) -> None:
+    """Take a stand-in out of `sys.modules`, unless the import system is just putting it there."""
+    module = sys.modules.get(name)
+    if isinstance(module, _StandInModule) and not getattr(module.__spec__, "_initializing", False):
+        sys.modules.pop(name, None)
 
 
-def _identity(value: Any) -> Any:
-    return value
+def _import(path: str) -> ModuleType:
+    """The real module of a package that is deferred no more, its parents first: Python would not wait for one that
+    another thread is just importing."""
+    parts = path.split(".")
+    for end in range(1, len(parts)):
+        if (package := _finder.package_of(name := ".".join(parts[:end]))) and package.leaving:
+            _make_way(name)
+            importlib.import_module(name)
+    _make_way(path)
+    return importlib.import_module(path)
 
-
-def resolved(value: Any) -> Any:
-    """The real thing behind a stand-in, importing its package where nobody did yet; anything else as it is."""
-    if not isinstance(value, StandIn):
-        return value
-    _field(value, "_package").resolve(by=_field(value, "_label"))
-    return _field(value, "_real")()
-
-
-def _marker(marker: StandIn, package: _Package, *args: Any, **kwargs: Any) -> Any:
-    """What a marking decorator gives while its package is deferred; called without a function, a decorator."""
-    if not args or args[0] is None:
-        return lambda function: _marked_later(marker, package, function, *args[1:], **kwargs)
-    return _marked_later(marker, package, *args, **kwargs)
-
-
-def _marked_later(marker: StandIn, package: _Package, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The function as it is while the package is deferred, and as the marker makes it from then on."""
-    marked: list[Callable[..., Any]] = []
-
-    @functools.wraps(function)
-    def forward(*call_args: Any, **call_kwargs: Any) -> Any:
-        if package.deferred:
-            return function(*call_args, **call_kwargs)
-        if not marked:
-            marked.append(resolved(marker)(function, *args, **kwargs))
-        return marked[0](*call_args, **call_kwargs)
-
-    return forward
-
-
-def _forward(function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: StandIn, *args: Any, **kwargs: Any) -> Any:
-        return function(resolved(self), *args, **kwargs)
-
-    return method
-
-
-def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: StandIn, other: Any) -> Any:
-        return function(other, resolved(self))
-
-    return method
-
-
-_OPERATORS: dict[str, Callable[..., Any]] = {
-    "__iter__": iter, "__next__": next, "__len__": len, "__bool__": bool, "__hash__": hash,
-    "__int__": int, "__float__": float, "__index__": operator.index,
-    "__contains__": operator.contains, "__getitem__": operator.getitem, "__setitem__": operator.setitem,
-    "__delitem__": operator.delitem, "__eq__": operator.eq, "__ne__": operator.ne, "__lt__": operator.lt,
-    "__le__": operator.le, "__gt__": operator.gt, "__ge__": operator.ge, "__neg__": operator.neg,
-    "__pos__": operator.pos, "__abs__": operator.abs, "__invert__": operator.invert, "__dir__": dir,
-    "__enter__": lambda value: value.__enter__(),
-    "__exit__": lambda value, *error: value.__exit__(*error),
-}  # fmt: skip
-for _name, _function in _OPERATORS.items():
-    setattr(StandIn, _name, _forward(_function))
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "xor", "lshift", "rshift"):
-    _function = getattr(operator, _name)
-    setattr(StandIn, f"__{_name.rstrip('_')}__", _forward(_function))
-    setattr(StandIn, f"__r{_name.rstrip('_')}__", _reflected(_function))
 
 _finder = _Finder()
 
@@ -292,4 +250,4 @@ def _installed(name: str) -> bool:
 
 def report() -> dict[str, str | None]:
     """Deferred package → the name whose use imported it, or None while it is still put off."""
-    return {name: package.resolved_by for name, package in _finder.packages.items() if package.standins}
+    return {name: package.resolved_by for name, package in _finder.packages.items() if package.named}

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from prebake.errors import LoadError
+
 Kept = tuple[str, torch.Tensor, Callable[[Any], object]]
 """Key, tensor, and what puts another into its place."""
 
@@ -61,6 +63,9 @@ def _items(value: Any, put: Callable[[Any], object]) -> Iterator[tuple[object, A
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield index, item, partial(value.__setitem__, index)
+    elif isinstance(value, (set, frozenset)):
+        for index, item in enumerate(value):
+            yield index, item, _refuse
     elif isinstance(value, dict):
         for name, item in value.items():
             yield name, item, partial(value.__setitem__, name)
@@ -72,6 +77,10 @@ def _items(value: Any, put: Callable[[Any], object]) -> Iterator[tuple[object, A
                 yield name, item, partial(vars(value).__setitem__, name)
     elif type(value).__module__.partition(".")[0] not in _NOT_LOOKED_INTO and hasattr(value, "__dict__"):
         yield from _items(vars(value), put)
+
+
+def _refuse(item: Any) -> None:
+    raise LoadError("a tensor in a set has no name that would be the same in the next process")
 
 
 def _put_into_tuple(kind: Any, items: list[Any], index: int, put: Callable[[Any], object], item: Any) -> None:

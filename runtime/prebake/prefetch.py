@@ -12,7 +12,7 @@ from pathlib import Path
 def prefetch(paths: Iterable[Path]) -> threading.Thread:
     """Start reading the files into the page cache, in order, from a thread of its own.
 
-    A hint and nothing more: files that are absent, and file systems and systems without `posix_fadvise` are passed over.
+    A hint and nothing more: absent files, and systems without `posix_fadvise`, are passed over.
     On a warm cache it costs a system call per file.
     """
     thread = threading.Thread(target=_read_ahead, args=(tuple(paths),), name="prebake-prefetch", daemon=True)

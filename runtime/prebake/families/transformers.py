@@ -41,13 +41,16 @@ class TransformersFamily:
         cls = _model_class(baked)
         config = cls.config_class.from_pretrained(baked.folder, local_files_only=True)
         config.name_or_path = str(baked.folder)
+        for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+            if part is not None:
+                part.dtype = _dtype(baked)  # 4.57 does not do it in `_from_config`
         module = without_values(lambda: cls._from_config(config, dtype=_dtype(baked)))
         frozen = set(baked.manifest.options.get("frozen", ()))
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in frozen)  # its loader decides anew, whatever the constructor said
         module.eval()
         if module.can_generate():
-            module.generation_config = _generation_config(baked)
+            module.generation_config = _generation_config(baked) or module.generation_config
         return cast("nn.Module", module)
 
     def ordinary(self, baked: BakedModel) -> nn.Module:
@@ -90,10 +93,14 @@ def _dtype(baked: BakedModel) -> Any:
 
 
 def _generation_config(baked: BakedModel) -> Any:
+    """Of the folder's `generation_config.json`, else of its `config.json`; None where the constructor's stays (4.57)."""
+    import transformers
     from transformers import GenerationConfig
 
     if (baked.folder / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(baked.folder, local_files_only=True)
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        return None
     return GenerationConfig.from_pretrained(
         baked.folder, config_file_name="config.json", _from_model_config=True, local_files_only=True
     )
