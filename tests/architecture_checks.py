@@ -92,7 +92,7 @@ def held_differences(expected: nn.Module, found: nn.Module) -> list[str]:
     for key in ours.keys() & theirs.keys():
         if difference := difference_of(theirs[key], ours[key]):
             differences.append(f"{key}: {difference}")
-        elif ours[key].requires_grad != theirs[key].requires_grad:
+        elif isinstance(ours[key], nn.Parameter) and ours[key].requires_grad != theirs[key].requires_grad:
             differences.append(f"{key}: requires_grad is {ours[key].requires_grad}")
     return differences
 

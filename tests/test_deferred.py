@@ -13,6 +13,7 @@ import sys
 import threading
 import typing
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -524,6 +525,9 @@ def test_transformers_loads_as_usual_while_packages_are_deferred(tiny_models: Pa
     assert said == plain
 
 
+@pytest.mark.skipif(
+    version("transformers") < "5", reason="transformers 4 uses distributed tensors while it is imported"
+)
 def test_a_mapped_start_and_an_answer_import_neither_compilers_nor_distributed_tensors(tiny_models: Path) -> None:
     """What the deferral is for."""
     said = python_says(

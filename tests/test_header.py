@@ -175,9 +175,10 @@ def test_one_changed_byte_covers_exactly_or_is_refused(weights: Path, data: st.D
     covers_exactly_or_is_refused(weights, bytes(body))
 
 
-ODD = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5),
-    st.sampled_from([*ITEM_SIZES]), st.lists(st.integers(-2, 2**64), max_size=4), st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
+ODD = (
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5)
+    | st.sampled_from([*ITEM_SIZES]) | st.lists(st.integers(-2, 2**64), max_size=4)
+    | st.dictionaries(st.text(max_size=5), st.integers(), max_size=2)
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from baking import flip_byte, prebake
-from prebake import service
+from prebake import service, timeline
 from prebake.errors import ConfigError, LoadError, LoadTimeoutError
 from prebake.models import State
 from prebake.service import MAX_BODY, QUESTIONS, THREADS, Application
@@ -215,6 +215,23 @@ def test_requests_are_counted_by_path_and_status() -> None:
     for body in (PICTURE, PICTURE, b"garbage"):
         ask("/ocr", body)
     assert dict(ask.application.counts.requests) == {("/ocr", 200): 2, ("/ocr", 400): 1}
+
+
+def test_a_service_becomes_ready_after_all_where_a_failed_model_is_loaded_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(timeline, "process", made := timeline.Timeline())
+    monkeypatch.setattr(timeline, "mark", made.mark)
+    models = Pretended(ocr=Reader())
+    models.states["ocr"] = State.FAILED
+    watch = threading.Thread(target=service._watch, args=(models,))
+    watch.start()
+    while "not ready: ocr failed" not in caplog.text:
+        assert watch.is_alive()
+    models.states["ocr"] = State.READY
+    watch.join()
+    assert timeline.READY in made.marks
+    assert caplog.text.count("not ready") == 1
 
 
 # --- the command -------------------------------------------------------------------------------------------------

@@ -160,7 +160,9 @@ def features(config: Any, random: torch.Generator) -> torch.Tensor:
 
 def frames(config: Any, random: torch.Generator) -> torch.Tensor:
     """Features with time before frequency."""
-    bins = getattr(config, "input_feat_per_channel", None) or getattr(config, "feature_projection_input_dim", None) or 80
+    bins = (
+        getattr(config, "input_feat_per_channel", None) or getattr(config, "feature_projection_input_dim", None) or 80
+    )
     return torch.randn(2, 32, bins, generator=random)
 
 

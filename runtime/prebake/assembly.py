@@ -78,7 +78,9 @@ def assign(module: nn.Module, tensors: Mapping[str, torch.Tensor], aliases: Mapp
     where a name is missing or left over, a shape differs, or a tensor stays on the meta device. An attribute
     that was not baked, because the ordinary load leaves it without values, stays as the constructor made it.
     """
-    skeleton = [slot for slot in slots(module) if slot.kind != "attribute" or aliases.get(slot.key, slot.key) in tensors]
+    skeleton = [
+        slot for slot in slots(module) if slot.kind != "attribute" or aliases.get(slot.key, slot.key) in tensors
+    ]
     _check_names(skeleton, tensors, aliases)
     placed = {key: aligned(tensor) for key, tensor in tensors.items()}
     shared: dict[str, nn.Parameter] = {}

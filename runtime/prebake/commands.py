@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,8 @@ def _add_check(commands: Commands) -> None:
     parser.add_argument(
         "--trace", type=Path, metavar="FILE", help="write the timeline for chrome://tracing or Perfetto"
     )
-    parser.add_argument("--budget", type=Path, metavar="FILE", help="TOML file of limits; options below override it")
+    parser.add_argument("--budget", metavar="FILE", default=os.environ.get(layout.ENV_BUDGET),
+                        help=f"TOML file of limits (default: {layout.ENV_BUDGET}); options below override it")  # fmt: skip
     parser.add_argument("--ready", type=float, metavar="S", help="seconds until all required models are loaded")
     parser.add_argument("--first-answer", type=float, metavar="S", help="seconds until the first answer")
     parser.add_argument("--peak-memory", metavar="SIZE", help='resident memory, such as "1.5 GB"')
@@ -86,7 +88,7 @@ def _add_check(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    budget = Budget.read(options.budget) if options.budget else Budget()
+    budget = Budget.read(Path(options.budget)) if options.budget else Budget()
     size = parse_size(options.peak_memory, "--peak-memory") if options.peak_memory else None
     budget = budget.with_limits(ready=options.ready, first_answer=options.first_answer, peak_memory=size,
                                 shorter=options.shorter, memory_above=options.memory_above)  # fmt: skip

@@ -226,13 +226,13 @@ def _stop(number: int, frame: object) -> None:
 
 def _watch(models: Started) -> None:
     """Mark the moment of readiness, or say which models keep the service from it."""
-    pause = threading.Event()
+    pause, seconds = threading.Event(), 0.005
     while not models.ready:
-        if all(status.state in (State.READY, State.FAILED) for status in models.status()):
+        if seconds < 1 and all(status.state in (State.READY, State.FAILED) for status in models.status()):
             failed = [status.name for status in models.status() if status.required and status.state is State.FAILED]
             if failed:
                 logger.error("not ready: %s failed (tried again on the next request)", ", ".join(failed))
-                return
-        pause.wait(0.005)
+                seconds = 1.0
+        pause.wait(seconds)
     timeline.mark(timeline.READY)
     logger.info("ready after %.2f s", timeline.process.marks[timeline.READY])

@@ -62,12 +62,12 @@ def without_values(build: Callable[[], T]) -> T:
     Either way every tensor is then assigned from what was baked: values only cost their time and memory. The random
     generator is left as it was. Raises what `build` raises outside a skeleton.
     """
-    try:
-        with Skeleton():
-            return build()
-    except Exception as error:  # mixed devices, values asked for: constructors fail in any way
-        logger.info("built with values, because its constructor fails without: %s: %s", type(error).__name__, error)
     with torch.random.fork_rng(devices=[]):
+        try:
+            with Skeleton():
+                return build()
+        except Exception as error:  # mixed devices, values asked for: constructors fail in any way
+            logger.info("built with values, because its constructor fails without: %s: %s", type(error).__name__, error)
         return build()
 
 

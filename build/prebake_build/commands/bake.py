@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prebake.errors import ConfigError
 from prebake.manifest import Manifest
 from prebake_build.bake import bake
 from prebake_build.cache import Cache
-from prebake_build.lock import Lock
+from prebake_build.lock import Baked, Lock
 from prebake_build.spec import read_spec
 
 if TYPE_CHECKING:
@@ -41,8 +42,21 @@ def add(commands: Commands) -> None:
         "--cache", type=Path, metavar="DIR", help="build cache (default: PREBAKE_CACHE, ~/.cache/prebake)"
     )
     parser.add_argument("--force", action="store_true", help="bake again what is up to date")
+    parser.add_argument("--record", action="store_true", help="write what came out (digest, converter) into the lock")
     parser.add_argument("--json", action="store_true", help="print what was baked as JSON")
     parser.set_defaults(run=_run)
+
+
+def _record(manifests: list[Manifest], lock: Lock | None, path: Path) -> None:
+    """Join the two ends of the chain in the lock: the source's files, and the baked model's digest."""
+    if lock is None:
+        raise ConfigError(f"{path}: there is no lock to record in: run `prebake lock` first")
+    for manifest in manifests:
+        if not lock.is_open(manifest.name, manifest.source.uri):
+            lock = lock.with_baked(
+                manifest.name, Baked(converter=dict(manifest.converter), set_digest=manifest.set_digest)
+            )
+    lock.write(path)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -52,6 +66,8 @@ def _run(options: argparse.Namespace) -> int:
     with Cache(options.cache) as cache:
         folders = bake(spec, options.names, lock, cache, options.output, force=options.force)
     manifests = [Manifest.read(folder) for folder in folders]
+    if options.record:
+        _record(manifests, lock, path)
     if options.json:
         print(json.dumps([{"name": m.name, "folder": str(folder), "set_digest": m.set_digest}
                           for m, folder in zip(manifests, folders, strict=True)], indent=2))  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,14 @@ class TorchFamily:
 
         weights = baked.manifest.weights
         module = build(baked.manifest.class_, _arguments(baked), f"{baked.folder}: class")
-        state = {
-            name: aligned(tensor) for file in weights.files for name, tensor in read_tensors(baked.folder / file).items()
-        }
-        state |= {name: state[stored] for name, stored in weights.aliases.items() if stored in state}
+        state: Any = OrderedDict(
+            (name, aligned(tensor))
+            for file in weights.files
+            for name, tensor in read_tensors(baked.folder / file).items()
+        )
+        # modules upgrade a state dict that names no version as if it were their oldest
+        state._metadata = getattr(module.state_dict(), "_metadata", None)
+        state.update({name: state[stored] for name, stored in weights.aliases.items() if stored in state})
         found = module.load_state_dict(state, strict=False, assign=True)
         places = {slot.key: slot for slot in slots(module)}
         for name, stored in weights.aliases.items():  # assigning left two parameters of one tensor
