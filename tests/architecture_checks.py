@@ -75,7 +75,7 @@ def in_memory(module: Any) -> Any:
     """The module with every tensor where torch's allocator would put it.
 
     `from_pretrained` maps a safetensors file too, at whatever alignment the file has, and its outputs vary in
-    their last bits with it. Loaded from a pickle, the same weights give what this gives.
+    their last bits with it. (4.57 maps pickles too; 5 loads them into memory, which gives what this gives.)
     """
     for slot in slots(module):
         if not slot.tensor.is_meta:

@@ -8,7 +8,19 @@ from typing import Any
 
 import torch
 
-from tiny_models import IMAGE, Architecture, frames, image_and_text, pixels, text, video_patches, waves
+from tiny_models import (
+    IMAGE,
+    Architecture,
+    decisions,
+    flattened_patches,
+    frames,
+    image_and_text,
+    series,
+    spectrogram,
+    text,
+    video_patches,
+    waves,
+)
 
 _encoder = partial(Architecture, group="encoder")
 _decoder = partial(Architecture, group="decoder")
@@ -33,37 +45,6 @@ _WAVES = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "ma
 
 def _by_names(names: str, make: Any) -> Iterator[Architecture]:
     return (make(class_=name) for name in names.split())
-
-
-def _series(config: Any, random: torch.Generator) -> dict[str, Any]:
-    past = config.context_length + max(config.lags_sequence)
-    return {
-        "past_values": torch.randn(2, past, generator=random),
-        "past_time_features": torch.randn(2, past, config.num_time_features, generator=random),
-        "past_observed_mask": torch.ones(2, past),
-        "future_values": torch.randn(2, config.prediction_length, generator=random),
-        "future_time_features": torch.randn(2, config.prediction_length, config.num_time_features, generator=random),
-    }
-
-
-def _decisions(config: Any, random: torch.Generator) -> dict[str, Any]:
-    def noise(width: int) -> torch.Tensor:
-        return torch.randn(2, 4, width, generator=random)
-
-    return {"states": noise(config.state_dim), "actions": noise(config.act_dim), "rewards": noise(1),
-            "returns_to_go": noise(1), "timesteps": torch.arange(4).expand(2, 4)}  # fmt: skip
-
-
-def _patches(config: Any, random: torch.Generator) -> dict[str, Any]:
-    """Pix2Struct's: row and column of each patch, then its values."""
-    width = config.vision_config.patch_embed_hidden_size
-    places = torch.cartesian_prod(torch.arange(1.0, 5), torch.arange(1.0, 5)).expand(2, 16, 2)
-    values = torch.randn(2, 16, width, generator=random)
-    return {"flattened_patches": torch.cat([places, values], dim=-1), "decoder_input_ids": text(config, random, 5)}
-
-
-def _spectrogram(config: Any, random: torch.Generator) -> dict[str, Any]:
-    return {"input_features": frames(config, random)}
 
 
 ENCODERS = (
@@ -159,7 +140,8 @@ VISION = (
     *_by_names(
         "BeitForImageClassification ConvNextForImageClassification ConvNextV2ForImageClassification "
         "CvtForImageClassification DeiTForImageClassification Dinov2ForImageClassification DPTModel "
-        "FocalNetForImageClassification GLPNForDepthEstimation HieraForImageClassification ImageGPTForCausalImageModeling "
+        "FocalNetForImageClassification GLPNForDepthEstimation HieraForImageClassification "
+        "ImageGPTForCausalImageModeling "
         "MobileNetV1ForImageClassification MobileNetV2ForImageClassification MobileViTForImageClassification "
         "PoolFormerForImageClassification PvtForImageClassification PvtV2ForImageClassification "
         "RegNetForImageClassification ResNetForImageClassification SegformerForSemanticSegmentation "
@@ -192,13 +174,13 @@ VISION = (
     _vision(class_="ViTForImageClassification", dtype="float16"),
 )
 AUDIO = (
-    *(
-        _audio(class_=name, config=_WAVES, inputs=("input_values",))
-        for name in "Data2VecAudioForCTC HubertForCTC SEWForCTC SEWDForCTC UniSpeechForCTC UniSpeechSatForCTC "
-        "Wav2Vec2ForCTC WavLMForCTC".split()
+    *_by_names(
+        "Data2VecAudioForCTC HubertForCTC SEWDForCTC SEWForCTC UniSpeechForCTC UniSpeechSatForCTC Wav2Vec2ForCTC "
+        "WavLMForCTC",
+        partial(_audio, config=_WAVES),
     ),
     _audio(class_="Wav2Vec2ConformerForCTC", config={**_WAVES, "vocab_size": 128}),
-    _audio(class_="Wav2Vec2BertForCTC", config={"vocab_size": 128, "conformer_conv_dropout": 0.0}, inputs=_spectrogram),
+    _audio(class_="Wav2Vec2BertForCTC", config={"vocab_size": 128, "conformer_conv_dropout": 0.0}, inputs=spectrogram),
     _audio(class_="WhisperForConditionalGeneration"),
     _audio(
         class_="Speech2TextForConditionalGeneration",
@@ -237,7 +219,7 @@ AUDIO = (
         inputs=lambda c, r: {"input_ids": torch.randint(0, 100, (2 * c.num_codebooks, 6), generator=r)},
         generates=False,
     ),
-    _audio(class_="ParakeetForCTC", inputs=_spectrogram),
+    _audio(class_="ParakeetForCTC", inputs=spectrogram),
 )
 MULTIMODAL = (
     *_by_names(
@@ -258,7 +240,7 @@ MULTIMODAL = (
         )
     ),
     _multi(class_="BlipForConditionalGeneration", inputs=_TWO),
-    _multi(class_="Pix2StructForConditionalGeneration", inputs=_patches, generates=False),
+    _multi(class_="Pix2StructForConditionalGeneration", inputs=flattened_patches, generates=False),
     _multi(class_="BlipForConditionalGeneration", dtype="bfloat16", inputs=_TWO),
     _multi(class_="BlipForQuestionAnswering", inputs=(*_TWO, "decoder_input_ids"), generates=False),
     _multi(class_="LlavaForConditionalGeneration", inputs=image_and_text(16)),
@@ -302,11 +284,11 @@ OTHER = (
     _other(
         class_="TimeSeriesTransformerForPrediction",
         config={"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 2},
-        inputs=_series,
+        inputs=series,
         generates=False,
     ),
     _other(class_="PatchTSTModel", inputs=("past_values",)),
-    _other(class_="DecisionTransformerModel", inputs=_decisions),
+    _other(class_="DecisionTransformerModel", inputs=decisions),
     _other(class_="TapasForMaskedLM"),
 )
 

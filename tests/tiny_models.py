@@ -24,7 +24,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(text_|vision_|image_)?vocab_size|num_embeddings|codebook_size", VOCABULARY),
     (r"(.*_)?(hidden_size|embed_dim|d_model|embedding_size|projection_dim|emb_dim|embedding_dim|n_embd|proj_size)"
      r"|dim|hidden_dim|output_dim|word_embed_proj_dim|output_hidden_size|hidden_channels|spectrogram_bins", 32),
-    (r"(.*_)?(intermediate_size|ffn_dim|d_ff|mlp_dim|inner_dim|ffn_hidden_size|feedforward_dim)|n_inner|filter_size", 64),
+    (r"(.*_)?(intermediate_size|ffn_dim|d_ff|mlp_dim|inner_dim|ffn_hidden_size|feedforward_dim)|n_inner", 64),
     (r"num_feat_extract_layers|num_adapter_layers", 16),
     (r"(num_|n_)?(.*_)?layers?|(.*_)?depth|num_hidden_groups", 2),
     (r"(.*_)?head_dim|d_head|d_kv|rotary_dim|dim_head", 8),
@@ -191,6 +191,37 @@ def video_patches(config: Any, random: torch.Generator) -> dict[str, Any]:
     return {"input_ids": ids, "pixel_values": torch.randn(16, width, generator=random),
             "image_grid_thw": torch.tensor([[1, 4, 4]]),
             "mm_token_type_ids": (ids == config.image_token_id).int()}  # fmt: skip
+
+
+def series(config: Any, random: torch.Generator) -> dict[str, Any]:
+    past = config.context_length + max(config.lags_sequence)
+    return {
+        "past_values": torch.randn(2, past, generator=random),
+        "past_time_features": torch.randn(2, past, config.num_time_features, generator=random),
+        "past_observed_mask": torch.ones(2, past),
+        "future_values": torch.randn(2, config.prediction_length, generator=random),
+        "future_time_features": torch.randn(2, config.prediction_length, config.num_time_features, generator=random),
+    }
+
+
+def decisions(config: Any, random: torch.Generator) -> dict[str, Any]:
+    def noise(width: int) -> torch.Tensor:
+        return torch.randn(2, 4, width, generator=random)
+
+    return {"states": noise(config.state_dim), "actions": noise(config.act_dim), "rewards": noise(1),
+            "returns_to_go": noise(1), "timesteps": torch.arange(4).expand(2, 4)}  # fmt: skip
+
+
+def flattened_patches(config: Any, random: torch.Generator) -> dict[str, Any]:
+    """Pix2Struct's: row and column of each patch, then its values."""
+    width = config.vision_config.patch_embed_hidden_size
+    places = torch.cartesian_prod(torch.arange(1.0, 5), torch.arange(1.0, 5)).expand(2, 16, 2)
+    values = torch.randn(2, 16, width, generator=random)
+    return {"flattened_patches": torch.cat([places, values], dim=-1), "decoder_input_ids": text(config, random, 5)}
+
+
+def spectrogram(config: Any, random: torch.Generator) -> dict[str, Any]:
+    return {"input_features": frames(config, random)}
 
 
 _MAKERS: dict[str, Callable[[Any, torch.Generator], Any]] = {

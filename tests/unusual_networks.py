@@ -22,7 +22,7 @@ class _Pair(NamedTuple):
 class _Helper:
     def __init__(self) -> None:
         self.table = torch.rand(3)
-        self.nested = {"deep": [torch.rand(3)]}
+        self.nested: dict[str, list[torch.Tensor]] = {"deep": [torch.rand(3)]}
 
 
 class Keeps(nn.Module):
@@ -31,12 +31,12 @@ class Keeps(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(3, 3)
-        self.listed = [torch.rand(3), [torch.rand(3)]]
+        self.listed: list[Any] = [torch.rand(3), [torch.rand(3)]]
         self.named = {"a": torch.rand(3), 7: torch.rand(3)}
         self.fixed = (torch.rand(3), "text", torch.rand(3))
         self.pair = _Pair(torch.rand(3), "name")
         self.helper = _Helper()
-        self.hidden = [nn.Linear(3, 3), nn.BatchNorm1d(3)]
+        self.hidden: list[Any] = [nn.Linear(3, 3), nn.BatchNorm1d(3)]
         self.parent = [self]
         self.same = [self.layer.weight]
 
@@ -62,7 +62,8 @@ class Extra(nn.Module):
         self.steps = state.tolist()
 
     def forward(self) -> torch.Tensor:
-        return self.weight * sum(self.steps)
+        result: torch.Tensor = self.weight * sum(self.steps)
+        return result
 
 
 class Slices(nn.Module):

@@ -21,6 +21,9 @@ from prebake.errors import LoadError
 Kept = tuple[str, torch.Tensor, Callable[[Any], object]]
 """Key, tensor, and what puts another into its place."""
 
+_Item = tuple[object, Any, Callable[[Any], object]]
+"""Name or index, what is there, and what replaces it."""
+
 _OWN = frozenset(vars(nn.Module())) | {"_flat_weights", "_flat_weight_refs"}
 """What nn.Module and the recurrent ones keep in every instance; `prebake.assembly` takes care of these."""
 _PLAIN = frozenset({
@@ -54,29 +57,37 @@ def _within(key: str, value: Any, put: Callable[[Any], object], seen: set[int]) 
         yield from _within(f"{key}.{name}", item, put_item, seen)
 
 
-def _items(value: Any, put: Callable[[Any], object]) -> Iterator[tuple[object, Any, Callable[[Any], object]]]:
-    """What is directly in a container, a module or an object: name, value, and what replaces it."""
-    if isinstance(value, tuple):
-        items = list(value)
-        for index, item in enumerate(value):
-            yield index, item, partial(_put_into_tuple, type(value), items, index, put)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield index, item, partial(value.__setitem__, index)
-    elif isinstance(value, (set, frozenset)):
-        for index, item in enumerate(value):
-            yield index, item, _refuse
+def _items(value: Any, put: Callable[[Any], object]) -> Iterator[_Item]:
+    """What is directly in a container, a module or an object."""
+    if isinstance(value, (tuple, list)):
+        yield from _in_sequence(value, put)
     elif isinstance(value, dict):
         for name, item in value.items():
             yield name, item, partial(value.__setitem__, name)
     elif isinstance(value, nn.Module):
-        for table in (value._parameters, value._buffers, value._modules):
-            yield from _items(table, put)
-        for name, item in vars(value).items():
-            if name not in _OWN:
-                yield name, item, partial(vars(value).__setitem__, name)
+        yield from _in_module(value, put)
+    elif isinstance(value, (set, frozenset)):
+        for index, item in enumerate(value):
+            yield index, item, _refuse
     elif type(value).__module__.partition(".")[0] not in _NOT_LOOKED_INTO and hasattr(value, "__dict__"):
         yield from _items(vars(value), put)
+
+
+def _in_module(value: nn.Module, put: Callable[[Any], object]) -> Iterator[_Item]:
+    for table in (value._parameters, value._buffers, value._modules):
+        yield from _items(table, put)
+    for name, item in vars(value).items():
+        if name not in _OWN:
+            yield name, item, partial(vars(value).__setitem__, name)
+
+
+def _in_sequence(value: Any, put: Callable[[Any], object]) -> Iterator[_Item]:
+    items = list(value)
+    for index, item in enumerate(items):
+        if isinstance(value, list):
+            yield index, item, partial(value.__setitem__, index)
+        else:
+            yield index, item, partial(_put_into_tuple, type(value), items, index, put)
 
 
 def _refuse(item: Any) -> None:

@@ -93,7 +93,7 @@ def _dtype(baked: BakedModel) -> Any:
 
 
 def _generation_config(baked: BakedModel) -> Any:
-    """Of the folder's `generation_config.json`, else of its `config.json`; None where the constructor's stays (4.57)."""
+    """Of `generation_config.json`, else of `config.json`; None where the constructor's stays (4.57)."""
     import transformers
     from transformers import GenerationConfig
 
