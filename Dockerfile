@@ -111,6 +111,8 @@ RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/dist \
  && pip --python /opt/prebake/bin/python check \
  && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/prebake/lib/python3.*/site-packages/prebake \
  && ln -s /opt/prebake/lib/python3.*/site-packages/prebake/probe.py /opt/prebake/probe.py \
+ && PREBAKE_MEMO=/opt/prebake/memo /opt/prebake/bin/python -B -c \
+      'from prebake import quickstart; quickstart.begin(); import transformers' \
  && find /opt/prebake -newermt @1 -exec touch --no-dereference --date=@0 {} +
 # OMP_WAIT_POLICY: idle threads of OpenMP spin by default, which on cores that others use too took the first caption from
 # 2.4 s of processor time to 8; later ones are as fast either way.
@@ -118,6 +120,7 @@ ENV PATH=/opt/prebake/bin:$PATH \
     HOME=/tmp \
     HF_HUB_OFFLINE=1 \
     OMP_WAIT_POLICY=passive \
+    PREBAKE_MEMO=/opt/prebake/memo \
     PREBAKE_ROOT=/models \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONSAFEPATH=1 \

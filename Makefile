@@ -1,8 +1,9 @@
 # make demo   the main job without Docker and without a hub: bake dummy models of real size, start them
 #             naively and baked, print and draw the comparison
 # make test   every check that can run here; Docker's where an engine answers
+# make image  docker buildx bake; MODELS_FILE=models.dummy.toml make image needs no hub. baseline, weights likewise
 #
-# Both make .venv on their own. PYTHON picks the interpreter; torch comes from the wheels folder that pip is
+# The first two make .venv on their own. PYTHON picks the interpreter; torch comes from the wheels folder that pip is
 # configured with, else from PyTorch's CPU index.
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # a folder of wheels that pip is told of (`pip config set global.find-links DIR`), if it holds torch
 WHEELS := $(firstword $(foreach dir,$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null),$(if $(wildcard $(dir)/torch-*.whl),$(dir))))
 
-.PHONY: demo test check format image baseline measure-image clean
+.PHONY: demo test check format image baseline weights measure-image clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
@@ -35,13 +36,14 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-image baseline: $(VENV)/ready
-	docker buildx bake $(BAKE_FLAGS) $(if $(filter image,$@),default,$@)
+image baseline weights:
+	$(BAKE) $(if $(filter image,$@),default,$@)
 
-measure-image: image baseline
+measure-image: $(VENV)/ready image baseline
 	$(BIN)/prebake measure --image prebake:latest --baseline prebake-baseline:latest --rounds $(ROUNDS) --output dist/image
 
-BAKE_FLAGS ?= $(if $(WHEELS),--set '*.contexts.wheels=$(WHEELS)' --set '*.args.TORCH_INDEX=')
+# buildx asks before it reads a folder outside the checkout
+BAKE := $(if $(WHEELS),WHEELS=$(WHEELS) TORCH_INDEX= )docker buildx bake $(if $(WHEELS),--allow=fs.read=$(WHEELS))
 
 $(VENV)/ready: pyproject.toml constraints.txt runtime/pyproject.toml build/pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -71,7 +71,7 @@ def _add_check(commands: Commands) -> None:
         "--trace", type=Path, metavar="FILE", help="write the timeline for chrome://tracing or Perfetto"
     )
     parser.add_argument("--budget", metavar="FILE", default=os.environ.get(layout.ENV_BUDGET),
-                        help=f"TOML file of limits (default: {layout.ENV_BUDGET}); options below override it")  # fmt: skip
+                        help=f"TOML file of limits (default: {layout.ENV_BUDGET}); options override it")  # fmt: skip
     parser.add_argument("--ready", type=float, metavar="S", help="seconds until all required models are loaded")
     parser.add_argument("--first-answer", type=float, metavar="S", help="seconds until the first answer")
     parser.add_argument("--peak-memory", metavar="SIZE", help='resident memory, such as "1.5 GB"')

@@ -203,7 +203,9 @@ def serve(models: Started, *, host: str, port: int, begin: Callable[[], None], l
         # twice the limit, so that a body somewhat too large is answered by us and not cut off
         server = waitress.create_server(
             application, host=host, port=port, threads=THREADS, ident=None,
-            max_request_body_size=2 * MAX_BODY, clear_untrusted_proxy_headers=True,
+            max_request_body_size=2 * MAX_BODY,
+            inbuf_overflow=3 * MAX_BODY,  # a larger body would go to a file, and there may be nowhere to write
+            clear_untrusted_proxy_headers=True,
         )  # fmt: skip
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot open {host}:{port}: {reason(error)}") from error
