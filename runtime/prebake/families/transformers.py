@@ -8,7 +8,8 @@ configuration, which comes from `generation_config.json` or else from `config.js
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from prebake import compat
@@ -44,7 +45,8 @@ class TransformersFamily:
         for part in (config, *(getattr(config, name) for name in config.sub_configs)):
             if part is not None:
                 part.dtype = _dtype(baked)  # 4.57 does not do it in `_from_config`
-        module = without_values(lambda: cls._from_config(config, dtype=_dtype(baked)))
+        with _without_initialisation():
+            module = without_values(lambda: cls._from_config(config, dtype=_dtype(baked)))
         frozen = set(baked.manifest.options.get("frozen", ()))
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in frozen)  # its loader decides anew, whatever the constructor said
@@ -70,6 +72,22 @@ class TransformersFamily:
         import transformers
 
         return {"processor": getattr(transformers, name).from_pretrained(baked.folder, local_files_only=True)}
+
+
+@contextmanager
+def _without_initialisation() -> Iterator[None]:
+    """Leave out `init_weights`, which fills and ties what is assigned a moment later; a third of the skeleton's time.
+
+    The library's own loader leaves it out in the same way. The caller holds the construction lock.
+    """
+    from transformers import PreTrainedModel
+
+    original = PreTrainedModel.init_weights
+    PreTrainedModel.init_weights = lambda self: None
+    try:
+        yield
+    finally:
+        PreTrainedModel.init_weights = original
 
 
 def _model_class(baked: BakedModel) -> Any:
