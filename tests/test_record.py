@@ -8,7 +8,7 @@ import pytest
 
 from prebake.__main__ import main
 from prebake.manifest import Manifest
-from prebake_build.lock import Lock
+from prebake_build.lock import Lock, LockedModel
 
 TINY = '[models.caption]\nsource = "dummy:blip-base?size=tiny"\nclass = "transformers:BlipForConditionalGeneration"\n'
 
@@ -36,3 +36,14 @@ def test_without_a_lock_there_is_nothing_to_record_in(folder: Path, capsys: pyte
     assert capsys.readouterr().err.splitlines()[-1] == (
         "prebake: error: models.lock: there is no lock to record in: run `prebake lock` first"
     )
+
+
+def test_what_the_lock_could_not_resolve_is_resolved_now_and_said(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = "dummy:blip-base?size=tiny"
+    Lock(models={"caption": LockedModel(source=source, unresolved="no hub")}).write(folder / "models.lock")
+    assert main(["bake", "--output", "out"]) == 0
+    assert Manifest.read(folder / "out" / "caption").source.uri == source
+    said = f"[1/1] caption: not locked: resolving {source} now (prebake lock would pin it)"
+    assert said in [record.getMessage() for record in caplog.records]
