@@ -46,6 +46,8 @@ def _add_serve(commands: Commands) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s; images use 0.0.0.0)"
     )
     parser.add_argument("--port", type=int, default=layout.DEFAULT_PORT, help="default: %(default)s")
+    parser.add_argument("--verify", choices=("size", "full"), default="size",
+                        help="before a load: compare sizes (default), or hash every file")  # fmt: skip
     parser.add_argument("--lazy", action="store_true", help="load each model when it is first asked for")
     parser.set_defaults(run=_serve)
 
@@ -53,7 +55,7 @@ def _add_serve(commands: Commands) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from prebake.service import serve
 
-    models = Models(options.root)
+    models = Models(options.root, verify=options.verify)
     quickstart.begin()
     begin = (lambda: None) if options.lazy else models.start
     serve(models, host=options.host, port=options.port, begin=begin, lazy=options.lazy)

@@ -20,6 +20,7 @@ from prebake import timeline
 from prebake.documents import nearest, quote, reason
 from prebake.errors import ConfigError, LoadError, PrebakeError, TensorFileError
 from prebake.families import BakedModel, Family, family_of
+from prebake.integrity import Verify, check_hashes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,9 +99,14 @@ def load(folder: Path, tiers: Sequence[Tier] = TIERS, device: str = "cpu") -> Lo
     return load_baked(BakedModel.open(folder), tiers, device)
 
 
-def load_baked(baked: BakedModel, tiers: Sequence[Tier] = TIERS, device: str = "cpu") -> LoadedModel:
-    """Like `load`, of a folder whose manifest was read before."""
+def load_baked(
+    baked: BakedModel, tiers: Sequence[Tier] = TIERS, device: str = "cpu", verify: Verify = "size"
+) -> LoadedModel:
+    """Like `load`, of a folder whose manifest was read before; `verify="full"` hashes every file first."""
     started = time.monotonic()
+    if verify == "full":
+        with timeline.span("verify", baked.name):
+            check_hashes(baked.manifest, baked.folder)
     family = family_of(baked.manifest.family, f"{baked.folder}: family")
     module, tier, why = module_of(baked, tiers, device)
     with FRAMEWORK_LOCK, timeline.span("equip", baked.name):

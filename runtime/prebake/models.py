@@ -24,6 +24,7 @@ from prebake import layout, prefetch, timeline
 from prebake.documents import nearest, quote
 from prebake.errors import ConfigError, LoadTimeoutError, PrebakeError, UnknownModelError
 from prebake.families import BakedModel, find_models
+from prebake.integrity import check_verify
 from prebake.loader import TIERS, LoadedModel, check_tiers, load_baked
 from prebake.quickstart import collector
 
@@ -79,19 +80,24 @@ class Models:
     """The baked models under a root folder. Making one reads manifests only.
 
     `tiers` restricts how models may come into memory (default: the environment's `PREBAKE_TIERS`, comma
-    separated, else all); `device` is where their weights go. Raises ConfigError where the root holds no
-    model, and DocumentError where a manifest cannot be read.
+    separated, else all); `device` is where their weights go; `verify="full"` hashes every file before its load.
+    Raises ConfigError where the root holds no model, and DocumentError where a manifest cannot be read.
     """
 
     def __init__(
-        self, root: Path | str | None = None, *, tiers: Sequence[str] | None = None, device: str = "cpu"
+        self,
+        root: Path | str | None = None,
+        *,
+        tiers: Sequence[str] | None = None,
+        device: str = "cpu",
+        verify: str = "size",
     ) -> None:
         self.root = Path(root) if root is not None else layout.default_root()
         declared = os.environ.get(layout.ENV_TIERS)
         self._tiers = check_tiers(tiers if tiers is not None else declared.split(",") if declared else TIERS)
         self._slots = {baked.name: _Slot(baked) for baked in find_models(self.root)}
         self._lock = threading.Lock()
-        self._load: Callable[..., LoadedModel] = partial(load_baked, device=device)
+        self._load: Callable[..., LoadedModel] = partial(load_baked, device=device, verify=check_verify(verify))
         _living.add(self)
 
     @property
