@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -196,19 +197,13 @@ def serve(models: Started, *, host: str, port: int, begin: Callable[[], None], l
     """
     import waitress
 
-    if not 0 <= port < 2**16:  # getaddrinfo takes any, and opens another one
-        raise ConfigError(f"cannot open {host}:{port}: expected a port from 0 to 65535")
-    application = Application(models, lazy=lazy)
-    try:
-        # twice the limit, so that a body somewhat too large is answered by us and not cut off
-        server = waitress.create_server(
-            application, host=host, port=port, threads=THREADS, ident=None,
-            max_request_body_size=2 * MAX_BODY,
-            inbuf_overflow=3 * MAX_BODY,  # a larger body would go to a file, and there may be nowhere to write
-            clear_untrusted_proxy_headers=True,
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot open {host}:{port}: {reason(error)}") from error
+    # twice the limit, so that a body somewhat too large is answered by us and not cut off
+    server = waitress.create_server(
+        Application(models, lazy=lazy), sockets=[_listen(host, port)], threads=THREADS, ident=None,
+        max_request_body_size=2 * MAX_BODY,
+        inbuf_overflow=3 * MAX_BODY,  # a larger body would go to a file, and there may be nowhere to write
+        clear_untrusted_proxy_headers=True,
+    )  # fmt: skip
     signal.signal(signal.SIGTERM, _stop)
     timeline.mark("port open")
     logger.info("http://%s:%d answers; %s", host, port, "models load when asked for" if lazy else "models are loading")
@@ -220,6 +215,22 @@ def serve(models: Started, *, host: str, port: int, begin: Callable[[], None], l
     finally:
         server.close()
     logger.info("stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The port, open. waitress can open it too, and leaves its socket behind where it cannot."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OverflowError:
+        listener.close()
+        raise ConfigError(f"cannot open {host}:{port}: expected a port from 0 to 65535") from None
+    except (OSError, UnicodeError) as error:
+        listener.close()
+        raise ConfigError(f"cannot open {host}:{port}: {reason(error)}") from error
+    return listener
 
 
 def _stop(number: int, frame: object) -> None:
