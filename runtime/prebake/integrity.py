@@ -1,6 +1,6 @@
 """Every byte of a baked model held against its manifest: what `verify="full"` does before a load.
 
-Sizes and headers are checked at every start, for one `stat` a file. Hashing reads all weights (about 1 GB/s a core);
+Sizes and headers are checked at every start, for one `stat` a file. Hashing reads all weights;
 it releases the interpreter lock, so it runs beside imports and other models' loads.
 """
 
