@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -165,6 +166,30 @@ def test_a_document_can_be_made_while_other_threads_mark() -> None:
         sys.setswitchinterval(interval)
         stop.set()
         thread.join()
+
+
+def test_a_document_can_be_made_while_the_garbage_collector_runs_code_that_marks() -> None:
+    spans = Timeline()
+    names = [
+        str(i) for i in range(5000)
+    ]  # more than the interpreter keeps spare tuples for: new ones wake the collector
+    spans.marks.update(dict.fromkeys(names, 0.0))
+    spans.memory.update(dict.fromkeys(names, Memory.now()))
+
+    def collected(phase: str, info: dict[str, int]) -> None:
+        spans.marks[f"{phase} {len(spans.marks)}"] = 0.0
+        spans.memory[f"{phase} {len(spans.memory)}"] = spans.memory["0"]
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(collected)
+    gc.set_threshold(1)
+    try:
+        document = spans.to_dict()
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(collected)
+    assert len(spans.marks) > len(names), "the garbage collector never ran"
+    assert document["marks"].keys() >= set(names)
 
 
 def test_memory_counts_touched_pages_as_anonymous_and_mapped_files_apart(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class _Finder(MetaPathFinder, Loader):
         group = {package, *(other for other in others if other.root == package.root and other.deferred)}
         for member in group:
             member.leaving = True
-        names = [name for name, owner in list(self._named.items()) if owner in group]
+        names = [name for name, owner in self._named.copy().items() if owner in group]
         for name in names:
             _make_way(name)
         for member in group:

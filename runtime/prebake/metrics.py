@@ -53,14 +53,14 @@ def text(statuses: Iterable[Status], timeline: Timeline, counts: Counts, *, read
         ("prebake_model_fallback", "gauge", "1 where a faster tier was left",
          [({"model": s.name}, s.fallback_reason is not None) for s in statuses if s.state is State.READY]),
         ("prebake_start_seconds", "gauge", "From the birth of the process to the moment",
-         [({"moment": name}, at) for name, at in list(timeline.marks.items())]),
+         [({"moment": name}, at) for name, at in timeline.marks.copy().items()]),
         ("prebake_memory_bytes", "gauge", "Memory of the process by kind",
          [({"kind": "anonymous"}, memory.anonymous), ({"kind": "file"}, memory.file),
           ({"kind": "peak_resident"}, memory.peak_rss)]),
         ("prebake_requests_total", "counter", "Requests answered",
-         [({"path": path, "status": str(status)}, n) for (path, status), n in sorted(counts.requests.items())]),
+         [({"path": path, "status": str(status)}, n) for (path, status), n in sorted(counts.requests.copy().items())]),
         ("prebake_request_seconds_total", "counter", "Time spent on requests",
-         [({"path": path}, seconds) for path, seconds in sorted(counts.seconds.items())]),
+         [({"path": path}, seconds) for path, seconds in sorted(counts.seconds.copy().items())]),
     ]  # fmt: skip
     lines = []
     for name, kind, meaning, samples in families:

@@ -13,16 +13,16 @@ WIDTH = 40
 def text(timeline: Timeline) -> str:
     """The spans in order of their start, each drawn on one axis of time, then marks and memory."""
     spans = sorted(timeline.spans, key=lambda span: (span.start, -span.end))
-    ends = [span.end for span in spans] + list(timeline.marks.values())
+    ends = [span.end for span in spans] + list(timeline.marks.copy().values())
     scale = WIDTH / max([*ends, 0.001])
     rows: list[tuple[str, ...]] = [("phase", "model", "start", "seconds", "")]
     for span in spans:
         rows.append(("  " * span.depth + span.name, span.model or "", f"{span.start:.3f}", f"{span.seconds:.3f}",
                      _bar(span, scale)))  # fmt: skip
-    for name, at in sorted(timeline.marks.items(), key=lambda item: item[1]):
+    for name, at in sorted(timeline.marks.copy().items(), key=lambda item: item[1]):
         rows.append((name, "", f"{at:.3f}", "", " " * min(int(at * scale), WIDTH - 1) + "◆"))
     lines = _columns(rows, right=(2, 3))
-    return "\n".join([*lines, "", *memory_lines(timeline.memory), ""])
+    return "\n".join([*lines, "", *memory_lines(timeline.memory.copy()), ""])
 
 
 def _bar(span: Span, scale: float) -> str:

@@ -140,12 +140,14 @@ class Timeline:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as `/startup` and `prebake check --json` give it; times in seconds, memory in bytes."""
+        # other threads go on marking: `copy()` is one step, while `list(d.items())` makes tuples, and each may wake the
+        # garbage collector, whose callbacks and finalizers let another thread run
         return {
             "format": FORMAT,
             "pid": os.getpid(),
             "spans": [span.to_dict() for span in sorted(self.spans, key=lambda span: (span.start, -span.end))],
-            "marks": {name: round(at, 6) for name, at in list(self.marks.items())},
-            "memory": {name: memory.to_dict() for name, memory in list(self.memory.items())} | {
+            "marks": {name: round(at, 6) for name, at in self.marks.copy().items()},
+            "memory": {name: memory.to_dict() for name, memory in self.memory.copy().items()} | {
                 "now": Memory.now().to_dict()
             },
         }  # fmt: skip
