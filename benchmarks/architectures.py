@@ -58,7 +58,7 @@ def _outcome(architecture: Architecture, number: int) -> Outcome:
     except Exception as error:  # a row like the others: the table shows what does not work
         return Outcome(
             class_=architecture.class_, group=architecture.group, model_type="", dtype=architecture.dtype, form="",
-            parameters=0, tier="none", reason=f"{type(error).__name__}: {error}",
+            parameters=0, tier="none", structure=False, reason=f"{type(error).__name__}: {error}",
         )  # fmt: skip
     finally:
         shutil.rmtree(folder)

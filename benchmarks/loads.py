@@ -114,6 +114,10 @@ def one(method: str, files: Path) -> dict[str, float]:
     import torch
     from transformers import BlipForConditionalGeneration, GenerationMixin  # noqa: F401
 
+    import prebake.assembly
+    import prebake.families.transformers
+    import prebake.structure  # noqa: F401
+
     torch.set_num_threads(1)
     before = Memory.now()
     started = time.perf_counter()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from baking import FORMS, job, save
+from prebake import timeline
 from prebake.assembly import slots
 from prebake.loader import load
 from prebake.tensors import aligned
@@ -31,6 +32,8 @@ class Outcome:
     parameters: int
     tier: str
     reason: str | None
+    structure: bool
+    """Whether it came from its structure; otherwise its constructor ran."""
     differences: list[str] = field(default_factory=list)
     """Tensors, outputs, generated tokens, configuration: whatever is not as `from_pretrained` has it."""
     outputs: int = 0
@@ -55,12 +58,14 @@ def check(architecture: Architecture, number: int, folder: Path) -> Outcome:
     model = tiny_model(architecture)
     checkpoint = save(model, folder / "checkpoint", form)
     run(job(checkpoint, folder / "model", class_=architecture.class_, dtype=architecture.dtype))
+    spans = len(timeline.process.spans)
     loaded = load(folder / "model")
     ordinary = in_memory(type(model).from_pretrained(checkpoint, dtype=getattr(torch, architecture.dtype)))
     outcome = Outcome(
         class_=architecture.class_, group=architecture.group, model_type=model.config.model_type, form=form,
         dtype=architecture.dtype, parameters=sum(parameter.numel() for parameter in model.parameters()),
         tier=loaded.tier, reason=loaded.fallback_reason,
+        structure="skeleton" not in {span.name for span in timeline.process.spans[spans:]},
     )  # fmt: skip
     outcome.differences += held_differences(ordinary, loaded.model) + state_differences(ordinary, loaded.model)
     with torch.inference_mode():
@@ -132,7 +137,7 @@ def _first(ours: Any, theirs: Any) -> str:
 
 
 def _compare_outputs(ordinary: Any, mapped: Any, inputs: dict[str, Any], outcome: Outcome) -> None:
-    theirs, ours = (dict(tensors_in(_seeded(module, inputs))) for module in (ordinary, mapped))
+    theirs, ours = (dict(tensors_in(_everything(module, inputs))) for module in (ordinary, mapped))
     outcome.outputs = len(theirs)
     outcome.differences += [f"outputs: {key} only in one" for key in sorted(theirs.keys() ^ ours.keys())]
     outcome.differences += [
@@ -150,6 +155,14 @@ def _compare_tokens(ordinary: Any, mapped: Any, inputs: dict[str, Any], outcome:
     outcome.tokens = theirs.numel()
     if difference := difference_of(theirs, ours):
         outcome.differences.append(f"generated: {difference}")
+
+
+def _everything(module: Any, inputs: dict[str, Any]) -> Any:
+    """What a forward pass gives, every layer's hidden states included where the model can."""
+    try:
+        return _seeded(module, inputs | {"output_hidden_states": True})
+    except (TypeError, ValueError, AttributeError):  # it has no such argument, or hands it on to a part that has none
+        return _seeded(module, inputs)
 
 
 def _seeded(call: Any, inputs: dict[str, Any]) -> Any:

@@ -32,6 +32,9 @@ from prebake_build.writer import alone_in, new_folder
 
 logger = logging.getLogger(__name__)
 
+FORMAT = 2
+"""Of a folder's contents: raised when the worker writes others for the same checkpoint."""
+
 WITHHELD = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "EASYOCR_MIRROR",
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
@@ -98,6 +101,7 @@ def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
         "licence": resolved.licence,
         "files": [file.to_dict() for file in resolved.files],
         "converter": version("prebake-build"),
+        "format": FORMAT,
     }
     return "sha256:" + hashlib.sha256(canonical_json(document).encode()).hexdigest()
 
@@ -135,7 +139,13 @@ def _work(job: Job) -> None:
     """Run the worker and raise what it answered. Its messages go to our standard error as they come."""
     quiet = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}
     environment = {name: value for name, value in os.environ.items() if name not in WITHHELD}
-    environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", layout.ENV_DEFER: "0", **quiet}
+    environment |= {
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONHASHSEED": "0",  # sets are pickled in their order
+        "TOKENIZERS_PARALLELISM": "false",
+        layout.ENV_DEFER: "0",
+        **quiet,
+    }
     done = subprocess.run(
         [sys.executable, "-m", "prebake_build.worker"],
         input=json.dumps(dataclasses.asdict(job)),

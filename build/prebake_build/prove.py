@@ -14,16 +14,18 @@ from prebake.families import BakedModel
 from prebake.loader import module_of
 
 
-def prove(ordinary: nn.Module, folder: Path) -> None:
+def prove(ordinary: nn.Module, folder: Path) -> nn.Module | None:
     """Load the folder in the ways the runtime would, and compare with the ordinary load of the checkpoint.
 
     Mapped, every tensor must be there, the unsaved ones too. Through the framework's own loader on the
     baked folder, every saved tensor must be there, so that the fallback gives the same model. A model that
-    cannot be mapped is said, and what the runtime will do instead. Raises IntegrityError that lists what differs.
+    cannot be mapped is said, and what the runtime will do instead. Returns the mapped module, or None. Raises
+    IntegrityError that lists what differs.
     """
     expected = {slot.key: slot.tensor for slot in slots(ordinary) if not slot.tensor.is_meta}
     saved = {slot.key: slot.tensor for slot in slots(ordinary) if slot.saved}
     baked = BakedModel.open(folder)
+    mapped = None
     try:
         mapped = module_of(baked, ("mapped",))[0]
     except LoadError as error:
@@ -31,6 +33,7 @@ def prove(ordinary: nn.Module, folder: Path) -> None:
     else:
         _compare(expected, mapped, folder, "mapped")
     _compare(saved, module_of(baked, ("ordinary",))[0], folder, "loaded by its own framework")
+    return mapped
 
 
 def _compare(expected: dict[str, torch.Tensor], module: nn.Module, folder: Path, how: str) -> None:

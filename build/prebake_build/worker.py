@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from prebake import errors, layout
+from prebake.families import BakedModel
 from prebake.manifest import File, Loading, Manifest, Source, Weights
 from prebake_build.digest import file_of
 
@@ -45,6 +46,7 @@ def run(job: Job) -> None:
     from prebake_build.convert import tensors_of
     from prebake_build.ordinary import Recipe, load_checkpoint
     from prebake_build.prove import prove
+    from prebake_build.structures import add_structure
     from prebake_build.writer import write_tensors, write_text
 
     folder = Path(job.folder)
@@ -72,14 +74,17 @@ def run(job: Job) -> None:
     )
     write_text(folder / layout.MANIFEST, manifest.text)
     _tell(say + "proving it against the checkpoint, bit by bit")
-    prove(ordinary.module, folder)
+    mapped = prove(ordinary.module, folder)
+    if mapped is not None:
+        add_structure(mapped, BakedModel(folder, manifest))
 
 
 def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: Mapping[str, str]) -> list[File]:
     from prebake_build.writer import write_text
 
-    if layout.MANIFEST in keep:
-        raise errors.SourceError(f"{checkpoint}: has a {layout.MANIFEST}, and baked models need that name")
+    for name in (layout.MANIFEST, layout.STRUCTURE):
+        if name in keep:
+            raise errors.SourceError(f"{checkpoint}: has a {name}, and baked models need that name")
     paths = sorted({*keep, *texts})
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@
         ├── manifest.json        MANIFEST
         ├── model.safetensors    WEIGHTS: what the module's state dict holds
         ├── buffers.safetensors  BUFFERS: tensors that the module has but its state dict does not
+        ├── structure.pickle     STRUCTURE: the module without its tensors
         └── config.json …        the small files that the family needs
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 BUFFERS = "buffers.safetensors"
+STRUCTURE = "structure.pickle"
 
 ENV_ROOT = "PREBAKE_ROOT"
 ENV_DEFER = "PREBAKE_DEFER"

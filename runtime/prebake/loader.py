@@ -1,7 +1,8 @@
 """One model into memory: the tiers in order, and why one was left.
 
-`mapped` builds the module on the meta device and gives it the file's own pages; `read` does the same from
-a buffer, for file systems that cannot map; `ordinary` is the framework's own loader on the same folder.
+`mapped` brings the module up around the file's own pages; `read` does the same around a buffer, for file systems
+that cannot map; `ordinary` is the framework's own loader on the same folder. In the first two the module is
+read from its structure, or else, which is slower and the same, constructed on the meta device and assigned.
 A tier that fails is logged with its reason, which stays on the loaded model.
 """
 
@@ -178,12 +179,29 @@ def _assembled(family: Family, baked: BakedModel, tier: Tier, device: str) -> nn
         tensors = {
             name: tensor for file in weights.all_files for name, tensor in open_file(baked.folder / file).items()
         }
+    if (module := _restored(family, baked, tensors)) is not None:
+        return module
     with FRAMEWORK_LOCK:
         with timeline.span("skeleton", baked.name):
             module = family.skeleton(baked)
         with timeline.span("assign", baked.name):
             assign(module, tensors, weights.aliases)
     return module
+
+
+def _restored(family: Family, baked: BakedModel, tensors: Mapping[str, Any]) -> nn.Module | None:
+    """The module from its structure. It touches nothing that is shared: no lock is needed."""
+    from prebake.structure import restore, why_not
+
+    if why := why_not(baked, family):
+        logger.debug("%s: constructed: %s", baked.name, why)
+        return None
+    try:
+        with timeline.span("structure", baked.name):
+            return restore(baked, tensors, family)
+    except LoadError as error:
+        logger.warning("%s: constructed, which is slower: %s", baked.name, error)
+        return None
 
 
 def _opener(tier: Tier, device: str) -> Opener:

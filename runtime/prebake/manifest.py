@@ -164,6 +164,8 @@ class Manifest:
     source: Source
     files: tuple[File, ...]
     weights: Weights
+    structure: str | None = None
+    """The module pickled without its tensors, where it can be; see `prebake.structure`."""
     converter: Mapping[str, str]
     """Package → version that wrote the folder."""
     requires: Mapping[str, str] = field(default_factory=dict)
@@ -190,6 +192,7 @@ class Manifest:
             source=Source.from_table(table.table("source")),
             files=table.items("files", File.from_table),
             weights=Weights.from_table(table.table("weights")),
+            structure=table.maybe("structure", str),
             converter=table.mapping("converter", str),
             requires=table.mapping("requires", str, {}),
         )
@@ -204,9 +207,10 @@ class Manifest:
         paths = [file.path for file in self.files]
         if paths != sorted(set(paths)):
             raise table.fail("files", "expected each path once, sorted")
-        for name in self.weights.all_files:
-            if name not in paths:
-                raise table.fail("weights.files", f"{quote(name)} is not among the files")
+        for key, names in (("weights.files", self.weights.all_files), ("structure", (self.structure,))):
+            for name in names:
+                if name is not None and name not in paths:
+                    raise table.fail(key, f"{quote(name)} is not among the files")
         if not layout.MODEL_NAME.fullmatch(self.name):
             raise table.fail("name", f"{quote(self.name)} is no model name")
 
@@ -230,6 +234,7 @@ class Manifest:
                 "files": [file.to_dict() for file in self.files],
                 "set_digest": self.set_digest,
                 "weights": self.weights.to_dict(),
+                "structure": self.structure,
                 "converter": dict(self.converter),
                 "requires": dict(self.requires),
             }

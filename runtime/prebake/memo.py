@@ -84,21 +84,24 @@ class _Wrapped(Loader):
 
 
 def _remembering(compute: Callable[..., Structure], kept: Path) -> Callable[..., Structure]:
+    # asked for twice in an import: by `transformers` with a prefix, by `transformers.models` without, of itself
     @functools.wraps(compute)
     def define_import_structure(module_path: str, prefix: str | None = None) -> Structure:
-        if Path(module_path).name != "models":  # a single model's own folder: quick, and hundreds of them
+        place = Path(module_path)
+        models = place.parent if place.name == "__init__.py" else place
+        if models.name != "models":  # a single model's own folder: quick, and hundreds of them
             return compute(module_path, prefix=prefix)
-        file = kept / f"{_identity(Path(module_path), prefix)}.json"
+        file = kept / f"{_identity(models)}.json"
         with suppress(OSError, ValueError, TypeError, AttributeError):
-            return _decode(file.read_text(encoding="utf-8"))
-        structure = compute(module_path, prefix=prefix)
+            return _prefixed(_decode(file.read_text(encoding="utf-8")), prefix)
+        structure = compute(str(models))
         _keep(file, structure)
-        return structure
+        return _prefixed(structure, prefix)
 
     return define_import_structure
 
 
-def _identity(models: Path, prefix: str | None) -> str:
+def _identity(models: Path) -> str:
     """What the answer depends on: the installed version (by its `__init__.py`), the place, and which folders there are.
 
     Times are cut to seconds: image layers keep no more.
@@ -106,13 +109,21 @@ def _identity(models: Path, prefix: str | None) -> str:
     init = (models.parent / "__init__.py").stat()
     parts = [
         str(models),
-        prefix,
         init.st_size,
         int(init.st_mtime),
         int(models.stat().st_mtime),
         sorted(path.name for path in models.iterdir() if path.name != "__pycache__"),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _prefixed(structure: Structure, prefix: str | None) -> Structure:
+    if prefix is None:
+        return structure
+    return {
+        backends: {f"{prefix}.{module}": names for module, names in modules.items()}
+        for backends, modules in structure.items()
+    }
 
 
 def _decode(text: str) -> Structure:

@@ -4,11 +4,12 @@ A family knows a framework; it knows nothing of tiers, threads or files of weigh
 calls it in this order::
 
     prepare(baked)             the framework's imports; any thread
-    skeleton(baked) → module   the module on the meta device; under the construction lock
-        … tensors are mapped and assigned …
+        … tensors are mapped; the module is read from its structure, with them in it …
+    adopt(module)              what its constructors would have done beyond it
     equip(baked, module)       processor, tokenizer, reader: what a user needs beside the module
 
-    ordinary(baked) → module   instead of a skeleton: the framework's own loader on the same folder
+    skeleton(baked) → module   without a structure: the module on the meta device, then tensors are assigned
+    ordinary(baked) → module   instead of both: the framework's own loader on the same folder
 """
 
 from __future__ import annotations
@@ -69,8 +70,17 @@ def find_models(root: Path) -> list[BakedModel]:
 class Family(Protocol):
     """One framework. Implementations are stateless modules' classes; one instance serves all threads."""
 
+    packages: tuple[str, ...]
+    """Whose classes a structure may name, and whose versions must be those of the bake. None: it is never used."""
+
     def prepare(self, baked: BakedModel) -> None:
         """Import what the other steps need. May run in any thread, beside file reads."""
+
+    def vocabulary(self) -> tuple[object, ...]:
+        """What a structure may name beside modules: classes, which stand for their subclasses too, and functions."""
+
+    def adopt(self, module: nn.Module) -> None:
+        """Do for a module that was read from its structure what its constructors do beyond the module itself."""
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
         """The module in evaluation mode, its parameters on the meta device; the caller holds the construction lock."""

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 
 class EasyOcrFamily:
+    packages: tuple[str, ...] = ("torch", "easyocr")
+
+    def vocabulary(self) -> tuple[object, ...]:
+        return ()
+
+    def adopt(self, module: nn.Module) -> None:
+        pass
+
     def prepare(self, baked: BakedModel) -> None:
         compat.torchvision_operators()
         import easyocr.craft

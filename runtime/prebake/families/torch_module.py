@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 
 
 class TorchFamily:
+    packages: tuple[str, ...] = ()
+    """The user's code has no version that a structure could be held against."""
+
+    def vocabulary(self) -> tuple[object, ...]:
+        return ()
+
+    def adopt(self, module: nn.Module) -> None:
+        pass
+
     def prepare(self, baked: BakedModel) -> None:
         import torch  # noqa: F401
 

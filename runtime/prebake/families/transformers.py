@@ -32,6 +32,24 @@ PROCESSOR_FILES = (
 
 
 class TransformersFamily:
+    packages: tuple[str, ...] = ("torch", "transformers")
+
+    def vocabulary(self) -> tuple[object, ...]:
+        from transformers import GenerationConfig, PretrainedConfig
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        return PretrainedConfig, GenerationConfig, *ROPE_INIT_FUNCTIONS.values()
+
+    def adopt(self, module: nn.Module) -> None:
+        """List it among the models that can give hidden states and attentions, as `PreTrainedModel` does."""
+        from transformers import PreTrainedModel, modeling_utils
+
+        registry = modeling_utils._CAN_RECORD_REGISTRY
+        by_name = isinstance(registry, dict)  # 4.57 has one entry for all models of a class, 5 one for each model
+        for part in module.modules():
+            if isinstance(part, PreTrainedModel):
+                registry[str(type(part)) if by_name else part] = part._can_record_outputs
+
     def prepare(self, baked: BakedModel) -> None:
         compat.torchvision_operators()
         _model_class(baked)
