@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,8 @@ def check(architecture: Architecture, number: int, folder: Path) -> Outcome:
     checkpoint = save(model, folder / "checkpoint", form)
     run(job(checkpoint, folder / "model", class_=architecture.class_, dtype=architecture.dtype))
     spans = len(timeline.process.spans)
-    loaded = load(folder / "model")
+    with _registered() as registered:
+        loaded = load(folder / "model")
     ordinary = in_memory(type(model).from_pretrained(checkpoint, dtype=getattr(torch, architecture.dtype)))
     outcome = Outcome(
         class_=architecture.class_, group=architecture.group, model_type=model.config.model_type, form=form,
@@ -69,7 +72,7 @@ def check(architecture: Architecture, number: int, folder: Path) -> Outcome:
     )  # fmt: skip
     outcome.differences += held_differences(ordinary, loaded.model) + state_differences(ordinary, loaded.model)
     with torch.inference_mode():
-        _compare_outputs(ordinary, loaded.model, inputs_of(ordinary, architecture), outcome)
+        _compare_outputs(ordinary, loaded.model, inputs_of(ordinary, architecture), outcome, registered)
         if architecture.generates and ordinary.can_generate():
             _compare_tokens(ordinary, loaded.model, inputs_of(ordinary, architecture), outcome)
     outcome.seconds = time.monotonic() - started
@@ -136,8 +139,29 @@ def _first(ours: Any, theirs: Any) -> str:
     return f"{ours!r}, not {theirs!r}"
 
 
-def _compare_outputs(ordinary: Any, mapped: Any, inputs: dict[str, Any], outcome: Outcome) -> None:
-    theirs, ours = (dict(tensors_in(_everything(module, inputs))) for module in (ordinary, mapped))
+@contextmanager
+def _registered() -> Iterator[dict[Any, Any]]:
+    """What the block leaves in transformers' list of classes that can give hidden states, and nothing older.
+
+    Constructors fill the list: an ordinary load in the same process would hide that a mapped one does not.
+    """
+    from transformers import modeling_utils
+
+    left: dict[Any, Any] = {}
+    modeling_utils._CAN_RECORD_REGISTRY.clear()
+    yield left
+    left.update(modeling_utils._CAN_RECORD_REGISTRY)
+
+
+def _compare_outputs(
+    ordinary: Any, mapped: Any, inputs: dict[str, Any], outcome: Outcome, registered: dict[Any, Any]
+) -> None:
+    from transformers import modeling_utils
+
+    theirs = dict(tensors_in(_everything(ordinary, inputs)))
+    modeling_utils._CAN_RECORD_REGISTRY.clear()
+    dict.update(modeling_utils._CAN_RECORD_REGISTRY, registered)
+    ours = dict(tensors_in(_everything(mapped, inputs)))
     outcome.outputs = len(theirs)
     outcome.differences += [f"outputs: {key} only in one" for key in sorted(theirs.keys() ^ ours.keys())]
     outcome.differences += [

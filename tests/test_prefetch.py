@@ -1,45 +1,100 @@
-"""Prefetching is a hint: it asks the kernel for whole files, in order, and never fails."""
+"""Prefetching is a hint: it reads what is not in the page cache, in order, and never fails."""
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from pathlib import Path
 
 import pytest
 
-from prebake.prefetch import prefetch
+from prebake.prefetch import PIECE, prefetch
 
 
-def test_files_are_asked_for_whole_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def cached(path: Path) -> float:
+    """The share of the file's pages that are in the page cache (man 2 mincore)."""
+    size = path.stat().st_size
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE) as pages:
+        found = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+        start = ctypes.c_char.from_buffer(pages)
+        failed = ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(size), found)
+        del start
+    assert failed == 0
+    return sum(page & 1 for page in found) / len(found)
 
-    def advise(descriptor: int, offset: int, length: int, advice: int) -> None:
-        asked.append((str(Path(f"/proc/self/fd/{descriptor}").readlink()), offset, length, advice))
 
-    monkeypatch.setattr(os, "posix_fadvise", advise)
+def forget(path: Path) -> None:
+    """Drop the file's pages; skips where its file system keeps them anyway (tmpfs)."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if cached(path) > 0.5:
+        pytest.skip("this file system keeps its pages in memory")
+
+
+def test_a_file_that_was_forgotten_is_in_the_page_cache_whole(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(48 * PIECE + 5000))
+    forget(path)
+    prefetch([path]).join()
+    assert cached(path) == 1.0
+
+
+def test_what_is_cached_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, int]] = []
+    plain = os.preadv
+
+    def spy(descriptor: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        if not flags:
+            read.append((name, offset))
+        return plain(descriptor, buffers, offset, flags)
+
     paths = [tmp_path / name for name in ("b", "a")]
     for path in paths:
-        path.write_bytes(b"x")
+        path.write_bytes(bytes(2 * PIECE + 1))
+    monkeypatch.setattr(os, "preadv", spy)
     prefetch(paths).join()
-    assert asked == [(str(path), 0, 0, os.POSIX_FADV_WILLNEED) for path in paths]
+    assert read == []
+
+    def would_wait(descriptor: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return spy(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", would_wait)
+    prefetch(paths).join()
+    assert read == [(name, offset) for name in ("b", "a") for offset in (0, PIECE, 2 * PIECE)]
 
 
-def test_absent_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+def test_absent_files_folders_and_empty_files_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "empty").write_bytes(b"")
     open_before = len(list(Path("/proc/self/fd").iterdir()))
-    prefetch([tmp_path / "absent", tmp_path, tmp_path / "file"]).join()
+    prefetch([tmp_path / "absent", tmp_path, tmp_path / "empty", tmp_path / "file"]).join()
     assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 
 
-def test_a_refused_hint_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(29, "Illegal seek")
+def test_a_disk_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    monkeypatch.setattr(os, "preadv", fail)
     (tmp_path / "file").write_bytes(b"x")
     prefetch([tmp_path / "file"]).join()
 
 
-def test_systems_without_the_call_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "posix_fadvise")
-    prefetch([tmp_path]).join()
+def test_systems_that_cannot_tell_what_is_cached_read_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    plain = os.preadv
+
+    def spy(descriptor: int, buffers: list[bytearray], offset: int) -> int:
+        read.append(offset)
+        return plain(descriptor, buffers, offset)
+
+    monkeypatch.delattr(os, "RWF_NOWAIT")
+    monkeypatch.setattr(os, "preadv", spy)
+    (tmp_path / "file").write_bytes(bytes(PIECE + 1))
+    prefetch([tmp_path / "file"]).join()
+    assert read == [0, PIECE]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prebake import timeline
 from prebake.documents import nearest, quote, reason
-from prebake.errors import ConfigError, LoadError, PrebakeError, TensorFileError
+from prebake.errors import ConfigError, IntegrityError, LoadError, PrebakeError, TensorFileError
 from prebake.families import BakedModel, Family, family_of
 from prebake.integrity import Verify, check_hashes
 
@@ -176,9 +176,7 @@ def _assembled(family: Family, baked: BakedModel, tier: Tier, device: str) -> nn
     weights = baked.manifest.weights
     open_file = _opener(tier, device)
     with timeline.span("map" if tier == "mapped" else "read", baked.name):
-        tensors = {
-            name: tensor for file in weights.all_files for name, tensor in open_file(baked.folder / file).items()
-        }
+        tensors = {name: tensor for path in baked.weights for name, tensor in open_file(path).items()}
     if (module := _restored(family, baked, tensors)) is not None:
         return module
     with FRAMEWORK_LOCK:
@@ -199,7 +197,7 @@ def _restored(family: Family, baked: BakedModel, tensors: Mapping[str, Any]) -> 
     try:
         with timeline.span("structure", baked.name):
             return restore(baked, tensors, family)
-    except LoadError as error:
+    except (LoadError, IntegrityError) as error:
         logger.warning("%s: constructed, which is slower: %s", baked.name, error)
         return None
 

@@ -97,6 +97,7 @@ class Models:
         self._tiers = check_tiers(tiers if tiers is not None else declared.split(",") if declared else TIERS)
         self._slots = {baked.name: _Slot(baked) for baked in find_models(self.root)}
         self._lock = threading.Lock()
+        self._unread: list[Path] = []
         self._load: Callable[..., LoadedModel] = partial(load_baked, device=device, verify=check_verify(verify))
         _living.add(self)
 
@@ -146,12 +147,9 @@ class Models:
     def start(self) -> None:
         """Load every model in the background, all at once; returns immediately.
 
-        The disk reads of all weights begin first. Python's garbage collector rests until the last load
-        is settled: it would run over and over while frameworks import.
+        Python's garbage collector rests until the last load is settled: it would run over and over while
+        frameworks import.
         """
-        files = [slot.baked.folder / file for slot in self._slots.values()
-                 for file in slot.baked.manifest.weights.all_files]  # fmt: skip
-        prefetch.prefetch(files)
         for slot in self._slots.values():
             self._flight(slot)
 
@@ -225,6 +223,17 @@ class Models:
             logger.info("%s: %s in %.3f s", loaded.name, loaded.tier, loaded.seconds)
             collector.resume()
             flight.set_result(loaded)
+            if loaded.tier == "mapped":
+                self._read_ahead(slot.baked.weights)
+
+    def _read_ahead(self, weights: tuple[Path, ...]) -> None:
+        """Have mapped weights read before they are used, once nothing loads: imports need the disk first."""
+        with self._lock:
+            self._unread += weights
+            if any(slot.state is State.LOADING for slot in self._slots.values()):
+                return
+            paths, self._unread = self._unread, []
+        prefetch.prefetch(paths)
 
     def _load_with_retries(self, baked: BakedModel) -> LoadedModel:
         for attempt in range(baked.manifest.loading.retries):

@@ -46,6 +46,11 @@ class BakedModel:
     def name(self) -> str:
         return self.manifest.name
 
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The files of tensors."""
+        return tuple(self.folder / file for file in self.manifest.weights.all_files)
+
 
 def find_models(root: Path) -> list[BakedModel]:
     """Every model folder under the root, sorted by name.

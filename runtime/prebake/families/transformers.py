@@ -45,7 +45,7 @@ class TransformersFamily:
         from transformers import PreTrainedModel, modeling_utils
 
         registry = modeling_utils._CAN_RECORD_REGISTRY
-        by_name = isinstance(registry, dict)  # 4.57 has one entry for all models of a class, 5 one for each model
+        by_name = type(registry) is dict  # in 4.57; in 5 a class of its own that takes the model and finds its name
         for part in module.modules():
             if isinstance(part, PreTrainedModel):
                 registry[str(type(part)) if by_name else part] = part._can_record_outputs

@@ -1,0 +1,290 @@
+"""A module comes from its structure as its constructor would have made it, and nothing else comes from it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import pickle
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+
+from architecture_checks import held_differences, state_differences
+from baking import flip_byte, job, names, save, tiny, torch_job
+from networks import Tagger
+from prebake import layout, structure, timeline
+from prebake.families import BakedModel
+from prebake.loader import load
+from prebake_build.digest import file_of
+from prebake_build.worker import run
+from runtime_fakes import change_manifest
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def baked_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bert")
+    run(job(save(tiny("BertForMaskedLM"), root / "checkpoint", "safetensors"), root / "bert"))
+    return root / "bert"
+
+
+@pytest.fixture
+def bert(baked_bert: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    shutil.copytree(baked_bert, tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def load_by(folder: Path) -> tuple[Any, str]:
+    """The mapped module, and the spans that say how it was made."""
+    before = len(timeline.process.spans)
+    loaded = load(folder, ("mapped",))
+    spans = {span.name for span in timeline.process.spans[before:]}
+    return loaded.model, "constructor" if "skeleton" in spans else "structure"
+
+
+def put_structure(folder: Path, data: bytes) -> None:
+    """Another structure, as somebody would put it there who mends the manifest too."""
+    (folder / layout.STRUCTURE).write_bytes(data)
+    manifest = BakedModel.open(folder).manifest
+    files = [file_of(folder, file.path).to_dict() for file in manifest.files]
+    from prebake.manifest import File, set_digest
+
+    change_manifest(folder, files=files, set_digest=set_digest(File(**file) for file in files))
+
+
+def test_it_is_listed_in_the_manifest_and_used(bert: Path) -> None:
+    manifest = BakedModel.open(bert).manifest
+    assert manifest.structure == layout.STRUCTURE == "structure.pickle"
+    assert layout.STRUCTURE in [file.path for file in manifest.files]
+    assert load_by(bert)[1] == "structure"
+
+
+def test_it_gives_what_the_constructor_gives(bert: Path) -> None:
+    from_structure, how = load_by(bert)
+    change_manifest(bert, requires={"torch": torch.__version__.partition("+")[0], "transformers": "0.0.1"})
+    constructed, other = load_by(bert)
+    assert (how, other) == ("structure", "constructor")
+    assert held_differences(constructed, from_structure) == []
+    assert state_differences(constructed, from_structure) == []
+    assert repr(from_structure) == repr(constructed)
+    inputs = {"input_ids": torch.arange(1, 9)[None], "output_hidden_states": True}
+    with torch.inference_mode():
+        theirs, ours = constructed(**inputs), from_structure(**inputs)
+    assert torch.equal(theirs.logits, ours.logits)
+    assert len(ours.hidden_states) == len(theirs.hidden_states) > 1
+
+
+def test_tied_names_share_one_parameter_and_writing_stays_in_this_process(bert: Path) -> None:
+    before = (bert / layout.WEIGHTS).read_bytes()
+    model = load_by(bert)[0]
+    embeddings = model.bert.embeddings.word_embeddings.weight
+    assert model.cls.predictions.decoder.weight is embeddings
+    with torch.no_grad():
+        embeddings.fill_(7)
+    assert float(model.cls.predictions.decoder.weight.detach().sum()) == 7 * embeddings.numel()
+    assert (bert / layout.WEIGHTS).read_bytes() == before
+
+
+def test_it_can_be_trained(bert: Path) -> None:
+    model = load_by(bert)[0].train()
+    model(input_ids=torch.arange(1, 9)[None], labels=torch.arange(1, 9)[None]).loss.backward()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.bert.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+
+
+def test_paths_in_it_follow_the_folder(bert: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "bert"
+    moved.parent.mkdir()
+    bert.rename(moved)
+    model, how = load_by(moved)
+    assert how == "structure"
+    assert model.name_or_path == model.config.name_or_path == str(moved)
+    assert str(bert).encode() not in (moved / layout.STRUCTURE).read_bytes()
+
+
+def test_reading_takes_no_lock_and_many_threads_may(bert: Path) -> None:
+    from prebake.loader import FRAMEWORK_LOCK
+
+    load_by(bert)  # imports
+    found: list[str] = []
+    with FRAMEWORK_LOCK:  # somebody constructs
+        threads = [
+            threading.Thread(
+                target=lambda: found.append(type(restored(BakedModel.open(bert))).__name__), daemon=True
+            )
+            for _ in range(8)
+        ]  # fmt: skip
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert found == ["BertForMaskedLM"] * 8
+
+
+def restored(baked: BakedModel) -> nn.Module:
+    from prebake.families.transformers import TransformersFamily
+    from prebake.tensors import map_tensors
+
+    tensors = {name: tensor for path in baked.weights for name, tensor in map_tensors(path).items()}
+    return structure.restore(baked, tensors, TransformersFamily())
+
+
+# --- what must not be used ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_another_version_of_its_code_is_constructed(bert: Path, package: str, caplog: pytest.LogCaptureFixture) -> None:
+    requires = dict(BakedModel.open(bert).manifest.requires)
+    change_manifest(bert, requires=requires | {package: "0.0.1"})
+    with caplog.at_level(logging.DEBUG, logger="prebake"):
+        assert load_by(bert)[1] == "constructor"
+    assert f"its structure was made with {package} 0.0.1, and {requires[package]} is installed" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_damaged_one_is_not_read(bert: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flip_byte(bert / layout.STRUCTURE, 100)
+    assert load_by(bert)[1] == "constructor"
+    assert "bert: constructed, which is slower: " in caplog.text
+    assert "its sha256 is not the manifest's" in caplog.text
+
+
+class Calls:
+    """Pickles as a call, as a malicious object does."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def _global(module: str, name: str, *arguments: str) -> bytes:
+    """A pickle that calls `module.name`, looked up by a path of attributes."""
+    strings = b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in arguments)
+    head = b"\x80\x05\x8c" + bytes([len(module)]) + module.encode() + b"\x8c" + bytes([len(name)]) + name.encode()
+    return head + b"\x93" + b"(" + strings + b"tR."
+
+
+@pytest.mark.parametrize(
+    ("make", "wanted"),
+    [
+        (lambda mark: pickle.dumps(Calls(os.system, f"touch {mark}")), "posix.system"),
+        (lambda mark: pickle.dumps(Calls(eval, f"open({mark!r}, 'w')")), "builtins.eval"),
+        (lambda mark: pickle.dumps(Calls(getattr, mark, "encode")), "builtins.getattr"),
+        (lambda mark: pickle.dumps(functools.partial(os.system, f"touch {mark}")), "posix.system"),
+        (lambda mark: pickle.dumps(Calls(torch.load, mark)), "torch.serialization.load"),
+        (lambda mark: pickle.dumps(Calls(torch.save, [], mark)), "torch.serialization.save"),
+        (lambda mark: _global("torch.serialization", "os.system", f"touch {mark}"), "torch.serialization.os.system"),
+        (lambda mark: _global("transformers.utils.hub", "os.mkdir", mark), "transformers.utils.hub.os.mkdir"),
+        (lambda mark: _global("torch.nn", "functional.warnings.sys.exit"), "torch.nn.functional.warnings.sys.exit"),
+        (lambda mark: _global("networks", "Tagger"), "networks.Tagger"),
+    ],
+)  # fmt: skip
+def test_what_it_may_not_name_does_not_run(
+    bert: Path, tmp_path: Path, make: Callable[[str], bytes], wanted: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark = tmp_path / "ran"
+    put_structure(bert, make(str(mark)))
+    model, how = load_by(bert)
+    assert (type(model).__name__, how) == ("BertForMaskedLM", "constructor")
+    assert f"wants {wanted}, which no structure may name" in caplog.text
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "EOFError"),
+        (b"garbage", "structure.pickle: "),
+        (pickle.dumps({"not": "a module"}), "holds no module"),
+        (pickle.dumps(nn.Linear), "holds no module"),
+        (pickle.dumps(nn.Identity()), "tensors unused"),
+    ],
+)
+def test_what_is_no_structure_is_said_and_constructed(
+    bert: Path, data: bytes, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_structure(bert, data)
+    assert load_by(bert)[1] == "constructor"
+    assert why in caplog.text
+
+
+def test_a_tensor_that_was_not_baked_is_said(bert: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = (bert / layout.STRUCTURE).read_bytes()
+    put_structure(bert, data.replace(b"cls.predictions.bias", b"cls.predictions.Bias"))
+    assert load_by(bert)[1] == "constructor"
+    assert "KeyError: 'cls.predictions.Bias'" in caplog.text
+
+
+def test_a_manifest_that_names_a_structure_it_does_not_list_is_refused(bert: Path) -> None:
+    from prebake.errors import DocumentError
+
+    change_manifest(bert, structure="other.pickle")
+    with pytest.raises(DocumentError, match=r'structure: "other.pickle" is not among the files'):
+        BakedModel.open(bert)
+
+
+# --- at bake -----------------------------------------------------------------------------------------------------
+
+
+def test_users_own_code_has_none(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    torch.save(Tagger().state_dict(), tmp_path / "checkpoint" / "weights.pth")
+    run(torch_job(tmp_path / "checkpoint", tmp_path / "tagger", "networks:tagger"))
+    assert json.loads((tmp_path / "tagger" / "manifest.json").read_text())["structure"] is None
+    assert layout.STRUCTURE not in names(tmp_path / "tagger")
+    assert load_by(tmp_path / "tagger")[1] == "constructor"
+
+
+def test_a_module_that_cannot_be_pickled_is_baked_without(
+    baked_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import BertForMaskedLM
+
+    plain = BertForMaskedLM.__init__
+
+    def with_closure(self: Any, config: Any) -> None:
+        plain(self, config)
+        self.scale = lambda value: value
+
+    monkeypatch.setattr(BertForMaskedLM, "__init__", with_closure)
+    run(job(baked_bert.parent / "checkpoint", tmp_path / "bert"))
+    assert "bert: every start will run its constructor: Can't pickle" in capsys.readouterr().err
+    assert layout.STRUCTURE not in names(tmp_path / "bert")
+    assert load_by(tmp_path / "bert")[1] == "constructor"
+
+
+def test_one_that_reads_back_as_something_else_is_not_kept(
+    baked_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = structure.restore
+
+    def other(*arguments: Any) -> nn.Module:
+        module: Any = honest(*arguments)
+        del module.bert.encoder.layer[1].attention.self.num_attention_heads
+        return cast(nn.Module, module)
+
+    monkeypatch.setattr("prebake_build.structures.restore", other)
+    run(job(baked_bert.parent / "checkpoint", tmp_path / "bert"))
+    assert "read back, it differs in bert.encoder.layer.1.attention.self" in capsys.readouterr().err
+    assert layout.STRUCTURE not in names(tmp_path / "bert")
+
+
+def test_a_checkpoint_with_a_file_of_that_name_is_refused(baked_bert: Path, tmp_path: Path) -> None:
+    from prebake.errors import SourceError
+
+    shutil.copytree(baked_bert.parent / "checkpoint", tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / layout.STRUCTURE).write_bytes(b"")
+    with pytest.raises(SourceError, match=r"has a structure\.pickle, and baked models need that name"):
+        run(job(tmp_path / "checkpoint", tmp_path / "bert"))
