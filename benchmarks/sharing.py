@@ -1,6 +1,7 @@
 """Memory of several services on one host: the sum of their proportional set sizes, naive and baked.
 
-Counted when all are ready, and again after each answered once, so that its weights were touched. A page that four
+Counted when all are ready, and again after each answered once, so that its weights were touched; both times when
+nothing was asked for three seconds, as it is with a service on most of its days. A page that four
 processes map is counted a quarter in each: the sum is what the host holds.
 """
 
@@ -18,6 +19,7 @@ from prebake_build.measure import Launcher, Service
 from prebake_build.report import machine, versions
 
 DEMO = Path(__file__).parent.parent / "dist" / "demo"
+IDLE = 3.0
 KINDS = ("Pss", "Pss_Anon", "Pss_File")
 
 
@@ -51,9 +53,11 @@ def together(launcher: Launcher, number: int) -> dict[str, dict[str, int]]:
                         break
                 except OSError:
                     time.sleep(0.05)
+        time.sleep(IDLE)
         ready = added(services)
         for service in services:
             urllib.request.urlopen(service.url + "/caption", data=picture.getvalue(), timeout=120).close()
+        time.sleep(IDLE)
         return {"ready": ready, "answered": added(services)}
     finally:
         for service in services:

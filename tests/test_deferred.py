@@ -460,6 +460,11 @@ USES = [
                             "assert torch.distributions.kl_divergence(n, n) == 0"),
     ("torch.testing", "import torch\ntorch.testing.assert_close(torch.ones(1), torch.ones(1))"),
     ("torch.masked", "import torch\nassert torch.masked.sum(torch.ones(2), mask=torch.tensor([True, False])) == 1"),
+    ("torchvision.models", "from prebake import compat\ncompat.torchvision_operators()\n"
+                           "import torchvision, torch\nfrom torchvision.models import resnet18, VGG\n"
+                           "assert deferred.report().get('torchvision.models') is None\n"
+                           "assert resnet18().eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)\n"
+                           "assert isinstance(torchvision.models.vgg16_bn(), VGG)"),
     ("jinja2", "import jinja2\nassert jinja2.Template('{{ a }}').render(a=1) == '1'\n"
                "try: jinja2.Template('{{')\nexcept jinja2.TemplateSyntaxError: pass"),
 ]  # fmt: skip

@@ -224,7 +224,7 @@ def test_a_service_becomes_ready_after_all_where_a_failed_model_is_loaded_later(
     monkeypatch.setattr(timeline, "mark", made.mark)
     models = Pretended(ocr=Reader())
     models.states["ocr"] = State.FAILED
-    watch = threading.Thread(target=service._watch, args=(models,))
+    watch = threading.Thread(target=service._watch, args=(models, None))
     watch.start()
     while "not ready: ocr failed" not in caplog.text:
         assert watch.is_alive()

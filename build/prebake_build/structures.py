@@ -11,7 +11,6 @@ import dataclasses
 import pickle
 import sys
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from prebake import layout
 from prebake.assembly import slots
 from prebake.errors import LoadError
 from prebake.families import BakedModel, Family, family_of
+from prebake.header import read_header
 from prebake.structure import FOLDER, TensorKey, restore
 from prebake_build.convert import identity_of
 from prebake_build.digest import file_of
@@ -35,30 +35,37 @@ class NoStructureError(Exception):
 
 
 class _Writer(pickle.Pickler):
-    def __init__(self, target: BytesIO, module: nn.Module, folder: Path) -> None:
+    def __init__(self, target: BytesIO, module: nn.Module, baked: BakedModel) -> None:
         super().__init__(target, protocol=PROTOCOL)
-        self._folder = str(folder)
+        self._folder = str(baked.folder)
+        stored = names_of(baked)
         self._keys: dict[int, str] = {}
         for slot in slots(module):
             if slot.kind == "extra":
                 raise NoStructureError(f"{slot.key} is extra state")
-            self._keys.setdefault(id(slot.tensor), slot.key)
+            if slot.key in stored or slot.key in baked.manifest.weights.aliases:
+                self._keys.setdefault(id(slot.tensor), slot.key)
 
     def persistent_id(self, value: Any) -> str | TensorKey | None:
         if type(value) is str and value == self._folder:
             return FOLDER
         if not isinstance(value, torch.Tensor):
             return None
-        if id(value) not in self._keys or value.is_meta:
+        if id(value) not in self._keys:
             raise NoStructureError("it holds a tensor that was not baked")
         return self._keys[id(value)], isinstance(value, nn.Parameter), value.requires_grad
 
 
-def structure_of(module: nn.Module, folder: Path) -> bytes:
-    """The structure of a module that was loaded from `folder`. Raises NoStructureError."""
+def names_of(baked: BakedModel) -> set[str]:
+    """The keys of the tensors that were baked."""
+    return {name for path in baked.weights for name in read_header(path).entries}
+
+
+def structure_of(module: nn.Module, baked: BakedModel) -> bytes:
+    """The structure of a module that was loaded from the folder. Raises NoStructureError."""
     target = BytesIO()
     try:
-        _Writer(target, module, folder).dump(module)
+        _Writer(target, module, baked).dump(module)
     except NoStructureError:
         raise
     except Exception as error:  # whatever a module's own __getstate__ raises
@@ -79,7 +86,7 @@ def add_structure(module: nn.Module, baked: BakedModel) -> None:
     if not family.packages:
         return
     try:
-        path.write_bytes(structure_of(module, baked.folder))
+        path.write_bytes(structure_of(module, baked))
         files = sorted((*manifest.files, file_of(baked.folder, layout.STRUCTURE)), key=lambda file: file.path)
         manifest = dataclasses.replace(manifest, structure=layout.STRUCTURE, files=tuple(files))
         _check(module, BakedModel(baked.folder, manifest), family)
@@ -94,8 +101,8 @@ def add_structure(module: nn.Module, baked: BakedModel) -> None:
 def _check(module: nn.Module, baked: BakedModel, family: Family) -> None:
     """Read it back as the runtime does, around the module's own tensors: every part must be of the same class, with
     the same attributes, and hold the same tensors. Raises NoStructureError, LoadError."""
-    names = {slot.key: slot.tensor for slot in slots(module)}
-    stored = {key: tensor.detach() for key, tensor in names.items() if key not in baked.manifest.weights.aliases}
+    names = names_of(baked)
+    stored = {slot.key: slot.tensor.detach() for slot in slots(module) if slot.key in names}
     expected, found = _parts(module), _parts(restore(baked, stored, family))
     if differing := [path for path in {**expected, **found} if expected.get(path) != found.get(path)]:
         raise NoStructureError(f"read back, it differs in {differing[0] or 'the model itself'}")

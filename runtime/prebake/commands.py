@@ -53,12 +53,13 @@ def _add_serve(commands: Commands) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from prebake.idle import WhenIdle
     from prebake.service import serve
 
     models = Models(options.root, verify=options.verify)
     quickstart.begin()
     begin = (lambda: None) if options.lazy else models.start
-    serve(models, host=options.host, port=options.port, begin=begin, lazy=options.lazy)
+    serve(models, host=options.host, port=options.port, begin=begin, lazy=options.lazy, idle=WhenIdle())
     return 0
 
 

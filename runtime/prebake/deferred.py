@@ -51,6 +51,7 @@ DEFERRED = (
     "torch.testing",
     "torchvision.datasets",
     "torchvision.io",
+    "torchvision.models",
     "transformers.distributed.checkpoint",
     "transformers.distributed.expert_parallel",
     "transformers.distributed.fsdp",

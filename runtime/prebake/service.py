@@ -21,6 +21,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import resources
@@ -31,6 +32,7 @@ from prebake import deferred, metrics, timeline
 from prebake.analyzer import Analyzer, decode
 from prebake.documents import reason
 from prebake.errors import ConfigError, PrebakeError, UnknownModelError
+from prebake.idle import WhenIdle
 from prebake.models import State, Status
 
 if TYPE_CHECKING:
@@ -77,8 +79,9 @@ class Answer:
 class Application:
     """The WSGI application (PEP 3333). Safe under threads."""
 
-    def __init__(self, models: Started, *, lazy: bool = False) -> None:
+    def __init__(self, models: Started, *, lazy: bool = False, idle: WhenIdle | None = None) -> None:
         self._models, self._lazy = models, lazy
+        self._work = idle.work if idle else nullcontext
         self._analyzer = Analyzer(models)
         self._room = threading.BoundedSemaphore(QUESTIONS)
         self.counts = metrics.Counts()
@@ -125,7 +128,7 @@ class Application:
             return Answer.error(HTTPStatus.SERVICE_UNAVAILABLE, f"{QUESTIONS} questions are under way already",
                                 **{"Retry-After": "1"})  # fmt: skip
         try:
-            with self.counts.time(path) as outcome:
+            with self._work(), self.counts.time(path) as outcome:
                 answer = self._answer_about(path, environ["wsgi.input"].read(length), environ.get("QUERY_STRING", ""))
                 outcome.status = answer.status
         finally:
@@ -190,16 +193,25 @@ def _page() -> Answer:
     return Answer(page, type="text/html; charset=utf-8")
 
 
-def serve(models: Started, *, host: str, port: int, begin: Callable[[], None], lazy: bool = False) -> None:
+def serve(
+    models: Started,
+    *,
+    host: str,
+    port: int,
+    begin: Callable[[], None],
+    lazy: bool = False,
+    idle: WhenIdle | None = None,
+) -> None:
     """Open the port, call `begin` (which must not block), and answer until SIGTERM or SIGINT.
 
-    `lazy` says that `begin` loads nothing: questions do. Raises ConfigError where the port cannot be opened.
+    `lazy` says that `begin` loads nothing: questions do; `idle` is told of questions. Raises ConfigError where
+    the port cannot be opened.
     """
     import waitress
 
     # twice the limit, so that a body somewhat too large is answered by us and not cut off
     server = waitress.create_server(
-        Application(models, lazy=lazy), sockets=[_listen(host, port)], threads=THREADS, ident=None,
+        Application(models, lazy=lazy, idle=idle), sockets=[_listen(host, port)], threads=THREADS, ident=None,
         max_request_body_size=2 * MAX_BODY,
         inbuf_overflow=3 * MAX_BODY,  # a larger body would go to a file, and there may be nowhere to write
         clear_untrusted_proxy_headers=True,
@@ -209,7 +221,7 @@ def serve(models: Started, *, host: str, port: int, begin: Callable[[], None], l
     logger.info("http://%s:%d answers; %s", host, port, "models load when asked for" if lazy else "models are loading")
     begin()
     if not lazy:
-        threading.Thread(target=_watch, args=(models,), name="prebake-watch", daemon=True).start()
+        threading.Thread(target=_watch, args=(models, idle), name="prebake-watch", daemon=True).start()
     try:
         server.run()
     finally:
@@ -237,8 +249,15 @@ def _stop(number: int, frame: object) -> None:
     raise SystemExit(0)  # waitress finishes the requests under way and leaves its loop
 
 
-def _watch(models: Started) -> None:
-    """Mark the moment of readiness, or say which models keep the service from it."""
+def _watch(models: Started, idle: WhenIdle | None) -> None:
+    with idle.work() if idle else nullcontext():
+        _until_ready(models)
+    timeline.mark(timeline.READY)
+    logger.info("ready after %.2f s", timeline.process.marks[timeline.READY])
+
+
+def _until_ready(models: Started) -> None:
+    """Wait for readiness, and say which models keep the service from it."""
     pause, seconds = threading.Event(), 0.005
     while not models.ready:
         if seconds < 1 and all(status.state in (State.READY, State.FAILED) for status in models.status()):
@@ -247,5 +266,3 @@ def _watch(models: Started) -> None:
                 logger.error("not ready: %s failed (tried again on the next request)", ", ".join(failed))
                 seconds = 1.0
         pause.wait(seconds)
-    timeline.mark(timeline.READY)
-    logger.info("ready after %.2f s", timeline.process.marks[timeline.READY])
