@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prebake.documents import Table, canonical_json, describe, nearest, quote, read_json, reason
+from prebake.documents import Table, canonical_json, check_format, describe, nearest, quote, read_json, reason
 from prebake.errors import ConfigError, DocumentError, NewerFormatError
 
 JSON = st.recursive(
@@ -168,3 +168,21 @@ def test_reasons_are_without_numbers_and_file_names() -> None:
     assert reason(FileNotFoundError(2, "No such file or directory", "/x")) == "No such file or directory"
     assert reason(ValueError("x")) == "x"
     assert reason(KeyboardInterrupt()) == "KeyboardInterrupt"
+
+
+def test_a_number_that_python_refuses_to_spell_is_refused_in_a_short_message() -> None:
+    """TOML holds one in hexadecimal, whatever its length."""
+    beyond = "0x" + "f" * 75 + "..."
+    with pytest.raises(DocumentError, match=rf"^file\.toml: models\.key: expected a string, found .* \({beyond}\)$"):
+        table(key=16**5000 - 1).take("key", str)
+    with pytest.raises(NewerFormatError, match=rf"^file\.toml: models\.format: this lock has format {beyond}, "):
+        check_format(table(format=16**5000 - 1), 1, "lock")
+    assert describe(10**60) == f"a whole number ({10**60})"
+
+
+def test_half_of_a_surrogate_pair_is_named_in_a_message_that_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(r'{"\ud800": 1, "\ud800": 2}')
+    with pytest.raises(DocumentError) as error:
+        read_json(path, 1, "manifest")
+    assert str(error.value) == rf'{path}: this manifest is not JSON: the key "\ud800" stands twice in one table'

@@ -64,6 +64,10 @@ def test_a_file_without_tensors_is_valid(weights: Path) -> None:
         (safetensors_bytes(b"[" * 100_000), "its header is not JSON: "),
         (safetensors_bytes(b"\xff"), "its header is not JSON: 'utf-8' codec can't decode byte 0xff"),
         (safetensors_bytes(b'{"a":1,"a":1}'), "its header is not JSON: a name stands twice in it"),
+        (
+            safetensors_bytes({"\ud800": entry("U8", [1], 0, 1)}, bytes(1)),
+            r"its header is not JSON: 'utf-8' codec can't encode character '\ud800'",
+        ),
         (safetensors_bytes({"a": 1}), 'tensor "a": expected exactly dtype, shape and data_offsets'),
         (
             safetensors_bytes({"a": {**entry("F32", [1], 0, 4), "more": 1}}, bytes(4)),

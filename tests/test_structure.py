@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
-import os
-import pickle
 import shutil
 import threading
-from collections.abc import Callable
+from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,9 +50,9 @@ def load_by(folder: Path) -> tuple[Any, str]:
     return loaded.model, "constructor" if "skeleton" in spans else "structure"
 
 
-def put_structure(folder: Path, data: bytes) -> None:
+def put_structure(folder: Path, text: str) -> None:
     """Another structure, as somebody would put it there who mends the manifest too."""
-    (folder / layout.STRUCTURE).write_bytes(data)
+    (folder / layout.STRUCTURE).write_text(text)
     manifest = BakedModel.open(folder).manifest
     files = [file_of(folder, file.path).to_dict() for file in manifest.files]
     from prebake.manifest import File, set_digest
@@ -64,7 +62,7 @@ def put_structure(folder: Path, data: bytes) -> None:
 
 def test_it_is_listed_in_the_manifest_and_used(bert: Path) -> None:
     manifest = BakedModel.open(bert).manifest
-    assert manifest.structure == layout.STRUCTURE == "structure.pickle"
+    assert manifest.structure == layout.STRUCTURE == "structure.json"
     assert layout.STRUCTURE in [file.path for file in manifest.files]
     assert load_by(bert)[1] == "structure"
 
@@ -159,79 +157,77 @@ def test_a_damaged_one_is_not_read(bert: Path, caplog: pytest.LogCaptureFixture)
     assert "its sha256 is not the manifest's" in caplog.text
 
 
-class Calls:
-    """Pickles as a call, as a malicious object does."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.call
+LINEAR = "torch.nn.modules.linear:Linear"
 
 
-def _global(module: str, name: str, *arguments: str) -> bytes:
-    """A pickle that calls `module.name`, looked up by a path of attributes."""
-    strings = b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in arguments)
-    head = b"\x80\x05\x8c" + bytes([len(module)]) + module.encode() + b"\x8c" + bytes([len(name)]) + name.encode()
-    return head + b"\x93" + b"(" + strings + b"tR."
+def _document(*classes: str, **attributes: Any) -> str:
+    """A structure of one object of the first class, with attributes as they are written down."""
+    return json.dumps({"classes": classes, "objects": [[0, {}, attributes, False]]})
 
 
 @pytest.mark.parametrize(
-    ("make", "wanted"),
+    ("text", "wanted"),
     [
-        (lambda mark: pickle.dumps(Calls(os.system, f"touch {mark}")), "posix.system"),
-        (lambda mark: pickle.dumps(Calls(eval, f"open({mark!r}, 'w')")), "builtins.eval"),
-        (lambda mark: pickle.dumps(Calls(getattr, mark, "encode")), "builtins.getattr"),
-        (lambda mark: pickle.dumps(functools.partial(os.system, f"touch {mark}")), "posix.system"),
-        (lambda mark: pickle.dumps(Calls(torch.load, mark)), "torch.serialization.load"),
-        (lambda mark: pickle.dumps(Calls(torch.save, [], mark)), "torch.serialization.save"),
-        (lambda mark: _global("torch.serialization", "os.system", f"touch {mark}"), "torch.serialization.os.system"),
-        (lambda mark: _global("transformers.utils.hub", "os.mkdir", mark), "transformers.utils.hub.os.mkdir"),
-        (lambda mark: _global("torch.nn", "functional.warnings.sys.exit"), "torch.nn.functional.warnings.sys.exit"),
-        (lambda mark: _global("networks", "Tagger"), "networks.Tagger"),
+        (_document("os:system"), "os:system"),
+        (_document("builtins:eval"), "builtins:eval"),
+        (_document("subprocess:Popen"), "subprocess:Popen"),
+        (_document("networks:Tagger"), "networks:Tagger"),
+        (_document("torch.serialization:load"), "torch.serialization:load"),
+        (_document("torch.serialization:os.system"), "torch.serialization:os.system"),
+        (_document("transformers.utils.hub:os.mkdir"), "transformers.utils.hub:os.mkdir"),
+        (_document("torch.nn:Linear"), "torch.nn:Linear"),  # by another name than its own
+        (_document("torch.fx.graph_module:GraphModule"), "torch.fx.graph_module:GraphModule"),
+        (_document("torch.fx._lazy_graph_module:_LazyGraphModule"), "torch.fx._lazy_graph_module:_LazyGraphModule"),
+        (_document("torch.jit._script:RecursiveScriptModule"), "torch.jit._script:RecursiveScriptModule"),
+        (_document("transformers.training_args:TrainingArguments"), "transformers.training_args:TrainingArguments"),
+        (_document(LINEAR, forward=["function", "os:system"]), "os:system"),
+        (_document(LINEAR, forward=["partial", "os:system", ["tuple", "true"], ["dict"]]), "os:system"),
+        (_document(LINEAR, forward=["function", "torch:load"]), "torch:load"),
     ],
-)  # fmt: skip
-def test_what_it_may_not_name_does_not_run(
-    bert: Path, tmp_path: Path, make: Callable[[str], bytes], wanted: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    mark = tmp_path / "ran"
-    put_structure(bert, make(str(mark)))
+)
+def test_what_it_may_not_name_is_refused(bert: Path, text: str, wanted: str, caplog: pytest.LogCaptureFixture) -> None:
+    put_structure(bert, text)
     model, how = load_by(bert)
     assert (type(model).__name__, how) == ("BertForMaskedLM", "constructor")
-    assert f"wants {wanted}, which no structure may name" in caplog.text
-    assert not mark.exists()
+    assert f"structure.json: wants {wanted}, which no structure may name" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("data", "why"),
+    ("text", "why"),
     [
-        (b"", "EOFError"),
-        (b"garbage", "structure.pickle: "),
-        (pickle.dumps({"not": "a module"}), "holds no module"),
-        (pickle.dumps(nn.Linear), "holds no module"),
-        (pickle.dumps(nn.Identity()), "tensors unused"),
+        ("", "JSONDecodeError"),
+        ("garbage", "JSONDecodeError"),
+        ("[" * 100_000, "RecursionError"),
+        ("{}", "KeyError('classes')"),
+        ('{"classes": [], "objects": []}', "IndexError"),
+        (_document("transformers.models.bert.configuration_bert:BertConfig"), "structure.json: "),
+        (_document("torch.nn.modules.linear:Identity"), "tensors unused"),
+        (_document(LINEAR, training=["dtype", "load"]), "load is no type of tensors"),
+        (_document(LINEAR, training=["value", 1]), "AttributeError"),
+        (_document(LINEAR, training=["__class__"]), "AttributeError"),
+        (_document(LINEAR, training=["object", 7]), "IndexError"),
     ],
 )
 def test_what_is_no_structure_is_said_and_constructed(
-    bert: Path, data: bytes, why: str, caplog: pytest.LogCaptureFixture
+    bert: Path, text: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put_structure(bert, data)
+    put_structure(bert, text)
     assert load_by(bert)[1] == "constructor"
     assert why in caplog.text
 
 
 def test_a_tensor_that_was_not_baked_is_said(bert: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = (bert / layout.STRUCTURE).read_bytes()
-    put_structure(bert, data.replace(b"cls.predictions.bias", b"cls.predictions.Bias"))
+    text = (bert / layout.STRUCTURE).read_text()
+    put_structure(bert, text.replace("cls.predictions.bias", "cls.predictions.Bias"))
     assert load_by(bert)[1] == "constructor"
-    assert "KeyError: 'cls.predictions.Bias'" in caplog.text
+    assert "KeyError('cls.predictions.Bias')" in caplog.text
 
 
 def test_a_manifest_that_names_a_structure_it_does_not_list_is_refused(bert: Path) -> None:
     from prebake.errors import DocumentError
 
-    change_manifest(bert, structure="other.pickle")
-    with pytest.raises(DocumentError, match=r'structure: "other.pickle" is not among the files'):
+    change_manifest(bert, structure="other.json")
+    with pytest.raises(DocumentError, match=r'structure: "other.json" is not among the files'):
         BakedModel.open(bert)
 
 
@@ -247,7 +243,7 @@ def test_users_own_code_has_none(tmp_path: Path) -> None:
     assert load_by(tmp_path / "tagger")[1] == "constructor"
 
 
-def test_a_module_that_cannot_be_pickled_is_baked_without(
+def test_a_module_with_a_closure_is_baked_without(
     baked_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from transformers import BertForMaskedLM
@@ -260,9 +256,43 @@ def test_a_module_that_cannot_be_pickled_is_baked_without(
 
     monkeypatch.setattr(BertForMaskedLM, "__init__", with_closure)
     run(job(baked_bert.parent / "checkpoint", tmp_path / "bert"))
-    assert "bert: every start will run its constructor: Can't pickle" in capsys.readouterr().err
+    assert "bert: every start will run its constructor: it holds a builtins:function" in capsys.readouterr().err
     assert layout.STRUCTURE not in names(tmp_path / "bert")
     assert load_by(tmp_path / "bert")[1] == "constructor"
+
+
+def test_every_kind_of_attribute_is_read_back_as_it_was(
+    baked_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BertForMaskedLM
+    from transformers.generation import GenerationMode
+
+    kept: dict[str, Any] = {
+        "numbers": [1, 2.5, -0.0, float("inf"), True, None], "text": 'é"\n', "pair": (1, (2, "x")), "names": {"b", "a"},
+        "table": {1: (2,), "x": {"y": [1]}}, "ordered": OrderedDict([("b", 1), ("a", 2)]), "empty": {},
+        "dtype": torch.int8, "device": torch.device("cpu"), "size": torch.Size([1, 2]), "member": GenerationMode.BEAM_SEARCH,
+        "activation": partial(nn.functional.gelu, approximate="tanh"), "function": nn.functional.relu,
+        "cls": nn.Linear,
+    }  # fmt: skip
+    plain = BertForMaskedLM.__init__
+
+    def keeping(self: Any, config: Any) -> None:
+        plain(self, config)
+        self.kept = kept
+        self.layers = [self.cls, self.bert]
+
+    monkeypatch.setattr(BertForMaskedLM, "__init__", keeping)
+    run(job(baked_bert.parent / "checkpoint", tmp_path / "bert"))
+    model, how = load_by(tmp_path / "bert")
+    assert how == "structure"
+    assert model.layers[0] is model.cls
+    assert model.layers[1] is model.bert
+    activation, found = kept.pop("activation"), model.kept.pop("activation")
+    assert (found.func, found.args, found.keywords) == (activation.func, activation.args, activation.keywords)
+    assert model.kept == kept
+    assert {name: type(value) for name, value in model.kept.items()} == {name: type(v) for name, v in kept.items()}
+    assert list(model.kept["ordered"]) == ["b", "a"]
+    assert str(model.kept["numbers"]) == str(kept["numbers"])
 
 
 def test_one_that_reads_back_as_something_else_is_not_kept(
@@ -286,5 +316,5 @@ def test_a_checkpoint_with_a_file_of_that_name_is_refused(baked_bert: Path, tmp_
 
     shutil.copytree(baked_bert.parent / "checkpoint", tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / layout.STRUCTURE).write_bytes(b"")
-    with pytest.raises(SourceError, match=r"has a structure\.pickle, and baked models need that name"):
+    with pytest.raises(SourceError, match=r"has a structure\.json, and baked models need that name"):
         run(job(tmp_path / "checkpoint", tmp_path / "bert"))

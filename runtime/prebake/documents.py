@@ -153,7 +153,7 @@ def check_format(table: Table, newest: int, what: str) -> None:
     found = table.take("format", int)
     if found > newest:
         raise NewerFormatError(
-            f"{table.at('format')}: this {what} has format {found}, and this Prebake reads up to "
+            f"{table.at('format')}: this {what} has format {_spelled(found)}, and this Prebake reads up to "
             f"{newest}: update prebake, or bake again with this version"
         )
     if found < 1:
@@ -177,15 +177,25 @@ def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
 
 
 def quote(value: str) -> str:
-    """A value as messages show it: in double quotes, cut at 80 characters."""
-    return json.dumps(value if len(value) <= 80 else value[:77] + "...", ensure_ascii=False)
+    """A value as messages show it: in double quotes, cut at 80 characters, halves of surrogate pairs escaped."""
+    text = json.dumps(value if len(value) <= 80 else value[:77] + "...", ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def describe(value: object) -> str:
     """What was found, in the words of the document's format."""
     for kind in (bool, int, float, list, dict):
         if isinstance(value, kind):
-            return f"{_KINDS[kind]} ({value!r})" if kind in (bool, int, float) else _KINDS[kind]
+            return f"{_KINDS[kind]} ({_spelled(value)})" if kind in (bool, int, float) else _KINDS[kind]
     if isinstance(value, str):
         return f"the string {quote(value)}"
     return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _spelled(value: object) -> str:
+    """A number as messages show it. Python refuses to spell one of more than 4,300 digits, which TOML can hold in
+    hexadecimal: a large one is hexadecimal here too, and cut at 80 characters."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        text = f"{value:#x}"
+        return text if len(text) <= 80 else text[:77] + "..."
+    return repr(value)

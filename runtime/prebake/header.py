@@ -75,7 +75,10 @@ def _parse(file: BinaryIO, file_size: int, where: str) -> Header:
             "this is no safetensors file, or a truncated one"
         )
     try:
-        document = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
+        text = file.read(length).decode("utf-8")
+        document = json.loads(text, object_pairs_hook=_unique)
+        if "\\u" in text:  # an escaped half of a surrogate pair would be a name that no message or file can hold
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise TensorFileError(f"{where}: its header is not JSON: {error}") from error
     if not isinstance(document, dict):

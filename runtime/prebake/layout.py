@@ -7,7 +7,7 @@
         ├── manifest.json        MANIFEST
         ├── model.safetensors    WEIGHTS: what the module's state dict holds
         ├── buffers.safetensors  BUFFERS: tensors that the module has but its state dict does not
-        ├── structure.pickle     STRUCTURE: the module without its tensors
+        ├── structure.json       STRUCTURE: what its constructor made, without tensors
         └── config.json …        the small files that the family needs
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 BUFFERS = "buffers.safetensors"
-STRUCTURE = "structure.pickle"
+STRUCTURE = "structure.json"
 
 ENV_ROOT = "PREBAKE_ROOT"
 ENV_DEFER = "PREBAKE_DEFER"

@@ -165,7 +165,7 @@ class Manifest:
     files: tuple[File, ...]
     weights: Weights
     structure: str | None = None
-    """The module pickled without its tensors, where it can be; see `prebake.structure`."""
+    """The file of what the constructor made, without tensors, where there is one; see `prebake.structure`."""
     converter: Mapping[str, str]
     """Package → version that wrote the folder."""
     requires: Mapping[str, str] = field(default_factory=dict)

@@ -1,76 +1,126 @@
 """A module's structure, read back in place of running its constructor.
 
 Constructors cost most of a mapped load: transformers' read and copy configurations, expand patterns, fill layers.
-What they arrive at depends on the configuration and on the version of the code alone. So baking pickles the module
-that the constructor made, with each tensor replaced by its key, and a process that has the same versions unpickles it
-with the mapped tensors in the places of the keys.
+What they arrive at depends on the configuration and on the version of the code alone. So baking writes down what
+the constructor made, and a process that has the same versions reads that, with the mapped tensors in it.
 
-A pickle can name any callable, so this reader is restricted, in the way that the library reference of `pickle`
-describes ("Restricting Globals"): modules and configurations of the family's own packages, and a short list of
-values. Whatever wants more is refused, at bake too, where it means that the model has no structure.
+`structure.json` is data, and reading it runs no code that it names: each object is made bare, of a class that is a
+module or a configuration of the family's own packages, and then gets its attributes::
+
+    classes   "torch.nn.modules.linear:Linear", …
+    objects   [class, attributes that JSON can hold, others, whether by __setstate__], …; the first is the module
+
+Others are lists of a tag and what belongs to it, `["tensor", "decoder.weight", true, true]` for instance; `_Reader`
+has them all. Attributes that a bare `nn.Module` has too are left out.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
-import pickle
+import importlib
+import json
 import sys
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from io import BytesIO
 from typing import Any
 
 import torch
 from torch import nn
 
+from prebake.documents import reason
 from prebake.errors import IntegrityError, LoadError
 from prebake.families import BakedModel, Family
 from prebake.tensors import aligned
 
-FOLDER = "folder"
-"""Stands for the path of the model's folder, wherever the module keeps it."""
-
-TensorKey = tuple[str, bool, bool]
-"""Key of a tensor; whether it is a parameter; whether it requires gradients."""
-
-_VALUES = frozenset({
-    ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "slice"), ("builtins", "range"),
-    ("builtins", "complex"), ("collections", "OrderedDict"), ("functools", "partial"),
-    ("torch", "Size"), ("torch", "device"), ("torch._C._nn", "gelu"),
-})  # fmt: skip
-"""What a structure may name beside classes: nothing here reads, writes or runs what it is given."""
+_ACTIVATIONS = {f"torch.nn.functional:{name}": getattr(nn.functional, name) for name in ("gelu", "relu", "silu")}
+"""What modules of any family may keep as a plain function."""
 
 
-class _Reader(pickle.Unpickler):
-    def __init__(self, data: bytes, baked: BakedModel, tensors: Mapping[str, torch.Tensor], family: Family) -> None:
-        super().__init__(BytesIO(data))
-        self._packages = family.packages
-        vocabulary = family.vocabulary()
-        self._bases = (nn.Module, enum.Enum, *(value for value in vocabulary if isinstance(value, type)))
-        self._functions = [value for value in vocabulary if not isinstance(value, type)]
+def functions_of(family: Family) -> dict[str, Any]:
+    """Name → function, of all that a structure may name."""
+    named = {spelled(value): value for value in family.vocabulary() if not isinstance(value, type)}
+    return _ACTIVATIONS | named
+
+
+def is_allowed(found: Any, family: Family) -> bool:
+    """Whether a structure may make objects of it: a module, configuration or enumeration, made in the usual way.
+
+    Of torch only what stands in `torch.nn.modules`: elsewhere are modules that compile what their attributes hold.
+    """
+    bases = (nn.Module, enum.Enum, *(value for value in family.vocabulary() if isinstance(value, type)))
+    if not isinstance(found, type) or not issubclass(found, bases):
+        return False
+    if issubclass(found, enum.Enum):
+        return True
+    return found.__new__ is object.__new__ and (
+        not found.__module__.startswith("torch.") or found.__module__.startswith("torch.nn.modules.")
+    )
+
+
+def spelled(found: Any) -> str:
+    """The name by which a class or function is written down."""
+    return f"{found.__module__}:{found.__qualname__}"
+
+
+def bare_state() -> dict[str, Any]:
+    """The attributes of an `nn.Module` that has nothing, new at each call."""
+    return {name: make() for name, make in _BARE}
+
+
+def _maker(value: object) -> Callable[[], Any]:
+    return type(value) if isinstance(value, (dict, set)) else lambda: value
+
+
+_BARE = [(name, _maker(value)) for name, value in vars(nn.Module()).items()]
+
+
+class _Reader:
+    """One structure as it is read. Methods named `_read_TAG` take what follows the tag."""
+
+    def __init__(self, baked: BakedModel, tensors: Mapping[str, torch.Tensor], family: Family) -> None:
+        self._family, self._functions = family, functions_of(family)
         self._folder, self._aliases = str(baked.folder), baked.manifest.weights.aliases
         self._tensors = tensors
         self._placed: dict[str, torch.Tensor] = {}
         self._parameters: dict[str, nn.Parameter] = {}
         self.used: set[str] = set()
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _VALUES:
-            return super().find_class(module, name)
-        if module.partition(".")[0] in self._packages:
-            found = super().find_class(module, name)
-            if issubclass(found, self._bases) if isinstance(found, type) else self._is_plain(found):
+    def read(self, document: Any) -> Any:
+        """The first object, when all are made and have their attributes."""
+        self._classes = [self._class(name) for name in document["classes"]]
+        objects = document["objects"]
+        self._objects = [object.__new__(self._classes[number]) for number, *_ in objects]
+        for made, (_, plain, others, by_setstate) in zip(self._objects, objects, strict=True):
+            state = bare_state() if isinstance(made, nn.Module) else {}
+            state.update(plain)
+            for name, value in others.items():
+                state[name] = self._value(value)
+            if by_setstate:
+                made.__setstate__(state)
+            else:
+                vars(made).update(state)
+        return self._objects[0]
+
+    def _class(self, name: str) -> Any:
+        module, _, path = name.partition(":")
+        if module.partition(".")[0] in self._family.packages:
+            found: Any = functools.reduce(getattr, path.split("."), importlib.import_module(module))
+            if is_allowed(found, self._family) and spelled(found) == name:
                 return found
-        raise pickle.UnpicklingError(f"wants {module}.{name}, which no structure may name")
+        raise LoadError(f"wants {name}, which no structure may name")
 
-    def _is_plain(self, found: Any) -> bool:
-        return isinstance(found, torch.dtype) or any(found is function for function in self._functions)
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return getattr(self, f"_read_{value[0]}")(*value[1:])
+        return value
 
-    def persistent_load(self, key: Any) -> Any:
-        if key == FOLDER:
-            return self._folder
-        name, is_parameter, requires_grad = key
+    def _each(self, values: tuple[Any, ...]) -> list[Any]:
+        return [self._value(value) for value in values]
+
+    def _read_tensor(self, name: str, is_parameter: bool, requires_grad: bool) -> torch.Tensor:
         name = self._aliases.get(name, name)
         self.used.add(name)
         if name not in self._placed:
@@ -81,6 +131,54 @@ class _Reader(pickle.Unpickler):
             self._parameters[name] = nn.Parameter(self._placed[name], requires_grad)
         return self._parameters[name]
 
+    def _read_object(self, number: int) -> Any:
+        return self._objects[number]
+
+    def _read_class(self, number: int) -> Any:
+        return self._classes[number]
+
+    def _read_member(self, number: int, name: str) -> Any:
+        return self._classes[number].__members__[name]
+
+    def _read_function(self, name: str) -> Any:
+        if name not in self._functions:
+            raise LoadError(f"wants {name}, which no structure may name")
+        return self._functions[name]
+
+    def _read_partial(self, name: str, *arguments: Any) -> Any:
+        positional, named = self._each(arguments)
+        return functools.partial(self._read_function(name), *positional, **named)
+
+    def _read_folder(self) -> str:
+        return self._folder
+
+    def _read_dtype(self, name: str) -> torch.dtype:
+        found = getattr(torch, name)
+        if not isinstance(found, torch.dtype):
+            raise LoadError(f"{name} is no type of tensors")
+        return found
+
+    def _read_device(self, name: str) -> torch.device:
+        return torch.device(name)
+
+    def _read_size(self, *sizes: int) -> torch.Size:
+        return torch.Size(sizes)
+
+    def _read_list(self, *values: Any) -> list[Any]:
+        return self._each(values)
+
+    def _read_tuple(self, *values: Any) -> tuple[Any, ...]:
+        return tuple(self._each(values))
+
+    def _read_set(self, *values: Any) -> set[Any]:
+        return set(self._each(values))
+
+    def _read_dict(self, *pairs: Any) -> dict[Any, Any]:
+        return {self._value(name): self._value(value) for name, value in pairs}
+
+    def _read_ordered(self, *pairs: Any) -> OrderedDict[Any, Any]:
+        return OrderedDict(self._read_dict(*pairs))
+
 
 def restore(baked: BakedModel, tensors: Mapping[str, torch.Tensor], family: Family) -> nn.Module:
     """The module in evaluation mode, with the tensors in it: parameters, buffers and those in attributes.
@@ -88,26 +186,29 @@ def restore(baked: BakedModel, tensors: Mapping[str, torch.Tensor], family: Fami
     `tensors` are all that was baked, by name. Raises IntegrityError where the file is not what the manifest says, and
     LoadError where it names something that it may not, or does not use every tensor.
     """
-    data = _read(baked)
-    reader = _Reader(data, baked, tensors, family)
+    name, data = baked.manifest.structure, _read(baked)
+    reader = _Reader(baked, tensors, family)
     try:
-        module = reader.load()
+        module = reader.read(json.loads(data))
+        family.adopt(module)
     except Exception as error:  # of classes that changed under it: whatever it is, the constructor may do
-        raise LoadError(f"{baked.manifest.structure}: {type(error).__name__}: {error}") from error
+        raise LoadError(f"{name}: {error if isinstance(error, LoadError) else repr(error)}") from error
     if not isinstance(module, nn.Module):
-        raise LoadError(f"{baked.manifest.structure}: holds no module")
+        raise LoadError(f"{name}: holds no module")
     if unused := sorted(tensors.keys() - reader.used):
-        raise LoadError(f"{baked.manifest.structure}: leaves {len(unused)} tensors unused, {unused[0]} first")
-    family.adopt(module)
+        raise LoadError(f"{name}: leaves {len(unused)} tensors unused, {unused[0]} first")
     return module
 
 
 def _read(baked: BakedModel) -> bytes:
-    name = baked.manifest.structure
-    (expected,) = (file.sha256 for file in baked.manifest.files if file.path == name)
-    data = (baked.folder / str(name)).read_bytes()
+    path = baked.folder / str(baked.manifest.structure)
+    (expected,) = (file.sha256 for file in baked.manifest.files if file.path == baked.manifest.structure)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"{path}: {reason(error)}") from error
     if hashlib.sha256(data).hexdigest() != expected:
-        raise IntegrityError(f"{baked.folder / str(name)}: its sha256 is not the manifest's")
+        raise IntegrityError(f"{path}: its sha256 is not the manifest's")
     return data
 
 
