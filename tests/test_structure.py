@@ -270,9 +270,9 @@ def test_every_kind_of_attribute_is_read_back_as_it_was(
     kept: dict[str, Any] = {
         "numbers": [1, 2.5, -0.0, float("inf"), True, None], "text": 'é"\n', "pair": (1, (2, "x")), "names": {"b", "a"},
         "table": {1: (2,), "x": {"y": [1]}}, "ordered": OrderedDict([("b", 1), ("a", 2)]), "empty": {},
-        "dtype": torch.int8, "device": torch.device("cpu"), "size": torch.Size([1, 2]), "member": GenerationMode.BEAM_SEARCH,
+        "dtype": torch.int8, "device": torch.device("cpu"), "size": torch.Size([1, 2]),
         "activation": partial(nn.functional.gelu, approximate="tanh"), "function": nn.functional.relu,
-        "cls": nn.Linear,
+        "cls": nn.Linear, "member": GenerationMode.BEAM_SEARCH,
     }  # fmt: skip
     plain = BertForMaskedLM.__init__
 

@@ -10,6 +10,8 @@ import threading
 _LOCK = threading.Lock()
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _OPERATORS = ("nms", "qnms")
+_EXTENSIONS = ("_C_stable", "_C")
+"""torchvision's compiled part: in 0.29, and until 0.28. One that declares an operator twice ends the process."""
 
 
 def torchvision_operators() -> None:
@@ -42,15 +44,17 @@ def torchvision_operators() -> None:
 
 
 def _extension() -> str | None:
-    """The path of torchvision's `_C`, empty where it ships none, None where torchvision is not installed."""
+    """The path of torchvision's compiled part, empty where it ships none, None where torchvision is not installed."""
     package = importlib.util.find_spec("torchvision")
     if package is None or not package.submodule_search_locations:
         return None
     loader = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
     for folder in package.submodule_search_locations:
-        found = importlib.machinery.FileFinder(folder, loader).find_spec("_C")
-        if found is not None and found.origin:
-            return found.origin
+        finder = importlib.machinery.FileFinder(folder, loader)
+        for name in _EXTENSIONS:
+            found = finder.find_spec(name)
+            if found is not None and found.origin:
+                return found.origin
     return ""
 
 

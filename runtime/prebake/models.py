@@ -97,7 +97,7 @@ class Models:
         self._tiers = check_tiers(tiers if tiers is not None else declared.split(",") if declared else TIERS)
         self._slots = {baked.name: _Slot(baked) for baked in find_models(self.root)}
         self._lock = threading.Lock()
-        self._unread: list[Path] = []
+        self._unread: list[_Slot] = []
         self._load: Callable[..., LoadedModel] = partial(load_baked, device=device, verify=check_verify(verify))
         _living.add(self)
 
@@ -222,18 +222,18 @@ class Models:
         else:
             logger.info("%s: %s in %.3f s", loaded.name, loaded.tier, loaded.seconds)
             collector.resume()
-            flight.set_result(loaded)
             if loaded.tier == "mapped":
-                self._read_ahead(slot.baked.weights)
+                self._read_ahead(slot)
+            flight.set_result(loaded)
 
-    def _read_ahead(self, weights: tuple[Path, ...]) -> None:
-        """Have mapped weights read before they are used, once nothing loads: imports need the disk first."""
+    def _read_ahead(self, loaded: _Slot) -> None:
+        """Have mapped weights read before they are used, once nothing else loads: imports need the disk first."""
         with self._lock:
-            self._unread += weights
-            if any(slot.state is State.LOADING for slot in self._slots.values()):
+            self._unread.append(loaded)  # its flight lands in a moment
+            if any(slot.state is State.LOADING and slot not in self._unread for slot in self._slots.values()):
                 return
-            paths, self._unread = self._unread, []
-        prefetch.prefetch(paths)
+            slots, self._unread = self._unread, []
+        prefetch.prefetch(path for slot in slots for path in slot.baked.weights)
 
     def _load_with_retries(self, baked: BakedModel) -> LoadedModel:
         for attempt in range(baked.manifest.loading.retries):
