@@ -83,9 +83,11 @@ def markdown(found: list[Outcome], left_out: dict[str, str], versions: dict[str,
         "",
         f"{len(found)} models of {len({outcome.model_type for outcome in found})} architectures, tiny and with random "
         f"weights: {', '.join(f'{count} {tier}' for tier, count in tiers.items())}; {equal} equal to `from_pretrained` "
-        "in every bit of every tensor (those that upstream does not save too), of every output of a forward pass and "
-        "of generated tokens, and in configuration, generation configuration, mode, frozen parameters, and keys of "
-        "the state dict.",
+        "in every bit of every tensor (those that upstream does not save too), of every output of a forward pass "
+        "(each layer's hidden states among them) and of generated tokens, and in configuration, generation "
+        "configuration, mode, frozen parameters, and keys of "
+        f"the state dict. {sum(outcome.structure for outcome in found)} come from their structure, the others run "
+        "their constructors: weight norms, closures and hooks are not data.",
         "",
         "The reference is `from_pretrained` of the same checkpoint, each tensor where torch's allocator would put it. "
         "`from_pretrained` maps files at whatever alignment the file has, and kernels sum in another order "
@@ -93,8 +95,8 @@ def markdown(found: list[Outcome], left_out: dict[str, str], versions: dict[str,
         "",
         *(f"Left out: {name}: {why}." for name, why in left_out.items()),
         *([""] if left_out else []),
-        "| group | class | type | checkpoint | tier | compared | equal |",
-        "|---|---|---|---|---|---|---|",
+        "| group | class | type | checkpoint | tier | built from | compared | equal |",
+        "|---|---|---|---|---|---|---|---|",
         *map(_row, found),
     ]
     return "\n".join(lines) + "\n"
@@ -104,7 +106,9 @@ def _row(outcome: Outcome) -> str:
     compared = f"{outcome.outputs} outputs" + (f", {outcome.tokens} tokens" if outcome.tokens else "")
     tier = outcome.tier + (f": {outcome.reason}" if outcome.reason else "")
     equal = "yes" if not outcome.differences else outcome.differences[0]
-    return f"| {outcome.group} | {outcome.class_} | {outcome.dtype} | {outcome.form} | {tier} | {compared} | {equal} |"
+    source = "structure" if outcome.structure else "constructor"
+    cells = (outcome.group, outcome.class_, outcome.dtype, outcome.form, tier, source, compared, equal)
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> int:

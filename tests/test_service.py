@@ -16,6 +16,7 @@ import pytest
 
 from baking import flip_byte, prebake
 from prebake import service, timeline
+from prebake.budget import Start
 from prebake.errors import ConfigError, LoadError, LoadTimeoutError
 from prebake.models import State
 from prebake.service import MAX_BODY, QUESTIONS, THREADS, Application
@@ -66,6 +67,17 @@ def test_the_answer_is_what_the_model_says() -> None:
         "text": [{"text": "글", "box": [[0, 0], [640, 0], [9, 9], [0, 9]], "confidence": 0.5}]
     }
     assert (ask.status, ask.headers["Content-Type"]) == (200, "application/json")
+
+
+def test_the_start_is_told_as_a_ratio_to_the_recorded_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "process", timeline.Timeline())
+    baseline = Start(ready=8.0, first_answer=9.5, peak_memory=10**9)
+    ask = Client(Application(Pretended(ocr=Reader()), baseline=baseline))
+    told = {"ready": 8.0, "first_answer": 9.5, "peak_memory": 10**9}
+    assert ask("/startup")["baseline"] == told | {"ratio": None}
+    timeline.process.marks["ready"] = 2.0
+    assert ask("/startup")["baseline"] == told | {"ratio": 0.25}
+    assert "baseline" not in Client(Application(Pretended(ocr=Reader())))("/startup")
 
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/startup", "/metrics"])
@@ -224,7 +236,7 @@ def test_a_service_becomes_ready_after_all_where_a_failed_model_is_loaded_later(
     monkeypatch.setattr(timeline, "mark", made.mark)
     models = Pretended(ocr=Reader())
     models.states["ocr"] = State.FAILED
-    watch = threading.Thread(target=service._watch, args=(models, None))
+    watch = threading.Thread(target=service._watch, args=(Application(models),))
     watch.start()
     while "not ready: ocr failed" not in caplog.text:
         assert watch.is_alive()
@@ -243,14 +255,14 @@ def test_a_port_that_is_taken_is_said() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as caught:
-            service.serve(Pretended(), host="127.0.0.1", port=port, begin=lambda: None)
+            service.serve(Application(Pretended()), host="127.0.0.1", port=port, begin=lambda: None)
     assert str(caught.value) == f"cannot open 127.0.0.1:{port}: Address already in use"
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 99999), ("256.0.0.1", 8000), ("nowhere.invalid", 8000)])
 def test_an_address_that_is_none_is_said(host: str, port: int) -> None:
     with pytest.raises(ConfigError, match=f"^cannot open {host}:{port}: "):
-        service.serve(Pretended(), host=host, port=port, begin=lambda: None)
+        service.serve(Application(Pretended()), host=host, port=port, begin=lambda: None)
 
 
 def test_a_root_without_models_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

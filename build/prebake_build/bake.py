@@ -141,7 +141,7 @@ def _work(job: Job) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in WITHHELD}
     environment |= {
         "HF_HUB_OFFLINE": "1",
-        "PYTHONHASHSEED": "0",  # sets are pickled in their order
+        "PYTHONHASHSEED": "0",  # what constructors make of sets keeps its order
         "TOKENIZERS_PARALLELISM": "false",
         layout.ENV_DEFER: "0",
         **quiet,

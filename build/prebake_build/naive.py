@@ -161,10 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from prebake.service import serve
+    from prebake.service import Application, serve
 
     models = NaiveModels(options.checkpoints)
-    serve(models, host=options.host, port=options.port, begin=lambda: None)
+    serve(Application(models), host=options.host, port=options.port, begin=lambda: None)
 
 
 if __name__ == "__main__":

@@ -49,17 +49,23 @@ def _add_serve(commands: Commands) -> None:
     parser.add_argument("--verify", choices=("size", "full"), default="size",
                         help="before a load: compare sizes (default), or hash every file")  # fmt: skip
     parser.add_argument("--lazy", action="store_true", help="load each model when it is first asked for")
+    parser.add_argument(
+        "--baseline", metavar="FILE", default=os.environ.get(layout.ENV_BASELINE),
+        help=f"recorded start that /startup compares with (default: {layout.ENV_BASELINE})",
+    )  # fmt: skip
     parser.set_defaults(run=_serve)
 
 
 def _serve(options: argparse.Namespace) -> int:
     from prebake.idle import WhenIdle
-    from prebake.service import serve
+    from prebake.service import Application, serve
 
     models = Models(options.root, verify=options.verify)
+    baseline = Start.read(Path(options.baseline)) if options.baseline else None
     quickstart.begin()
     begin = (lambda: None) if options.lazy else models.start
-    serve(models, host=options.host, port=options.port, begin=begin, lazy=options.lazy, idle=WhenIdle())
+    application = Application(models, lazy=options.lazy, idle=WhenIdle(), baseline=baseline)
+    serve(application, host=options.host, port=options.port, begin=begin)
     return 0
 
 

@@ -7,7 +7,7 @@ comes early waits for the models it needs. Requests carry an image file as their
 GET /       one page to try it
 GET /livez  200 at once: the process serves
 GET /readyz 200 when every required model is loaded (with --lazy: when none has failed), else 503
-GET /startup  the timeline, the models' tiers, what was deferred
+GET /startup  the timeline, the models' tiers, what was deferred, the ratio to a recorded baseline
 GET /metrics  the same for Prometheus
 POST /caption /ocr /florence?task=<OD>&text=…  /analyze
 ==========  =========================================================================
@@ -30,6 +30,7 @@ from urllib.parse import parse_qs
 
 from prebake import deferred, metrics, timeline
 from prebake.analyzer import Analyzer, decode
+from prebake.budget import Start
 from prebake.documents import reason
 from prebake.errors import ConfigError, PrebakeError, UnknownModelError
 from prebake.idle import WhenIdle
@@ -77,11 +78,18 @@ class Answer:
 
 
 class Application:
-    """The WSGI application (PEP 3333). Safe under threads."""
+    """The WSGI application (PEP 3333). Safe under threads.
 
-    def __init__(self, models: Started, *, lazy: bool = False, idle: WhenIdle | None = None) -> None:
-        self._models, self._lazy = models, lazy
-        self._work = idle.work if idle else nullcontext
+    `lazy` says that models load when they are asked for; `idle` is told of all work; `/startup` compares with
+    `baseline`.
+    """
+
+    def __init__(
+        self, models: Started, *, lazy: bool = False, idle: WhenIdle | None = None, baseline: Start | None = None
+    ) -> None:
+        self.models, self.lazy = models, lazy
+        self.work = idle.work if idle else nullcontext
+        self._baseline = baseline
         self._analyzer = Analyzer(models)
         self._room = threading.BoundedSemaphore(QUESTIONS)
         self.counts = metrics.Counts()
@@ -128,7 +136,7 @@ class Application:
             return Answer.error(HTTPStatus.SERVICE_UNAVAILABLE, f"{QUESTIONS} questions are under way already",
                                 **{"Retry-After": "1"})  # fmt: skip
         try:
-            with self._work(), self.counts.time(path) as outcome:
+            with self.work(), self.counts.time(path) as outcome:
                 answer = self._answer_about(path, environ["wsgi.input"].read(length), environ.get("QUERY_STRING", ""))
                 outcome.status = answer.status
         finally:
@@ -154,21 +162,25 @@ class Application:
         return {"task": task, "result": self._analyzer.florence(image, task, text)}
 
     def _ready(self) -> Answer:
-        ready = is_ready(self._models, lazy=self._lazy)
+        ready = is_ready(self.models, lazy=self.lazy)
         document = {"ready": ready, "models": self._statuses()}
         return Answer.json(document, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _startup(self) -> Answer:
         document = timeline.process.to_dict() | {"models": self._statuses(), "deferred": deferred.report()}
+        if self._baseline is not None:
+            ready = timeline.process.marks.get(timeline.READY)
+            ratio = round(ready / self._baseline.ready, 4) if ready is not None else None
+            document["baseline"] = self._baseline.to_dict() | {"ratio": ratio}
         return Answer.json(document)
 
     def _metrics(self) -> Answer:
-        ready = is_ready(self._models, lazy=self._lazy)
-        text = metrics.text(self._models.status(), timeline.process, self.counts, ready=ready)
+        ready = is_ready(self.models, lazy=self.lazy)
+        text = metrics.text(self.models.status(), timeline.process, self.counts, ready=ready)
         return Answer(text.encode(), type="text/plain; version=0.0.4; charset=utf-8")
 
     def _statuses(self) -> dict[str, Any]:
-        return {status.name: status.to_dict() for status in self._models.status()}
+        return {status.name: status.to_dict() for status in self.models.status()}
 
 
 def is_ready(models: Started, *, lazy: bool) -> bool:
@@ -193,35 +205,31 @@ def _page() -> Answer:
     return Answer(page, type="text/html; charset=utf-8")
 
 
-def serve(
-    models: Started,
-    *,
-    host: str,
-    port: int,
-    begin: Callable[[], None],
-    lazy: bool = False,
-    idle: WhenIdle | None = None,
-) -> None:
+def serve(application: Application, *, host: str, port: int, begin: Callable[[], None]) -> None:
     """Open the port, call `begin` (which must not block), and answer until SIGTERM or SIGINT.
 
-    `lazy` says that `begin` loads nothing: questions do; `idle` is told of questions. Raises ConfigError where
-    the port cannot be opened.
+    Raises ConfigError where the port cannot be opened.
     """
     import waitress
 
     # twice the limit, so that a body somewhat too large is answered by us and not cut off
     server = waitress.create_server(
-        Application(models, lazy=lazy, idle=idle), sockets=[_listen(host, port)], threads=THREADS, ident=None,
+        application, sockets=[_listen(host, port)], threads=THREADS, ident=None,
         max_request_body_size=2 * MAX_BODY,
         inbuf_overflow=3 * MAX_BODY,  # a larger body would go to a file, and there may be nowhere to write
         clear_untrusted_proxy_headers=True,
     )  # fmt: skip
     signal.signal(signal.SIGTERM, _stop)
     timeline.mark("port open")
-    logger.info("http://%s:%d answers; %s", host, port, "models load when asked for" if lazy else "models are loading")
+    logger.info(
+        "http://%s:%d answers; %s",
+        host,
+        port,
+        "models load when asked for" if application.lazy else "models are loading",
+    )
     begin()
-    if not lazy:
-        threading.Thread(target=_watch, args=(models, idle), name="prebake-watch", daemon=True).start()
+    if not application.lazy:
+        threading.Thread(target=_watch, args=(application,), name="prebake-watch", daemon=True).start()
     try:
         server.run()
     finally:
@@ -249,9 +257,9 @@ def _stop(number: int, frame: object) -> None:
     raise SystemExit(0)  # waitress finishes the requests under way and leaves its loop
 
 
-def _watch(models: Started, idle: WhenIdle | None) -> None:
-    with idle.work() if idle else nullcontext():
-        _until_ready(models)
+def _watch(application: Application) -> None:
+    with application.work():
+        _until_ready(application.models)
     timeline.mark(timeline.READY)
     logger.info("ready after %.2f s", timeline.process.marks[timeline.READY])
 
