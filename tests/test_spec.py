@@ -207,6 +207,14 @@ def test_all_issues_are_raised_at_once(tmp_path: Path) -> None:
         ("[models]", "models.toml: models: is empty (expected a table [models.NAME] for each model)"),
         ("models = 1", "models.toml: models: expected a table, found a whole number (1)"),
         ("[models", "models.toml: is not TOML: "),
+        pytest.param("x = " + "[" * 5000, "models.toml: is not TOML: ", id="deep values"),
+        pytest.param("[models.net.arguments" + ".a" * 5000 + "]", "models.toml: is not TOML: ", id="deep tables"),
+        pytest.param("x = " + "9" * 5000, "models.toml: is not TOML: ", id="many digits"),
+        pytest.param(
+            "[models.net]\narguments = {x = 0x" + "f" * 5000 + "}",
+            "models.toml: is not TOML: ",
+            id="many hexadecimal digits",
+        ),
     ],
 )
 def test_a_file_without_models_is_refused(tmp_path: Path, text: str, message: str) -> None:
