@@ -32,7 +32,7 @@ from prebake_build.writer import alone_in, new_folder
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Of a folder's contents: raised when the worker writes others for the same checkpoint."""
 
 WITHHELD = (

@@ -22,6 +22,7 @@ from prebake import layout
 from prebake.assembly import slots
 from prebake.errors import LoadError
 from prebake.families import BakedModel, Family, family_of
+from prebake.families.transformers import HASH
 from prebake.header import read_header
 from prebake.structure import bare_state, functions_of, is_allowed, restore, spelled
 from prebake_build.convert import identity_of
@@ -79,6 +80,8 @@ class _Writer:
         for name, value in sorted(state.items()):
             if name in bare and type(value) is type(bare[name]) and value == bare[name]:
                 continue
+            if name == HASH:  # of this process; None says that it was changed since
+                value = 0 if value == hash(found) else None
             if _is_plain(value) and value != self._folder:
                 plain[name] = value
             else:

@@ -192,7 +192,8 @@ def restore(baked: BakedModel, tensors: Mapping[str, torch.Tensor], family: Fami
         module = reader.read(json.loads(data))
         family.adopt(module)
     except Exception as error:  # of classes that changed under it: whatever it is, the constructor may do
-        raise LoadError(f"{name}: {error if isinstance(error, LoadError) else repr(error)}") from error
+        what = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
+        raise LoadError(f"{name}: {what[:200]}") from error
     if not isinstance(module, nn.Module):
         raise LoadError(f"{name}: holds no module")
     if unused := sorted(tensors.keys() - reader.used):

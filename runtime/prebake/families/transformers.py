@@ -31,6 +31,10 @@ PROCESSOR_FILES = (
 """Any of these means that the folder holds a processor, tokenizer or feature extractor."""
 
 
+HASH = "_original_object_hash"
+"""Of a generation configuration: the hash it had when it was made."""
+
+
 class TransformersFamily:
     packages: tuple[str, ...] = ("torch", "transformers")
 
@@ -41,12 +45,17 @@ class TransformersFamily:
         return PretrainedConfig, GenerationConfig, *ROPE_INIT_FUNCTIONS.values()
 
     def adopt(self, module: nn.Module) -> None:
-        """List it among the models that can give hidden states and attentions, as `PreTrainedModel` does."""
+        """List it among the models that can give hidden states and attentions, as `PreTrainedModel` does, and let
+        its generation configurations know again whether they were changed: by Python's hash, another in each process.
+        """
         from transformers import PreTrainedModel, modeling_utils
 
         registry = modeling_utils._CAN_RECORD_REGISTRY
         by_name = type(registry) is dict  # in 4.57; in 5 a class of its own that takes the model and finds its name
         for part in module.modules():
+            generation = getattr(part, "generation_config", None)
+            if getattr(generation, HASH, None) is not None:
+                setattr(generation, HASH, hash(generation))
             if isinstance(part, PreTrainedModel):
                 registry[str(type(part)) if by_name else part] = part._can_record_outputs
 
