@@ -124,9 +124,30 @@ def test_different_models_load_at_the_same_time(tmp_path: Path) -> None:
     models.wait()
 
 
+def test_weights_are_read_ahead_once_nothing_loads(
+    tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imports of a model that still loads need the disk first."""
+    read: list[list[str]] = []
+    monkeypatch.setattr("prebake.prefetch.prefetch", lambda paths: read.append([path.parent.name for path in paths]))
+    loads.hold = {name: threading.Event() for name in "abc"}
+    models = models_of(tmp_path, loads)
+    models.start()
+    loads.hold["a"].set()
+    loads.hold["b"].set()
+    assert (models["a"].name, models["b"].name) == ("a", "b")
+    assert read == []
+    loads.hold["c"].set()
+    models.wait()
+    assert [sorted(names) for names in read] == [["a", "b", "c"]]
+    models.unload("b")
+    models["b"]
+    assert read[1:] == [["b"]]
+
+
 def test_200_threads_make_one_load_and_get_one_model_in_every_round(tmp_path: Path, loads: Loads) -> None:
     models = models_of(tmp_path, loads)
-    rounds, threads = 10, 200
+    rounds, threads = 50, 200
     line = threading.Barrier(threads + 1, timeout=60)
     found: list[set[int]] = [set() for _ in range(rounds)]
 
