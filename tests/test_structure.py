@@ -308,6 +308,24 @@ def test_every_kind_of_attribute_is_read_back_as_it_was(
     assert str(model.kept["numbers"]) == str(kept["numbers"])
 
 
+@pytest.mark.parametrize("path", ["{0}/config.json", ["{0}"], {"x": {"y": "{0}"}}])
+def test_one_that_keeps_a_path_of_the_bake_is_not_kept(
+    baked_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: Any
+) -> None:
+    from transformers import BertForMaskedLM
+
+    plain = BertForMaskedLM.__init__
+
+    def keeping(self: Any, config: Any) -> None:
+        plain(self, config)
+        self.kept = json.loads(json.dumps(path).replace("{0}", str(tmp_path / "bert")))
+
+    monkeypatch.setattr(BertForMaskedLM, "__init__", keeping)
+    run(job(baked_bert.parent / "checkpoint", tmp_path / "bert"))
+    assert "bert: every start will run its constructor: it keeps a path" in capsys.readouterr().err
+    assert layout.STRUCTURE not in names(tmp_path / "bert")
+
+
 def test_one_that_reads_back_as_something_else_is_not_kept(
     baked_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,7 @@ from prebake.errors import LoadError
 from prebake.families import BakedModel, Family, family_of
 from prebake.families.transformers import HASH
 from prebake.header import read_header
-from prebake.structure import bare_state, functions_of, is_allowed, restore, spelled
+from prebake.structure import bare_state, bases_of, functions_of, is_allowed, restore, spelled
 from prebake_build.convert import identity_of
 from prebake_build.digest import file_of
 from prebake_build.writer import write_text
@@ -40,7 +40,7 @@ class NoStructureError(Exception):
 
 class _Writer:
     def __init__(self, module: nn.Module, baked: BakedModel, family: Family) -> None:
-        self._family, self._folder = family, str(baked.folder)
+        self._bases, self._folder = bases_of(family), str(baked.folder)
         self._functions = {id(found): name for name, found in functions_of(family).items()}
         self._classes: dict[type, int] = {}
         self._numbers: dict[int, int] = {}
@@ -89,7 +89,7 @@ class _Writer:
         return [self._class(cls), plain, others, by_setstate]
 
     def _class(self, found: type) -> int:
-        if not is_allowed(found, self._family) or "<locals>" in found.__qualname__:
+        if not is_allowed(found, self._bases) or "<locals>" in found.__qualname__:
             raise NoStructureError(f"it holds a {spelled(found)}")
         return self._classes.setdefault(found, len(self._classes))
 
@@ -152,7 +152,10 @@ def structure_of(module: nn.Module, baked: BakedModel) -> str:
         raise
     except Exception as error:  # whatever a module's own __getstate__ raises
         raise NoStructureError(" ".join(str(error).split())[:200]) from error
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False) + "\n"
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False) + "\n"
+    if str(baked.folder) in text:  # which was another one at bake
+        raise NoStructureError("it keeps a path inside its folder")
+    return text
 
 
 def add_structure(module: nn.Module, baked: BakedModel) -> None:

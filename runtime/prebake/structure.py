@@ -45,12 +45,16 @@ def functions_of(family: Family) -> dict[str, Any]:
     return _ACTIVATIONS | named
 
 
-def is_allowed(found: Any, family: Family) -> bool:
+def bases_of(family: Family) -> tuple[type, ...]:
+    """What the classes that a structure may name are derived from."""
+    return (nn.Module, enum.Enum, *(value for value in family.vocabulary() if isinstance(value, type)))
+
+
+def is_allowed(found: Any, bases: tuple[type, ...]) -> bool:
     """Whether a structure may make objects of it: a module, configuration or enumeration, made in the usual way.
 
     Of torch only what stands in `torch.nn.modules`: elsewhere are modules that compile what their attributes hold.
     """
-    bases = (nn.Module, enum.Enum, *(value for value in family.vocabulary() if isinstance(value, type)))
     if not isinstance(found, type) or not issubclass(found, bases):
         return False
     if issubclass(found, enum.Enum):
@@ -81,7 +85,7 @@ class _Reader:
     """One structure as it is read. Methods named `_read_TAG` take what follows the tag."""
 
     def __init__(self, baked: BakedModel, tensors: Mapping[str, torch.Tensor], family: Family) -> None:
-        self._family, self._functions = family, functions_of(family)
+        self._packages, self._bases, self._functions = family.packages, bases_of(family), functions_of(family)
         self._folder, self._aliases = str(baked.folder), baked.manifest.weights.aliases
         self._tensors = tensors
         self._placed: dict[str, torch.Tensor] = {}
@@ -106,9 +110,9 @@ class _Reader:
 
     def _class(self, name: str) -> Any:
         module, _, path = name.partition(":")
-        if module.partition(".")[0] in self._family.packages:
+        if module.partition(".")[0] in self._packages:
             found: Any = functools.reduce(getattr, path.split("."), importlib.import_module(module))
-            if is_allowed(found, self._family) and spelled(found) == name:
+            if is_allowed(found, self._bases) and spelled(found) == name:
                 return found
         raise LoadError(f"wants {name}, which no structure may name")
 
