@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pretended_loads import Loads
 from serving import Process
 
 # --- sources, lock and cache -----------------------------------------------------------------------------------
@@ -81,6 +82,15 @@ def _baked(declared: Path, build_cache: Path, tmp_path_factory: pytest.TempPathF
         patch.setattr(bake, "_work", worker.run)
         bake.bake(read_spec(declared), [], None, cache, root, force=False)
     return root
+
+
+@pytest.fixture
+def loads() -> Iterator[Loads]:
+    """What `models_of` models load by. No load is left waiting."""
+    loads = Loads()
+    yield loads
+    for event in loads.hold.values():
+        event.set()
 
 
 # --- services --------------------------------------------------------------------------------------------------
