@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lazy_package import lazy_deferred
 from pretended_loads import Loads
 from serving import Process
 
@@ -91,6 +92,13 @@ def loads() -> Iterator[Loads]:
     yield loads
     for event in loads.hold.values():
         event.set()
+
+
+@pytest.fixture
+def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The package `lazy`, deferred; what of it was imported so far."""
+    with lazy_deferred(tmp_path, monkeypatch) as names:
+        yield names
 
 
 # --- services --------------------------------------------------------------------------------------------------
