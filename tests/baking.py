@@ -25,6 +25,9 @@ torchvision_operators()
 
 TESTS = Path(__file__).parent
 
+LINEAR = '[models.m]\nsource = "path:c"\nclass = "torch:networks:linear"\n'
+BERT = '[models.m]\nsource = "path:c"\n'
+
 
 def job(checkpoint: Path, folder: Path, **changes: Any) -> Job:
     """What `prebake bake` asks the worker for; `folder` is made."""
@@ -69,6 +72,16 @@ def prebake(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
         code = int(exit_.code or 0)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def bake(capsys: pytest.CaptureFixture[str], models: Path, *arguments: object) -> tuple[int, str, str]:
+    """`prebake bake` into the folder `out` beside `models.toml`, as `prebake` runs it."""
+    return prebake(capsys, "bake", "--models", models, "--output", models.parent / "out", *arguments)
+
+
+def nothing_is_left(models: Path) -> bool:
+    output = models.parent / "out"
+    return not output.exists() or names(output) == []
 
 
 def without_privileges(*arguments: object) -> subprocess.CompletedProcess[str]:

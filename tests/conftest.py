@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,53 @@ def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     """The package `lazy`, deferred; what of it was imported so far."""
     with lazy_deferred(tmp_path, monkeypatch) as names:
         yield names
+
+
+# --- bakes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prebake bake` does the worker's part in this process, but for a test that asks for `processes`."""
+    from baking import TESTS, here
+
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    if "processes" not in request.fixturenames:
+        here(monkeypatch)
+
+
+@pytest.fixture
+def processes() -> None:
+    """For tests where the worker's process is the point."""
+
+
+@pytest.fixture
+def linear(tmp_path: Path) -> Path:
+    """A `models.toml` with one model `m`, a layer of six weights."""
+    import torch
+
+    from baking import LINEAR, declare
+
+    torch.manual_seed(5)
+    (tmp_path / "c").mkdir()
+    torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / "c" / "w.pth")
+    return declare(tmp_path, LINEAR)
+
+
+@pytest.fixture(scope="session")
+def bert_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from baking import save, tiny
+
+    return save(tiny("BertForMaskedLM"), tmp_path_factory.mktemp("bert") / "c", "pickle")
+
+
+@pytest.fixture
+def bert(tmp_path: Path, bert_checkpoint: Path) -> Path:
+    """A `models.toml` with one model `m`, a small BERT of transformers, pickled."""
+    from baking import BERT, declare
+
+    shutil.copytree(bert_checkpoint, tmp_path / "c")
+    return declare(tmp_path, BERT)
 
 
 # --- services --------------------------------------------------------------------------------------------------
