@@ -6,12 +6,16 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from lazy_package import lazy_deferred
 from pretended_loads import Loads
 from serving import Process
+
+if TYPE_CHECKING:
+    from fake_sources import FakeSource
 
 # --- sources, lock and cache -----------------------------------------------------------------------------------
 
@@ -34,6 +38,14 @@ def checkpoint(tmp_path: Path) -> Path:
     (folder / "weights.bin").write_bytes(b"weights" * 100)
     (folder / "sub" / "extra.txt").write_text("extra")
     return folder
+
+
+@pytest.fixture
+def source(checkpoint: Path) -> FakeSource:
+    """A source of those three files that counts how often it was asked for them."""
+    from fake_sources import FakeSource
+
+    return FakeSource(checkpoint)
 
 
 # --- baked models (runtime) ------------------------------------------------------------------------------------
