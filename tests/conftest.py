@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hub_server import HubServer
 from lazy_package import lazy_deferred
 from pretended_loads import Loads
 from serving import Process
@@ -46,6 +47,18 @@ def source(checkpoint: Path) -> FakeSource:
     from fake_sources import FakeSource
 
     return FakeSource(checkpoint)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub with the model of `hub_model`, which the client asks without waiting between its tries."""
+    from hub_model import FILES
+
+    with HubServer(FILES, card={"license": "bsd-3-clause"}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        yield server
 
 
 # --- baked models (runtime) ------------------------------------------------------------------------------------
