@@ -19,6 +19,8 @@ import torch
 
 from prebake.__main__ import main
 from prebake.compat import torchvision_operators
+from prebake.errors import PrebakeError
+from prebake_build.ordinary import Recipe, load_checkpoint
 from prebake_build.worker import Job
 
 torchvision_operators()
@@ -44,6 +46,20 @@ def job(checkpoint: Path, folder: Path, **changes: Any) -> Job:
 def torch_job(checkpoint: Path, folder: Path, factory: str, **changes: Any) -> Job:
     arguments = changes.pop("arguments", {})
     return job(checkpoint, folder, family="torch", class_=factory, options={"arguments": arguments}, **changes)
+
+
+def recipe(family: str = "transformers", **changes: Any) -> Recipe:
+    """What the ordinary load of a checkpoint is asked for."""
+    values = {"class_": None, "dtype": "source", "options": {}} | changes
+    return Recipe(name="m", family=family, **values)
+
+
+def refused(kind: type[PrebakeError], recipe: Recipe, checkpoint: Path) -> str:
+    """The message with which the checkpoint is refused."""
+    with pytest.raises(kind) as caught:
+        load_checkpoint(recipe, checkpoint)
+    assert type(caught.value) is kind
+    return str(caught.value)
 
 
 def declare(folder: Path, text: str) -> Path:

@@ -13,13 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from baking import (
-    LINEAR,
-    bake,
-    declare,
-    names,
-    tree,
-)
+from baking import LINEAR, bake, declare, names, tree
 from prebake.manifest import Manifest
 from prebake_build.bake import recipe_digest
 from prebake_build.sources import Resolved

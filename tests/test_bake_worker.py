@@ -12,15 +12,7 @@ from typing import Any
 
 import pytest
 
-from baking import (
-    LINEAR,
-    bake,
-    declare,
-    here,
-    names,
-    prebake,
-    tree,
-)
+from baking import LINEAR, bake, declare, here, names, prebake, tree
 from prebake.errors import PrebakeError
 from prebake_build import bake as baker
 from prebake_build.bake import WITHHELD

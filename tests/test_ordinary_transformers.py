@@ -1,42 +1,24 @@
-"""Checkpoints load as their own framework loads them, or are refused with the reason."""
+"""Checkpoints of transformers load as `from_pretrained` loads them, or are refused with the reason; none runs code."""
 
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from baking import FORMS, Evil, save, tiny
-from networks import Tagger
-from prebake.errors import ConfigError, PrebakeError, SourceError
-from prebake_build.ordinary import Ordinary, Recipe, load_checkpoint
+from baking import FORMS, Evil, recipe, refused, save, tiny
+from prebake.errors import ConfigError, SourceError
+from prebake_build.ordinary import load_checkpoint
 from prebake_build.prove import difference_of
-
-
-def recipe(family: str = "transformers", **changes: Any) -> Recipe:
-    values = {"class_": None, "dtype": "source", "options": {}} | changes
-    return Recipe(name="m", family=family, **values)
-
-
-def refused(kind: type[PrebakeError], recipe: Recipe, checkpoint: Path) -> str:
-    with pytest.raises(kind) as caught:
-        load_checkpoint(recipe, checkpoint)
-    assert type(caught.value) is kind
-    return str(caught.value)
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in safetensors. Copy before you change it."""
     return save(tiny("BertForMaskedLM"), tmp_path_factory.mktemp("bert") / "checkpoint", "safetensors")
-
-
-# --- transformers ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("class_", ["BertForMaskedLM", "GPT2LMHeadModel", "T5ForConditionalGeneration"])
@@ -239,134 +221,4 @@ def test_a_package_that_is_missing_is_named(bert: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("prebake_build.ordinary._processor", missing)
     assert refused(ConfigError, recipe(), bert) == (
         "models.m: cannot import what this model needs: BertTokenizer requires the sentencepiece library"
-    )
-
-
-# --- torch -------------------------------------------------------------------------------------------------------
-
-
-def saved(folder: Path, state: Any = None, name: str = "weights.pth") -> Path:
-    folder.mkdir(exist_ok=True)
-    state = Tagger().state_dict() if state is None else state
-    torch.save(state, folder / name) if not name.endswith(".safetensors") else save_file(state, folder / name)
-    return folder
-
-
-def tagger(**changes: Any) -> Recipe:
-    return recipe("torch", **({"class_": "networks:tagger"} | changes))
-
-
-def load(folder: Path, **changes: Any) -> Ordinary:
-    return load_checkpoint(tagger(**changes), folder)
-
-
-def test_a_module_is_built_by_its_factory_and_filled(tmp_path: Path) -> None:
-    module = Tagger(words=13)
-    found = load(saved(tmp_path, module.state_dict()), options={"arguments": {"words": 13}})
-    assert (found.class_, found.options, found.module.training) == (
-        "networks:tagger", {"arguments": {"words": 13}}, False
-    )  # fmt: skip
-    loaded = found.module.state_dict()
-    assert not [name for name, tensor in module.state_dict().items() if difference_of(tensor, loaded[name])]
-
-
-def test_a_dtype_changes_the_weights_and_keeps_their_ties(tmp_path: Path) -> None:
-    module = load(saved(tmp_path), dtype="bfloat16").module
-    assert isinstance(module, Tagger)
-    assert module.out.weight.dtype == torch.bfloat16
-    assert module.norm.num_batches_tracked is not None
-    assert module.norm.num_batches_tracked.dtype == torch.int64
-    assert module.out.weight.data_ptr() == module.embedding.weight.data_ptr()
-
-
-CLASS = "models.m.class: "
-
-
-@pytest.mark.parametrize(
-    ("class_", "expected"),
-    [
-        (None, CLASS + 'a model of family torch needs one: class = "torch:package.module:factory"'),
-        ("nowhere:f", CLASS + "cannot import nowhere:f: No module named 'nowhere' (is its package installed beside "
-                              "prebake?)"),
-        ("networks:f", CLASS + "cannot import networks:f: module 'networks' has no attribute 'f' (is its package "
-                               "installed beside prebake?)"),
-        ("networks:no_module", CLASS + "networks:no_module returned a str, not a torch.nn.Module"),
-        ("networks:failing", CLASS + "networks:failing failed: RuntimeError: no such preset"),
-    ],
-)  # fmt: skip
-def test_a_factory_that_gives_no_module_is_refused(tmp_path: Path, class_: str | None, expected: str) -> None:
-    assert refused(ConfigError, tagger(class_=class_), saved(tmp_path)) == expected
-
-
-def test_arguments_that_the_factory_does_not_take_are_refused(tmp_path: Path) -> None:
-    assert refused(ConfigError, tagger(options={"arguments": {"depth": 3}}), saved(tmp_path)) == (
-        "models.m.class: networks:tagger failed: TypeError: tagger() got an unexpected keyword argument 'depth'"
-    )
-
-
-def test_a_state_dict_of_another_class_is_refused(tmp_path: Path) -> None:
-    assert refused(SourceError, tagger(class_="networks:linear"), saved(tmp_path)).startswith(
-        "models.m: the checkpoint does not fit the class: Error(s) in loading state_dict for Linear: Missing key(s) in "
-        'state_dict: "weight", "bias". Unexpected key(s) in state_dict: "embedding.weight", '
-    )
-
-
-def test_exactly_one_file_of_weights_is_expected(tmp_path: Path) -> None:
-    (tmp_path / "README.md").touch()
-    expected = "models.m.source: expected one file of weights (.safetensors, .bin, .pt, .pth, .ckpt), found "
-    assert refused(ConfigError, tagger(), tmp_path) == expected + "none"
-    saved(saved(tmp_path), name="b.bin")
-    assert refused(ConfigError, tagger(), tmp_path) == expected + '"b.bin", "weights.pth"'
-
-
-# --- easyocr -----------------------------------------------------------------------------------------------------
-
-
-def zips(folder: Path, **members: Any) -> Path:
-    """The two zips of ko+en; values are state dicts, or bytes of what stands in a zip's place."""
-    folder.mkdir(exist_ok=True)
-    for name in ("craft_mlt_25k", "korean_g2"):
-        content = members.get(name, {"module.weight": torch.ones(1)})
-        if isinstance(content, bytes):
-            (folder / f"{name}.zip").write_bytes(content)
-            continue
-        torch.save(content, folder / f"{name}.pth")
-        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
-            archive.write(folder / f"{name}.pth", members.get("member", f"{name}.pth"))
-        (folder / f"{name}.pth").unlink()
-    return folder
-
-
-OCR = recipe("easyocr", class_="Reader", options={"languages": ["ko", "en"], "quantize": True})
-
-
-def test_a_pickle_in_a_zip_that_wants_to_run_code_is_refused_and_runs_none(tmp_path: Path) -> None:
-    checkpoint = zips(tmp_path / "c", korean_g2={"module.x": Evil(tmp_path / "proof")})
-    assert refused(SourceError, OCR, checkpoint).startswith(
-        "models.m: korean_g2.pth: refused: its pickle wants to construct posix.system, "
-    )
-    assert not (tmp_path / "proof").exists()
-
-
-def test_a_zip_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
-    checkpoint = zips(tmp_path / "c", member="../../craft_mlt_25k.pth")
-    assert refused(SourceError, OCR, checkpoint) == (
-        "craft_mlt_25k.zip: refused, nothing was unpacked:\n"
-        '  "../../craft_mlt_25k.pth": leaves the folder'
-    )  # fmt: skip
-
-
-def test_a_zip_that_is_none_is_refused(tmp_path: Path) -> None:
-    assert refused(SourceError, OCR, zips(tmp_path / "c", craft_mlt_25k=b"<html>")) == (
-        "craft_mlt_25k.zip: is damaged, or no archive of this kind: File is not a zip file"
-    )
-
-
-def test_weights_that_are_no_recogniser_are_refused(tmp_path: Path) -> None:
-    assert refused(SourceError, OCR, zips(tmp_path / "c")) == (
-        "models.m: lacks Prediction.bias: this is no recogniser of EasyOCR"
-    )
-    checkpoint = zips(tmp_path / "c", korean_g2={"module.Prediction.bias": torch.ones(10)})
-    assert refused(SourceError, OCR, checkpoint).startswith(
-        "models.m: detector: the checkpoint does not fit the class: "
     )
