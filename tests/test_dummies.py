@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageFont
 
-from prebake.compat import torchvision_operators
-from prebake.errors import ConfigError, SourceError
+from dummy_checkpoints import make, picture
 from prebake.manifest import set_digest
 from prebake_build import digest
-from prebake_build.dummies import GENERATOR, Dummy, archives, blip, detector, easyocr, florence2, tokenizers, write
-from prebake_build.sources import Resolved, ResolvesByFetching, open_source
-from prebake_build.sources.dummy import DummySource
-
-torchvision_operators()
+from prebake_build.dummies import archives, blip, florence2, tokenizers
 
 UPSTREAM_BLIP = {
     "config.json": "f7846f82f4e2c4a2ccbab9ae8b0e44873540a271a76a1288effd078180c13a82",
@@ -57,12 +48,6 @@ SETS = {
 """The tiny dummies of seed 0: the same with transformers 4.57.6 and 5.23. Where one changes, raise GENERATOR."""
 
 
-def make(folder: Path, kind: str, **options: Any) -> Path:
-    folder.mkdir(parents=True)
-    write(Dummy(kind=kind, **options), folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def blip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("dummies") / "blip", "blip-base", size="tiny")
@@ -71,11 +56,6 @@ def blip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def florence_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("dummies") / "florence", "florence-2-base", size="tiny")
-
-
-@pytest.fixture(scope="module")
-def ocr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("dummies") / "ocr", "easyocr", languages=("ko", "en"))
 
 
 @pytest.fixture(scope="module")
@@ -96,79 +76,6 @@ def florence(florence_folder: Path) -> tuple[Any, Any]:
     )
     assert not any(report.values()), report
     return model.eval(), Florence2Processor.from_pretrained(florence_folder)
-
-
-def picture(*lines: str, background: str = "white") -> Image.Image:
-    image = Image.new("RGB", (420, 180), background)
-    draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=32)
-    for index, line in enumerate(lines):
-        draw.text((30, 20 + 70 * index), line, font=font, fill="black")
-    return image
-
-
-class TestSource:
-    @pytest.mark.parametrize(
-        ("rest", "dummy"),
-        [
-            ("blip-base", Dummy(kind="blip-base")),
-            ("florence-2-base?size=tiny", Dummy(kind="florence-2-base", size="tiny")),
-            ("blip-base?seed=7&size=tiny", Dummy(kind="blip-base", size="tiny", seed=7)),
-            ("easyocr-ko+en", Dummy(kind="easyocr", languages=("ko", "en"))),
-            ("easyocr-ch_sim?seed=1", Dummy(kind="easyocr", seed=1, languages=("ch_sim",))),
-        ],
-    )
-    def test_a_uri_says_what_is_made(self, rest: str, dummy: Dummy) -> None:
-        source = open_source(f"dummy:{rest}", base=Path(), where="models.toml: models.a.source")
-        assert isinstance(source, DummySource)
-        assert source.dummy == dummy
-
-    @pytest.mark.parametrize(
-        ("rest", "message"),
-        [
-            ("blip-bse", '"blip-bse" is not one of blip-base, florence-2-base, easyocr-ko+en: '
-             'did you mean "blip-base"?'),
-            ("", '"" is not one of blip-base, florence-2-base, easyocr-ko+en'),
-            ("easyocr", '"easyocr" is not one of blip-base, florence-2-base, easyocr-ko+en: '
-             'did you mean "easyocr-ko+en"?'),
-            ("blip-base?sise=tiny", 'unknown option "sise": did you mean "size"?'),
-            ("blip-base?", 'unknown option ""'),
-            ("blip-base?size=small", 'size "small" is not one of full, tiny'),
-            ("blip-base?seed=-1", 'seed "-1" is no whole number of up to 9 digits'),
-            ("blip-base?seed=1&seed=2", "option seed is given twice"),
-            ("easyocr-ko+ko", 'expected languages as in "easyocr-ko+en", each once, found "ko+ko"'),
-        ],
-    )  # fmt: skip
-    def test_what_is_not_known_is_refused_with_the_nearest_known(self, rest: str, message: str) -> None:
-        with pytest.raises(ConfigError) as caught:
-            open_source(f"dummy:{rest}", base=Path(), where="models.toml: models.a.source")
-        assert str(caught.value) == f'models.toml: models.a.source: "dummy:{rest}": {message}'
-
-    def test_resolving_keeps_what_it_made_and_fetching_makes_it_again(self, tmp_path: Path) -> None:
-        source = DummySource.parse("dummy:blip-base?size=tiny", "blip-base?size=tiny", "here")
-        assert isinstance(source, ResolvesByFetching)
-        made, again = tmp_path / "made", tmp_path / "again"
-        made.mkdir()
-        again.mkdir()
-        resolved = source.resolve_into(made)
-        assert resolved.revision == f"generator:{GENERATOR}+seed:0+size:tiny"
-        source.fetch(resolved, again)
-        digest.check_files(made, resolved.files)
-        digest.check_files(again, resolved.files)
-        assert source.resolve() == resolved
-
-    def test_another_generator_is_not_made_up_for(self, tmp_path: Path) -> None:
-        source = DummySource.parse("dummy:blip-base", "blip-base", "here")
-        with pytest.raises(SourceError) as caught:
-            source.fetch(Resolved(revision="generator:0+seed:0+size:full", files=()), tmp_path)
-        assert str(caught.value) == (
-            "dummy:blip-base: generator:0+seed:0+size:full was locked, and this Prebake makes "
-            f"generator:{GENERATOR}+seed:0+size:full: run `prebake lock`, or use the Prebake that was locked with"
-        )
-
-    def test_languages_that_easyocr_does_not_know_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="xx"):
-            write(Dummy(kind="easyocr", languages=("xx",)), tmp_path)
 
 
 class TestTokenizers:
@@ -290,71 +197,6 @@ class TestFlorence2:
         self, tmp_path: Path, florence_folder: Path
     ) -> None:
         assert_deterministic(tmp_path, florence_folder, "florence-2-base", "model.safetensors")
-
-
-class TestEasyOcr:
-    def test_the_files_are_named_by_easyocrs_tables(self, ocr_folder: Path) -> None:
-        assert [path.name for path in sorted(ocr_folder.iterdir())] == ["craft_mlt_25k.zip", "korean_g2.zip"]
-        for path in ocr_folder.iterdir():
-            with zipfile.ZipFile(path) as archive:
-                assert archive.namelist() == [f"{path.stem}.pth"]
-
-    @pytest.mark.parametrize(("languages", "recogniser"), [(("en",), "english_g2.zip"), (("th", "en"), "thai.zip")])
-    def test_other_languages_bring_their_own_recogniser(self, languages: tuple[str, ...], recogniser: str) -> None:
-        found = easyocr.builders(languages)
-        assert found.keys() == {"craft_mlt_25k.zip", recogniser}
-        tensors, _ = easyocr.tensors(found[recogniser][1], found[recogniser][0], 0)
-        assert all(tensor.name.startswith("module.") for tensor in tensors)
-
-    def test_the_same_seed_gives_the_same_bytes(self, tmp_path: Path, ocr_folder: Path) -> None:
-        again = make(tmp_path / "again", "easyocr", size="tiny", languages=("ko", "en"))
-        assert digest.files_of(again) == digest.files_of(ocr_folder)
-
-    def test_the_path_through_the_detector_is_undisturbed(self, ocr_folder: Path) -> None:
-        names = {tensor.name.removeprefix("module.") for tensor in easyocr.tensors(_craft(), "craft", 0)[0]}
-        edited = {name for name in names if detector.edit_for(name)}
-        # 15 convolutions with 2 tensors each, 10 of them normalised with 4 tensors that matter.
-        assert len(edited) == 15 * 2 + 10 * 4
-
-    def test_a_reader_finds_the_lines_and_nothing_else(self, tmp_path: Path, ocr_folder: Path) -> None:
-        import easyocr as upstream
-
-        before = [dict(entry) for entry in _entries()]
-        easyocr.accept_in_reader(easyocr.unpack_for_reader(ocr_folder, tmp_path))
-        with warnings.catch_warnings():
-            # Of quantize_dynamic, and of a DataLoader that pins memory where there is no accelerator.
-            warnings.simplefilter("ignore")
-            try:
-                reader = upstream.Reader(
-                    ["ko", "en"], gpu=False, model_storage_directory=str(tmp_path),
-                    user_network_directory=str(tmp_path), download_enabled=False, verbose=False,
-                )  # fmt: skip
-            finally:
-                for entry, values in zip(_entries(), before, strict=True):
-                    entry.update(values)
-            found = reader.readtext(np.array(picture("Hello world", "42 cats")))
-            assert reader.readtext(np.array(picture("Hello world", "42 cats"))) == found
-            assert reader.readtext(np.array(picture())) == []
-            assert reader.readtext(np.array(picture(background="black"))) == []
-        assert len(found) == 2
-        for (box, text, confidence), top in zip(found, (20, 90), strict=True):
-            assert text
-            assert confidence > 0.003
-            (left, upper), _, (right, lower), _ = box
-            assert left < 40
-            assert right > 100
-            assert abs(upper - top) < 20
-            assert abs(lower - top - 40) < 20
-
-
-def _craft() -> Any:
-    return easyocr.builders(("ko", "en"))["craft_mlt_25k.zip"][1]
-
-
-def _entries() -> list[dict[str, Any]]:
-    from easyocr.config import detection_models, recognition_models
-
-    return [entry for models in (detection_models, *recognition_models.values()) for entry in models.values()]
 
 
 def assert_upstream(folder: Path, expected: dict[str, str | None]) -> None:
