@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 import torch
 
+from prebake import timeline
 from prebake.__main__ import main
 from prebake.compat import torchvision_operators
 from prebake.errors import PrebakeError
+from prebake.loader import load
 from prebake_build.ordinary import Recipe, load_checkpoint
 from prebake_build.worker import Job
 
@@ -98,6 +100,14 @@ def bake(capsys: pytest.CaptureFixture[str], models: Path, *arguments: object) -
 def nothing_is_left(models: Path) -> bool:
     output = models.parent / "out"
     return not output.exists() or names(output) == []
+
+
+def load_by(folder: Path) -> tuple[Any, str]:
+    """The mapped module, and the spans that say how it was made."""
+    before = len(timeline.process.spans)
+    loaded = load(folder, ("mapped",))
+    spans = {span.name for span in timeline.process.spans[before:]}
+    return loaded.model, "constructor" if "skeleton" in spans else "structure"
 
 
 def without_privileges(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -127,6 +127,33 @@ def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
         yield names
 
 
+@pytest.fixture(scope="session")
+def baked_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A baked model of transformers, a small BERT; its checkpoint stands beside it. Copy before you change it."""
+    from baking import job, save, tiny
+    from prebake_build.worker import run
+
+    root = tmp_path_factory.mktemp("bert")
+    run(job(save(tiny("BertForMaskedLM"), root / "checkpoint", "safetensors"), root / "bert"))
+    return root / "bert"
+
+
+@pytest.fixture(scope="session")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with one model of the torch family. Copy before you change it."""
+    import torch
+
+    from baking import torch_job
+    from networks import Tagger
+    from prebake_build.worker import run
+
+    folder = tmp_path_factory.mktemp("inspect")
+    (folder / "c").mkdir()
+    torch.save(Tagger().state_dict(), folder / "c" / "w.pth")
+    run(torch_job(folder / "c", folder / "models" / "tagger", "networks:tagger"))
+    return folder / "models"
+
+
 # --- bakes -----------------------------------------------------------------------------------------------------
 
 

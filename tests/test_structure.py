@@ -6,21 +6,17 @@ import json
 import logging
 import shutil
 import threading
-from collections import OrderedDict
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from architecture_checks import held_differences, state_differences
-from baking import flip_byte, job, names, save, tiny, torch_job
-from networks import Tagger
-from prebake import layout, structure, timeline
+from baking import flip_byte, job, load_by, save, tiny
+from prebake import layout, structure
 from prebake.families import BakedModel
-from prebake.loader import load
 from prebake_build.digest import file_of
 from prebake_build.worker import run
 from runtime_fakes import change_manifest
@@ -28,26 +24,11 @@ from runtime_fakes import change_manifest
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
-@pytest.fixture(scope="module")
-def baked_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("bert")
-    run(job(save(tiny("BertForMaskedLM"), root / "checkpoint", "safetensors"), root / "bert"))
-    return root / "bert"
-
-
 @pytest.fixture
 def bert(baked_bert: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     shutil.copytree(baked_bert, tmp_path / "bert")
     return tmp_path / "bert"
-
-
-def load_by(folder: Path) -> tuple[Any, str]:
-    """The mapped module, and the spans that say how it was made."""
-    before = len(timeline.process.spans)
-    loaded = load(folder, ("mapped",))
-    spans = {span.name for span in timeline.process.spans[before:]}
-    return loaded.model, "constructor" if "skeleton" in spans else "structure"
 
 
 def put_structure(folder: Path, text: str) -> None:
@@ -242,110 +223,3 @@ def test_a_manifest_that_names_a_structure_it_does_not_list_is_refused(bert: Pat
     change_manifest(bert, structure="other.json")
     with pytest.raises(DocumentError, match=r'structure: "other.json" is not among the files'):
         BakedModel.open(bert)
-
-
-# --- at bake -----------------------------------------------------------------------------------------------------
-
-
-def test_users_own_code_has_none(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint").mkdir()
-    torch.save(Tagger().state_dict(), tmp_path / "checkpoint" / "weights.pth")
-    run(torch_job(tmp_path / "checkpoint", tmp_path / "tagger", "networks:tagger"))
-    assert json.loads((tmp_path / "tagger" / "manifest.json").read_text())["structure"] is None
-    assert layout.STRUCTURE not in names(tmp_path / "tagger")
-    assert load_by(tmp_path / "tagger")[1] == "constructor"
-
-
-def test_a_module_with_a_closure_is_baked_without(
-    baked_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from transformers import BertForMaskedLM
-
-    plain = BertForMaskedLM.__init__
-
-    def with_closure(self: Any, config: Any) -> None:
-        plain(self, config)
-        self.scale = lambda value: value
-
-    monkeypatch.setattr(BertForMaskedLM, "__init__", with_closure)
-    run(job(baked_bert.parent / "checkpoint", tmp_path / "bert"))
-    assert "bert: every start will run its constructor: it holds a builtins:function" in capsys.readouterr().err
-    assert layout.STRUCTURE not in names(tmp_path / "bert")
-    assert load_by(tmp_path / "bert")[1] == "constructor"
-
-
-def test_every_kind_of_attribute_is_read_back_as_it_was(
-    baked_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers import BertForMaskedLM
-    from transformers.generation import GenerationMode
-
-    kept: dict[str, Any] = {
-        "numbers": [1, 2.5, -0.0, float("inf"), True, None], "text": 'é"\n', "pair": (1, (2, "x")), "names": {"b", "a"},
-        "table": {1: (2,), "x": {"y": [1]}}, "ordered": OrderedDict([("b", 1), ("a", 2)]), "empty": {},
-        "dtype": torch.int8, "device": torch.device("cpu"), "size": torch.Size([1, 2]),
-        "activation": partial(nn.functional.gelu, approximate="tanh"), "function": nn.functional.relu,
-        "cls": nn.Linear, "member": GenerationMode.BEAM_SEARCH,
-    }  # fmt: skip
-    plain = BertForMaskedLM.__init__
-
-    def keeping(self: Any, config: Any) -> None:
-        plain(self, config)
-        self.kept = kept
-        self.layers = [self.cls, self.bert]
-
-    monkeypatch.setattr(BertForMaskedLM, "__init__", keeping)
-    run(job(baked_bert.parent / "checkpoint", tmp_path / "bert"))
-    model, how = load_by(tmp_path / "bert")
-    assert how == "structure"
-    assert model.layers[0] is model.cls
-    assert model.layers[1] is model.bert
-    activation, found = kept.pop("activation"), model.kept.pop("activation")
-    assert (found.func, found.args, found.keywords) == (activation.func, activation.args, activation.keywords)
-    assert model.kept == kept
-    assert {name: type(value) for name, value in model.kept.items()} == {name: type(v) for name, v in kept.items()}
-    assert list(model.kept["ordered"]) == ["b", "a"]
-    assert str(model.kept["numbers"]) == str(kept["numbers"])
-
-
-@pytest.mark.parametrize("path", ["{0}/config.json", ["{0}"], {"x": {"y": "{0}"}}])
-def test_one_that_keeps_a_path_of_the_bake_is_not_kept(
-    baked_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: Any
-) -> None:
-    from transformers import BertForMaskedLM
-
-    plain = BertForMaskedLM.__init__
-
-    def keeping(self: Any, config: Any) -> None:
-        plain(self, config)
-        self.kept = json.loads(json.dumps(path).replace("{0}", str(tmp_path / "bert")))
-
-    monkeypatch.setattr(BertForMaskedLM, "__init__", keeping)
-    run(job(baked_bert.parent / "checkpoint", tmp_path / "bert"))
-    assert "bert: every start will run its constructor: it keeps a path" in capsys.readouterr().err
-    assert layout.STRUCTURE not in names(tmp_path / "bert")
-
-
-def test_one_that_reads_back_as_something_else_is_not_kept(
-    baked_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    honest = structure.restore
-
-    def other(*arguments: Any) -> nn.Module:
-        module: Any = honest(*arguments)
-        del module.bert.encoder.layer[1].attention.self.num_attention_heads
-        return cast(nn.Module, module)
-
-    monkeypatch.setattr("prebake_build.structures.restore", other)
-    run(job(baked_bert.parent / "checkpoint", tmp_path / "bert"))
-    assert "read back, it differs in bert.encoder.layer.1.attention.self" in capsys.readouterr().err
-    assert layout.STRUCTURE not in names(tmp_path / "bert")
-
-
-def test_a_checkpoint_with_a_file_of_that_name_is_refused(baked_bert: Path, tmp_path: Path) -> None:
-    from prebake.errors import SourceError
-
-    shutil.copytree(baked_bert.parent / "checkpoint", tmp_path / "checkpoint")
-    (tmp_path / "checkpoint" / layout.STRUCTURE).write_bytes(b"")
-    with pytest.raises(SourceError, match=r"has a structure\.json, and baked models need that name"):
-        run(job(tmp_path / "checkpoint", tmp_path / "bert"))
