@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hub_server import HubServer
+from image_builds import NAME, TINY, TOKEN, Build, bake, copy_context, missing, remove
 from lazy_package import lazy_deferred
 from pretended_loads import Loads
 from serving import Process
@@ -210,3 +212,36 @@ def running(tiny_models: Path) -> Iterator[Process]:
     with Process("serve", "--root", tiny_models) as process:
         process.until_ready()
         yield process
+
+
+# --- images ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Any]:
+    """A client of the Docker engine. Without one, tests are skipped with the reason."""
+    from prebake_build.image import open_engine
+
+    if reason := missing():
+        if os.environ.get("PREBAKE_REQUIRE_DOCKER"):  # CI started an engine: a skip would hide that it is gone
+            pytest.fail(reason)
+        pytest.skip(reason)
+    client = open_engine()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def context(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the build context. Copy before you change it."""
+    return copy_context(tmp_path_factory.mktemp("context"))
+
+
+@pytest.fixture(scope="session")
+def built(engine: Any, context: Path) -> Iterator[Build]:
+    """The image, the baseline and the weights of the tiny models."""
+    build = bake(context, "image", "baseline", "weights", IMAGE=NAME, MODELS_FILE=TINY, HF_TOKEN=TOKEN)
+    assert build.code == 0, build.output
+    yield build
+    for image in (NAME, f"{NAME}-baseline", f"{NAME}-weights", f"{NAME}-changed"):
+        remove(engine, image)

@@ -21,6 +21,10 @@ CONTEXT = ("Dockerfile", "docker-bake.hcl", ".dockerignore", "LICENSE", "constra
 PYTHON = "/opt/prebake/bin/python"
 PROBE = [PYTHON, "-SEB", "/opt/prebake/probe.py"]
 TINY = "tests/models.tiny.toml"
+NAME = "prebake-test"
+"""The image that tests build once."""
+MODELS = ("caption", "ocr", "florence")
+TOKEN = "hf_0123456789-this-is-in-no-layer"
 
 _ASK = """
 import io, json, os, sys, urllib.request
@@ -121,6 +125,12 @@ def _is_instruction(name: str) -> bool:
     return bool(instruction) and not stage.startswith("[internal") and instruction.split()[0] in (
         "RUN", "COPY", "ADD", "WORKDIR", "LINK"
     )  # fmt: skip
+
+
+def remove(engine: Any, image: str) -> None:
+    """The image goes, where there is one."""
+    if engine.images.list(name=image):
+        engine.images.remove(image, force=True)
 
 
 @contextmanager

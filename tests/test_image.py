@@ -1,10 +1,9 @@
-"""The image: built by `docker buildx bake`, run without network, root, rights or a place to write."""
+"""The image: run without network, root, rights or a place to write, and nothing in it that it does not need."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
 import tarfile
@@ -17,62 +16,17 @@ from typing import Any
 import pytest
 
 from hub_server import COMMIT, REPO, HubServer
-from image_builds import PYTHON, TINY, Build, ask, bake, copy_context, missing, run_in, running, wait_ready
+from image_builds import MODELS, NAME, PYTHON, TOKEN, Build, ask, bake, remove, run_in, running, wait_ready
 from prebake_build import dummies
-from prebake_build.image import LABEL, ContainerLauncher, Layer, image_layers, open_engine
+from prebake_build.image import LABEL, ContainerLauncher
 
 pytestmark = pytest.mark.docker
-
-NAME = "prebake-test"
-MODELS = ("caption", "ocr", "florence")
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Any]:
-    if reason := missing():
-        if os.environ.get("PREBAKE_REQUIRE_DOCKER"):  # CI started an engine: a skip would hide that it is gone
-            pytest.fail(reason)
-        pytest.skip(reason)
-    client = open_engine()
-    yield client
-    client.close()
-
-
-@pytest.fixture(scope="module")
-def context(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_context(tmp_path_factory.mktemp("context"))
-
-
-@pytest.fixture(scope="module")
-def built(engine: Any, context: Path) -> Iterator[Build]:
-    """The image, the baseline and the weights of the tiny models."""
-    build = bake(context, "image", "baseline", "weights", IMAGE=NAME, MODELS_FILE=TINY, HF_TOKEN=TOKEN)
-    assert build.code == 0, build.output
-    yield build
-    for image in (NAME, f"{NAME}-baseline", f"{NAME}-weights", f"{NAME}-changed"):
-        remove(engine, image)
 
 
 @pytest.fixture(scope="module")
 def container(engine: Any, built: Build) -> Iterator[Any]:
     with running(engine, NAME) as container:
         yield container
-
-
-TOKEN = "hf_0123456789-this-is-in-no-layer"
-
-
-def remove(engine: Any, image: str) -> None:
-    if engine.images.list(name=image):
-        engine.images.remove(image, force=True)
-
-
-def weights_of(layers: tuple[Layer, ...]) -> list[str]:
-    return [layer.digest for layer in layers[-len(MODELS) :]]
-
-
-def baked(build: Build) -> list[str]:
-    return [step for step in build.ran if "prebake_build.stage bake" in step]
 
 
 # --- it runs ----------------------------------------------------------------------------------------------------
@@ -146,59 +100,6 @@ def test_a_launched_container_answers_on_its_url_and_is_gone_after_stop(engine: 
 
 def labels() -> dict[str, list[str]]:
     return {"label": [f"{name}={value}" for name, value in LABEL.items()], "ancestor": [NAME]}
-
-
-# --- its layers -------------------------------------------------------------------------------------------------
-
-
-def test_each_model_is_one_layer_and_the_same_in_the_weights_image(engine: Any, built: Build) -> None:
-    image, weights = image_layers(engine, NAME), image_layers(engine, f"{NAME}-weights")
-    assert len(weights) == len(MODELS)
-    assert weights_of(image) == weights_of(weights)
-
-
-def test_a_second_bake_runs_no_step(built: Build, context: Path) -> None:
-    build = bake(context, "image", "baseline", "weights", IMAGE=NAME, MODELS_FILE=TINY)
-    assert (build.code, build.ran) == (0, [])
-
-
-def test_a_changed_line_in_the_service_bakes_nothing_and_changes_no_weights_layer(
-    engine: Any, built: Build, context: Path, tmp_path: Path
-) -> None:
-    changed = shutil.copytree(context, tmp_path / "context")
-    for module in ("service", "analyzer", "commands", "metrics", "models"):
-        with (changed / f"runtime/prebake/{module}.py").open("a") as file:
-            file.write("\nCHANGED = True\n")
-    build = bake(changed, "image", IMAGE=f"{NAME}-changed", MODELS_FILE=TINY)
-    assert (build.code, baked(build)) == (0, [])
-    before, after = image_layers(engine, NAME), image_layers(engine, f"{NAME}-changed")
-    assert weights_of(before) == weights_of(after)
-    code = [number for number, (old, new) in enumerate(zip(before, after, strict=True)) if old.digest != new.digest]
-    assert sum(after[number].size for number in code) < 2_000_000
-
-
-def test_another_model_changed_or_added_bakes_none_of_the_others(built: Build, context: Path, tmp_path: Path) -> None:
-    changed = shutil.copytree(context, tmp_path / "context")
-    models = (changed / TINY).read_text().replace("retries = 3", "retries = 4")
-    (changed / TINY).write_text(models + '\n[models.extra]\nsource = "dummy:blip-base?size=tiny&seed=7"\n')
-    build = bake(changed, "weights-caption", "weights-ocr", MODELS_FILE=TINY)
-    assert (build.code, baked(build)) == (0, [])
-
-
-def test_baking_again_gives_the_same_layers(engine: Any, built: Build, context: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again.hcl"
-    again.write_text('target "_common" { no-cache-filter = ["bake", "runtime"] }')
-    files = ["--file=docker-bake.hcl", f"--file={again}", f"--allow=fs.read={tmp_path}"]
-    build = bake(context, "image", *files, IMAGE=f"{NAME}-changed", MODELS=MODELS[0], MODELS_FILE=TINY)
-    assert (build.code, len(baked(build))) == (0, 1)
-    again_made = [layer.digest for layer in image_layers(engine, f"{NAME}-changed")]
-    assert again_made == [layer.digest for layer in image_layers(engine, NAME)[: len(again_made)]]
-
-
-def test_weights_are_readable_by_everyone_owned_by_root_and_carry_no_time(engine: Any, built: Build) -> None:
-    lines = run_in(engine, NAME, "find", "/models", "-printf", "%y %m %U:%G %T@ %p\n").splitlines()
-    assert {line.rpartition(" ")[0] for line in lines} == {"d 755 0:0 0.0000000000", "f 644 0:0 0.0000000000"}
-    assert len(lines) > 12
 
 
 # --- what is in it, and what is not -----------------------------------------------------------------------------
@@ -284,59 +185,3 @@ def contents(engine: Any, image: str) -> dict[str, bytes]:
             return {name: file.read() for name, file in files if file is not None}
     finally:
         container.remove()
-
-
-# --- the index of builds ----------------------------------------------------------------------------------------
-
-
-def test_the_lint_finds_nothing(context: Path) -> None:
-    build = bake(context, "check")
-    assert build.code == 0, build.output
-    assert "Check complete, no warnings found." in build.output
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "message"),
-    [
-        ("MODELS", "caption,,ocr", "MODELS: expected names of models with commas between them, such as \"caption,ocr\" "
-                                   "(lower case, digits, '.', '_', '-')."),
-        ("MODELS", "caption,caption", "MODELS: a model is named twice."),
-        ("MODELS_FILE", "../models.toml", "MODELS_FILE: expected a path below this folder that ends in .toml, such as "
-                                          '"models.dummy.toml".'),
-        ("TORCH_INDEX", "cpu", "TORCH_INDEX: expected an address that begins with http:// or https://, or nothing."),
-        ("TAG", "prebake:1", "TAG: expected letters, digits, '_', '.' and '-', at most 128 (no image name: that is "
-                             "IMAGE)."),
-        ("IMAGE", "Prebake", "IMAGE: expected an image's name without a tag, such as "
-                             '"registry.example:5000/prebake".'),
-        ("WHEELS", "https://index", "WHEELS: expected a folder, its path beginning with / or ./, or nothing."),
-        ("REVISION", "main", "REVISION: expected a commit's hexadecimal hash, or nothing."),
-        ("COMPRESSION", "none", "COMPRESSION: expected uncompressed, zstd, gzip or estargz."),
-    ],
-)  # fmt: skip
-def test_a_wrong_variable_is_refused_with_what_was_expected(
-    context: Path, variable: str, value: str, message: str
-) -> None:
-    build = bake(context, "--print", **{variable: value})
-    assert build.code != 0
-    assert message in build.output
-
-
-def test_every_variable_and_target_is_described(context: Path) -> None:
-    for what in ("variables", "targets"):
-        lines = bake(context, f"--list={what}").output.splitlines()
-        rows = [re.split(r"\t+", line) for line in lines if "\t" in line][1:]
-        assert len(rows) > 5
-        assert [row[0] for row in rows if not row[-1].strip() or len(row) < 2] == []
-
-
-@pytest.mark.full
-def test_the_full_size_dummies_make_an_image_that_captions(engine: Any, context: Path) -> None:
-    image = f"{NAME}-full"
-    build = bake(context, "image", IMAGE=image, MODELS_FILE="models.dummy.toml")
-    try:
-        assert build.code == 0, build.output
-        assert sum(layer.size for layer in image_layers(engine, image)[-len(MODELS) :]) > 1_500_000_000
-        with running(engine, image) as container:
-            assert ask(container, "/caption")["caption"]
-    finally:
-        remove(engine, image)
