@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from archive_files import make_zip
 from hub_server import FileServer
 from prebake.errors import ConfigError, IntegrityError, SourceError
 from prebake.manifest import set_digest
 from prebake_build.cache import Cache
 from prebake_build.sources import easyocr
 from prebake_build.sources.easyocr import EasyOcrSource, archive_members, extract, recognizer_of
-from test_sources_url import make_zip
 
 PICKLES = {"craft_mlt_25k": b"detector" * 100, "korean_g2": b"recogniser" * 100}
 

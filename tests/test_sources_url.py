@@ -1,26 +1,20 @@
-"""`url:` files and archives, and the downloader and unpacker below."""
+"""`url:` files and archives, and the downloader below."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import socket
 import tarfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from archive_files import GOOD, make_tar, make_zip
 from hub_server import Answer, FileServer
-from prebake import layout
 from prebake.errors import ConfigError, IntegrityError, SourceError
 from prebake_build.cache import Cache
-from prebake_build.sources import archives
 from prebake_build.sources.url import UrlSource
 
 NO_NAME = "ends in no file name (a file, or an archive: .zip, .tar, .tar.gz, .tgz)"
@@ -33,33 +27,6 @@ def sha256(body: bytes) -> str:
 
 def source(url: str, pin: str = "") -> UrlSource:
     return UrlSource.parse(f"url:{url}{pin}", f"{url}{pin}", WHERE)
-
-
-def make_zip(members: dict[str, bytes], change: Callable[[zipfile.ZipInfo], None] | None = None) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as opened:
-        for name, body in members.items():
-            info = zipfile.ZipInfo(name)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            if change:
-                change(info)
-            opened.writestr(info, body)
-    return out.getvalue()
-
-
-def make_tar(*members: tuple[str, bytes, bytes], mode: str = "w:gz") -> bytes:
-    """Members as (name, type, content or target)."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as opened:  # type: ignore[call-overload]
-        for name, kind, body in members:
-            info = tarfile.TarInfo(name)
-            info.type = kind
-            if kind == tarfile.REGTYPE:
-                info.size = len(body)
-            else:
-                info.linkname = body.decode()
-            opened.addfile(info, io.BytesIO(body))
-    return out.getvalue()
 
 
 @pytest.fixture
@@ -207,8 +174,6 @@ def test_the_file_name_is_the_last_part_without_query() -> None:
 
 # --- archives ----------------------------------------------------------------------------------------------------
 
-GOOD = {"config.json": b"{}", "sub/weights.bin": b"w" * 1000}
-
 
 @pytest.mark.parametrize(
     ("name", "body"),
@@ -219,6 +184,7 @@ GOOD = {"config.json": b"{}", "sub/weights.bin": b"w" * 1000}
                               *((f"./{name}", tarfile.REGTYPE, body) for name, body in GOOD.items()))),
         ("m.tar", make_tar(*((name, tarfile.REGTYPE, body) for name, body in GOOD.items()), mode="w:")),
     ],
+    ids=["zip", "tgz", "tar.gz", "tar"],
 )  # fmt: skip
 def test_an_archive_becomes_the_checkpoint(server: FileServer, name: str, body: bytes) -> None:
     server.files[name] = body
@@ -229,79 +195,3 @@ def test_an_archive_becomes_the_checkpoint(server: FileServer, name: str, body: 
         found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert found == GOOD
     assert resolved.revision == f"sha256:{sha256(body)}"
-
-
-def _symlink(info: zipfile.ZipInfo) -> None:
-    info.external_attr = 0o120777 << 16
-
-
-def _encrypted(body: bytes) -> bytes:
-    """The flag in the central directory, which is what readers go by."""
-    at = body.index(b"PK\x01\x02") + 8
-    return body[:at] + b"\x01" + body[at + 1 :]
-
-
-@pytest.mark.parametrize(
-    ("name", "body", "finding"),
-    [
-        ("m.zip", make_zip({"config.json": b"", "../evil": b"x"}), '"../evil": leaves the folder'),
-        ("m.zip", make_zip({"/etc/evil": b"x"}), '"/etc/evil": leaves the folder'),
-        ("m.zip", make_zip({"a/../../evil": b"x"}), '"a/../../evil": leaves the folder'),
-        ("m.zip", make_zip({"a\\..\\evil": b"x"}), '"a\\\\..\\\\evil": leaves the folder'),
-        ("m.zip", make_zip({"../": b""}), '"../": leaves the folder'),
-        ("m.zip", make_zip({"link": b"/etc/passwd"}, _symlink), '"link": is a link or device'),
-        ("m.zip", _encrypted(make_zip({"x": b"x"})), '"x": is encrypted'),
-        ("m.zip", make_zip({"a": b"x", "a/b": b"x"}), '"a/b": is there twice'),
-        ("m.zip", make_zip({"a/b": b"x", "a": b"x"}), '"a": is there twice'),
-        ("m.tar", make_tar(("../evil", tarfile.REGTYPE, b"x")), '"../evil": leaves the folder'),
-        ("m.tar", make_tar(("/evil", tarfile.REGTYPE, b"x")), '"/evil": leaves the folder'),
-        ("m.tar", make_tar(("..", tarfile.DIRTYPE, b"")), '"..": leaves the folder'),
-        ("m.tar", make_tar(("link", tarfile.SYMTYPE, b"/etc/passwd")), '"link": is a link or device'),
-        ("m.tar", make_tar(("link", tarfile.LNKTYPE, b"config.json")), '"link": is a link or device'),
-        ("m.tar", make_tar(("null", tarfile.CHRTYPE, b"")), '"null": is a link or device'),
-        ("m.tar", make_tar(("a", tarfile.REGTYPE, b"x"), ("./a", tarfile.REGTYPE, b"y")), '"./a": is there twice'),
-    ],
-)
-def test_an_unsafe_archive_is_refused_whole(tmp_path: Path, name: str, body: bytes, finding: str) -> None:
-    (tmp_path / name).write_bytes(body)
-    folder = tmp_path / "out" / "folder"
-    folder.mkdir(parents=True)
-    with pytest.raises(SourceError) as error:
-        archives.unpack(tmp_path / name, folder)
-    assert str(error.value) == f"{name}: refused, nothing was unpacked:\n  {finding}"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted([name, "out", "folder"])
-
-
-def test_an_archive_that_would_unpack_to_far_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "FREE_SIZE", 1000)
-    (tmp_path / "m.zip").write_bytes(make_zip({"zeros": bytes(100_000)}))
-    with pytest.raises(
-        SourceError, match=r"it would unpack to 100,000 bytes, more than the [\d,]+ that its size allows$"
-    ):
-        archives.unpack(tmp_path / "m.zip", tmp_path / "out")
-
-
-@pytest.mark.parametrize("name", ["m.zip", "m.tar.gz"])
-def test_a_damaged_archive_is_refused(tmp_path: Path, name: str) -> None:
-    whole = make_zip(GOOD) if name == "m.zip" else make_tar(("x", tarfile.REGTYPE, bytes(range(256)) * 100))
-    for body in (b"", b"no archive", whole[: len(whole) // 2]):
-        (tmp_path / name).write_bytes(body)
-        with pytest.raises(SourceError, match=rf"^{name}: is damaged, or no archive of this kind: "):
-            archives.unpack(tmp_path / name, tmp_path)
-
-
-@given(st.text(st.sampled_from("ab./\\:"), min_size=1, max_size=8))
-def test_no_member_name_leaves_the_folder(name: str) -> None:
-    """Whatever a zip or tar calls its member, it lands inside the folder, or nothing is unpacked."""
-    for kind, body in (("m.zip", make_zip({name: b"x"})), ("m.tar", make_tar((name, tarfile.REGTYPE, b"x")))):
-        with TemporaryDirectory() as top:
-            archive, folder = Path(top) / kind, Path(top) / "out" / "folder"
-            archive.write_bytes(body)
-            folder.mkdir(parents=True)
-            try:
-                archives.unpack(archive, folder)
-            except SourceError:
-                assert not layout.is_inside(name)
-            found = {path for path in Path(top).rglob("*") if path.is_file()} - {archive}
-            assert len(found) <= 1
-            assert all(folder in path.parents for path in found)
