@@ -36,6 +36,7 @@ class Loads:
         self.hold: dict[str, threading.Event] = {}
         """Model → what its load waits for."""
         self.begun: dict[str, threading.Event] = {name: threading.Event() for name in "abc"}
+        """Model → set once a load of it is under way."""
 
     def __call__(self, baked: BakedModel, *_: object) -> LoadedModel:
         self.count[baked.name] += 1

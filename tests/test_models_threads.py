@@ -82,8 +82,8 @@ def test_get_does_not_block_the_event_loop(tmp_path: Path, loads: Loads) -> None
 
     async def answer() -> list[str]:
         waiting = [asyncio.create_task(models.get(name)) for name in "aab"]
-        for _ in range(100):  # the loop turns while the loads wait for us
-            await asyncio.sleep(0)
+        for name in "ab":  # the loop turns while the loads, under way, wait for us
+            assert await asyncio.to_thread(loads.begun[name].wait, 60)
         assert not any(task.done() for task in waiting)
         for event in loads.hold.values():
             event.set()
@@ -111,7 +111,7 @@ def test_a_cancelled_get_cancels_nobody_elses_load(tmp_path: Path, loads: Loads)
 
     async def cancel() -> None:
         task = asyncio.create_task(models.get("a"))
-        await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(loads.begun["a"].wait, 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
