@@ -1,4 +1,4 @@
-"""The service's page in a real browser: it says what is loaded and draws how it started."""
+"""The service's pages in a real browser: what is loaded, and how it started, drawn."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from serving import Process, ask
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="module")
-def shown(running: Process, tmp_path_factory: pytest.TempPathFactory) -> str:
+def dump(url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page's document after its scripts ran."""
     if BROWSER is None:
         pytest.skip("no chromium here (apt-get install chromium)")
     done = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--virtual-time-budget=5000",
-         f"--user-data-dir={tmp_path_factory.mktemp('browser')}", "--dump-dom", running.url + "/"],
+         f"--user-data-dir={tmp_path_factory.mktemp('browser')}", "--dump-dom", url],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def shown(running: Process, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return dump(running.url + "/", tmp_path_factory)
 
 
 def test_it_says_that_every_model_is_ready(shown: str) -> None:
@@ -45,6 +49,18 @@ def test_it_draws_a_row_for_each_span(running: Process, shown: str) -> None:
     spans = ask(running.url, "/startup")[1]["spans"]
     assert len(spans) == table.count("<tr>")
     assert rows == [(span["name"], span["model"] or "") for span in spans]
+
+
+def test_a_browser_draws_how_it_started(running: Process, tmp_path_factory: pytest.TempPathFactory) -> None:
+    page = dump(running.url + "/startup", tmp_path_factory)
+    startup = ask(running.url, "/startup")[1]
+    assert re.search(r'<p class="headline">ready after [\d.]+ s</p>', page)
+    rows = re.findall(r"<title>(.*?): ([\d.]+) s</title></rect>", page)
+    long = [span for span in startup["spans"] if span["end"] - span["start"] >= 0.005]
+    assert rows == [(" ".join(filter(None, (span["model"], span["name"]))), f"{span['end'] - span['start']:.3f}")
+                    for span in long]  # fmt: skip
+    for name, model in startup["models"].items():
+        assert f"<tr><th>{name}</th><td>ready</td><td>mapped</td><td>{model['seconds']:.3f}</td>" in page
 
 
 def test_it_asks_for_nothing_outside_itself() -> None:

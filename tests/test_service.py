@@ -27,12 +27,12 @@ class Client:
         self.application = application
         self.status, self.headers = 0, dict[str, str]()
 
-    def __call__(self, path: str, body: bytes | None = None, method: str | None = None) -> Any:
+    def __call__(self, path: str, body: bytes | None = None, method: str | None = None, *, accept: str = "*/*") -> Any:
         path, _, query = path.partition("?")
         method = method if method is not None else "GET" if body is None else "POST"
         environ: dict[str, Any] = {
             "REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query,
-            "CONTENT_LENGTH": str(len(body or b"")), "wsgi.input": BytesIO(body or b""),
+            "HTTP_ACCEPT": accept, "CONTENT_LENGTH": str(len(body or b"")), "wsgi.input": BytesIO(body or b""),
         }  # fmt: skip
 
         def start_response(status: str, headers: list[tuple[str, str]]) -> None:
@@ -70,6 +70,19 @@ def test_the_start_is_told_as_a_ratio_to_the_recorded_baseline(monkeypatch: pyte
     timeline.process.marks["ready"] = 2.0
     assert ask("/startup")["baseline"] == told | {"ratio": 0.25}
     assert "baseline" not in Client(Application(Pretended(ocr=Reader())))("/startup")
+
+
+def test_browsers_get_how_it_started_as_a_page_and_tools_as_json() -> None:
+    ask = client(Pretended(ocr=Reader()))
+    for accept, kind in (
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "text/html; charset=utf-8"),
+        ("*/*", "application/json"),
+        ("application/json", "application/json"),
+    ):
+        ask("/startup", accept=accept)
+        assert (ask.headers["Content-Type"], ask.headers["Vary"]) == (kind, "Accept")
+    ask("/readyz", accept="text/html")
+    assert ask.headers["Content-Type"] == "application/json"
 
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/startup", "/metrics"])

@@ -1,13 +1,41 @@
-"""A timeline as a person or a tool reads it: a drawn table, and Chrome's trace format."""
+"""How a process started, as a person or a tool reads it: a document, a drawn table, Chrome's trace format."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from prebake.timeline import Memory, Span, Timeline
+from prebake import deferred
+from prebake.timeline import READY, Memory, Span, Timeline
+
+if TYPE_CHECKING:
+    from prebake.budget import Start
+    from prebake.models import Status
 
 WIDTH = 40
 """Characters of the drawing."""
+
+
+def document(timeline: Timeline, statuses: Iterable[Status], baseline: Start | None = None) -> dict[str, Any]:
+    """All that `/startup` and `prebake check --json` tell: timeline, models, what was deferred, the ratio to a recorded
+    baseline. Times in seconds, memory in bytes."""
+    told = timeline.to_dict()
+    told["models"] = {status.name: status.to_dict() for status in statuses}
+    told["deferred"] = deferred.report()
+    if baseline is not None:
+        ready = timeline.marks.get(READY)
+        ratio = round(ready / baseline.ready, 4) if ready is not None else None
+        told["baseline"] = baseline.to_dict() | {"ratio": ratio}
+    return told
+
+
+def headline(startup: Mapping[str, Any]) -> str:
+    """The one sentence that matters."""
+    ready, baseline = startup["marks"].get(READY), startup.get("baseline")
+    if ready is None:
+        return "not ready yet"
+    compared = f", {baseline['ratio']:.2f} of the baseline's {baseline['ready']:.2f} s" if baseline else ""
+    return f"ready after {ready:.2f} s{compared}"
 
 
 def text(timeline: Timeline) -> str:
@@ -30,14 +58,21 @@ def _bar(span: Span, scale: float) -> str:
     return " " * begin + "█" * max(1, round(span.end * scale) - begin)
 
 
+MEMORY_KINDS = ("resident", "anonymous", "file", "peak", "faults", "from disk")
+
+
+def memory_sizes(at: Memory) -> list[str]:
+    """Of each of these kinds, in MB (10⁶ bytes); page faults are counts."""
+    sizes = [f"{value / 1e6:,.0f}" for value in (at.rss, at.anonymous, at.file, at.peak_rss)]
+    return [*sizes, f"{at.minor_faults:,}", f"{at.major_faults:,}"]
+
+
 def memory_lines(memory: dict[str, Memory]) -> list[str]:
-    """A table of the memory at each mark, in MB (10⁶ bytes)."""
+    """A table of the memory at each mark."""
     if not memory:
         return []
-    rows: list[tuple[str, ...]] = [("memory, MB", "resident", "anonymous", "file", "peak", "faults", "from disk")]
-    for name, at in memory.items():
-        sizes = [f"{value / 1e6:,.0f}" for value in (at.rss, at.anonymous, at.file, at.peak_rss)]
-        rows.append((name, *sizes, f"{at.minor_faults:,}", f"{at.major_faults:,}"))
+    rows: list[tuple[str, ...]] = [("memory, MB", *MEMORY_KINDS)]
+    rows += [(name, *memory_sizes(at)) for name, at in memory.items()]
     return _columns(rows, right=(1, 2, 3, 4, 5, 6))
 
 
@@ -50,9 +85,9 @@ def _columns(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> list[str]:
 
 def chrome_trace(timeline: Timeline) -> dict[str, Any]:
     """The spans as `chrome://tracing` and Perfetto open them (Trace Event Format; times in microseconds)."""
-    document = timeline.to_dict()
-    threads = {name: number for number, name in enumerate(dict.fromkeys(span["thread"] for span in document["spans"]))}
-    pid = document["pid"]
+    told = timeline.to_dict()
+    threads = {name: number for number, name in enumerate(dict.fromkeys(span["thread"] for span in told["spans"]))}
+    pid = told["pid"]
     events: list[dict[str, Any]] = [
         {"ph": "M", "name": "thread_name", "pid": pid, "tid": number, "args": {"name": name}}
         for name, number in threads.items()
@@ -68,10 +103,9 @@ def chrome_trace(timeline: Timeline) -> dict[str, Any]:
             "dur": (span["end"] - span["start"]) * 1e6,
             "args": {"model": span["model"]},
         }
-        for span in document["spans"]
+        for span in told["spans"]
     ]
     events += [
-        {"ph": "i", "name": name, "pid": pid, "tid": 0, "ts": at * 1e6, "s": "p"}
-        for name, at in document["marks"].items()
+        {"ph": "i", "name": name, "pid": pid, "tid": 0, "ts": at * 1e6, "s": "p"} for name, at in told["marks"].items()
     ]
     return {"traceEvents": events, "displayTimeUnit": "ms"}

@@ -7,7 +7,7 @@ comes early waits for the models it needs. Requests carry an image file as their
 GET /       one page to try it
 GET /livez  200 at once: the process serves
 GET /readyz 200 when every required model is loaded (with --lazy: when none has failed), else 503
-GET /startup  the timeline, the models' tiers, what was deferred, the ratio to a recorded baseline
+GET /startup  the timeline, the models' tiers, what was deferred, the ratio to a recorded baseline; a page for browsers
 GET /metrics  the same for Prometheus
 POST /caption /ocr /florence?task=<OD>&text=…  /analyze
 ==========  =========================================================================
@@ -28,7 +28,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs
 
-from prebake import deferred, metrics, timeline
+from prebake import metrics, report, timeline
 from prebake.analyzer import Analyzer, decode
 from prebake.budget import Start
 from prebake.documents import reason
@@ -47,6 +47,9 @@ QUESTIONS = 16
 """Questions under way at once; one more is answered with 503 and a time to come back."""
 THREADS = QUESTIONS + 4
 """The rest answers probes: a burst of questions while models load must not make a liveness probe fail."""
+
+
+HTML = "text/html; charset=utf-8"
 
 
 class Started(Protocol):
@@ -125,7 +128,8 @@ class Application:
             named = ", ".join(allowed)
             return Answer.error(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} takes {named}", Allow=named)
         if method != "POST":
-            return self._get[path]()
+            page = path == "/startup" and "text/html" in environ.get("HTTP_ACCEPT", "")
+            return self._startup_page() if page else self._get[path]()
         return self._question(path, environ)
 
     def _question(self, path: str, environ: dict[str, Any]) -> Answer:
@@ -167,12 +171,15 @@ class Application:
         return Answer.json(document, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _startup(self) -> Answer:
-        document = timeline.process.to_dict() | {"models": self._statuses(), "deferred": deferred.report()}
-        if self._baseline is not None:
-            ready = timeline.process.marks.get(timeline.READY)
-            ratio = round(ready / self._baseline.ready, 4) if ready is not None else None
-            document["baseline"] = self._baseline.to_dict() | {"ratio": ratio}
-        return Answer.json(document)
+        return Answer.json(self._how_it_started(), Vary="Accept")
+
+    def _startup_page(self) -> Answer:
+        from prebake.drawing import startup_page  # 2 ms that only those pay who look
+
+        return Answer(startup_page(self._how_it_started()).encode(), type=HTML, headers=(("Vary", "Accept"),))
+
+    def _how_it_started(self) -> dict[str, Any]:
+        return report.document(timeline.process, self.models.status(), self._baseline)
 
     def _metrics(self) -> Answer:
         ready = is_ready(self.models, lazy=self.lazy)
@@ -202,7 +209,7 @@ def _parameters(path: str, query: str) -> dict[str, str]:
 
 def _page() -> Answer:
     page = resources.files("prebake").joinpath("page.html").read_bytes()
-    return Answer(page, type="text/html; charset=utf-8")
+    return Answer(page, type=HTML)
 
 
 def serve(application: Application, *, host: str, port: int, begin: Callable[[], None]) -> None:
