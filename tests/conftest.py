@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +63,25 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("time.sleep", lambda seconds: None)
         yield server
+
+
+# --- disks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path, str], Path]]:
+    """Makes a folder that is a file system of a size like `64k`. Where none can be mounted, the test is skipped."""
+    with ExitStack() as mounted:
+
+        def mount(folder: Path, size: str) -> Path:
+            folder.mkdir()
+            command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+            if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+                pytest.skip("cannot mount a small file system here")
+            mounted.callback(subprocess.run, ["umount", "-l", str(folder)], check=True)
+            return folder
+
+        yield mount
 
 
 # --- baked models (runtime) ------------------------------------------------------------------------------------

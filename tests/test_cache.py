@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -153,24 +153,21 @@ def test_any_other_error_of_the_disk_is_said_too(source: FakeSource) -> None:
     assert contents(cache) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
-def test_a_disk_that_is_really_full(tmp_path: Path, source: FakeSource, checkpoint: Path) -> None:
-    (tmp_path / "small").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path / "small")]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this container may not mount a tmpfs")
-    try:
-        resolved = source.resolve()
+def test_a_disk_that_is_really_full(
+    tmp_path: Path, source: FakeSource, small_disk: Callable[[Path, str], Path]
+) -> None:
+    resolved = source.resolve()
 
-        def fill(folder: Path) -> None:
-            (folder / "more").write_bytes(bytes(1 << 20))
+    def fill(folder: Path) -> None:
+        (folder / "more").write_bytes(bytes(1 << 20))
 
-        source.meanwhile = fill
-        with Cache(tmp_path / "small") as cache, pytest.raises(SourceError, match="no space left while writing"):
-            cache.checkpoint(source, resolved)
-        assert contents(cache) == []
-    finally:
-        subprocess.run(["umount", str(tmp_path / "small")], check=True)
+    source.meanwhile = fill
+    with (
+        Cache(small_disk(tmp_path / "small", "64k")) as cache,
+        pytest.raises(SourceError, match="no space left while writing"),
+    ):
+        cache.checkpoint(source, resolved)
+    assert contents(cache) == []
 
 
 def test_space_is_looked_at_before_fetching(source: FakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
