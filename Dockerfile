@@ -121,6 +121,7 @@ ENV PATH=/opt/prebake/bin:$PATH \
     HF_HUB_OFFLINE=1 \
     OMP_WAIT_POLICY=passive \
     PREBAKE_MEMO=/opt/prebake/memo \
+    PREBAKE_READAHEAD=/opt/prebake/readahead \
     PREBAKE_ROOT=/models \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONSAFEPATH=1 \

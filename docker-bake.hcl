@@ -155,6 +155,15 @@ variable "SOURCE" {
   }
 }
 
+variable "READAHEAD" {
+  default     = "recorded"
+  description = "recorded: the build starts the image once and notes what that reads, so that cold starts read ahead of themselves. Empty: not (for images that are the same bit for bit)."
+  validation {
+    condition     = contains(["recorded", ""], READAHEAD)
+    error_message = "READAHEAD: expected \"recorded\", or nothing."
+  }
+}
+
 variable "COMPRESSION" {
   default     = "uncompressed"
   description = "How layers are stored: uncompressed (weights hardly compress, and unpacking takes as long as pulling), zstd, gzip, estargz."
@@ -192,6 +201,21 @@ function "with_weights" {
   result = join("\n", concat(
     ["FROM ${stage}"], [for model in models() : "COPY --link --from=${of_model(model)} / /"], [""]
   ))
+}
+
+# The same on a stage that has the list of what a start reads, made by starting it once. The list goes below the weights.
+function "with_readahead" {
+  params = [stage]
+  result = join("\n", [
+    trimspace(replace(with_weights(stage), "FROM ${stage}", "FROM ${stage} AS started")),
+    "USER 0:0",
+    "RUN --network=none mkdir -p /listed/opt/prebake \\",
+    " && prebake check --record-reads /listed/opt/prebake/readahead \\",
+    " && find /listed -exec touch --date=@0 {} +",
+    "FROM ${stage} AS listed",
+    "COPY --link --from=started /listed /",
+    with_weights("listed"),
+  ])
 }
 
 function "weights_contexts" {
@@ -268,7 +292,7 @@ target "weights-model" {
 target "image" {
   inherits          = ["_image"]
   description       = "The service and its baked models"
-  dockerfile-inline = with_weights("runtime")
+  dockerfile-inline = READAHEAD == "" ? with_weights("runtime") : with_readahead("runtime")
   contexts          = merge({ runtime = "target:runtime" }, weights_contexts())
   args              = SOURCE_DATE_EPOCH == "" ? {} : { SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH }
   tags              = ["${IMAGE}:${TAG}"]

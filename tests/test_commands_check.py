@@ -29,7 +29,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Timeline:
     monkeypatch.setattr(timeline, "process", made)
     models = Pretended(caption=None)
     models.states["caption"] = State.READY
-    monkeypatch.setattr(commands, "start_all", lambda root: models)
+    monkeypatch.setattr(commands, "start_all", lambda root, recorder: models)
     return made
 
 
@@ -100,6 +100,7 @@ def test_a_budget_file_holds_all_limits_and_options_override_it(
         (["--budget", "no.toml"], "no.toml: cannot read this budget: No such file or directory"),
         (["--save", "no/folder.json"], "no/folder.json: cannot write it: No such file or directory"),
         (["--trace", "no/folder.json"], "no/folder.json: cannot write it: No such file or directory"),
+        (["--html", "no/start.html"], "no/start.html: cannot write it: No such file or directory"),
     ],
 )
 def test_a_wrong_budget_is_wrong_use(
@@ -129,6 +130,16 @@ def test_the_trace_is_what_perfetto_opens(
     assert {event["ph"] for event in events} == {"M", "X", "i"}
     (load,) = [event for event in events if event["ph"] == "X"]
     assert (load["name"], load["cat"], load["ts"], load["dur"]) == ("load", "caption", 500_000, 1_500_000)
+
+
+def test_the_page_has_the_drawing_the_models_and_the_ratio(
+    started: Timeline, baseline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prebake(capsys, "check", "--baseline", baseline, "--html", tmp_path / "start.html")[0] == 0
+    page = (tmp_path / "start.html").read_text()
+    assert '<p class="headline">ready after 2.00 s, 0.50 of the baseline&#x27;s 4.00 s</p>' in page
+    assert "<title>caption load: 1.500 s</title>" in page
+    assert "<tr><th>caption</th><td>ready</td><td>mapped</td><td>0.250</td><td></td></tr>" in page
 
 
 def test_check_starts_the_models_and_asks_one_question(tiny_models: Path, tmp_path: Path) -> None:

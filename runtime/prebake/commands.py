@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prebake import deferred, layout, quickstart, report, timeline
 from prebake.budget import Budget, Start, exceeded, parse_size
@@ -16,6 +16,8 @@ from prebake.families import find_models
 from prebake.models import Models
 
 if TYPE_CHECKING:
+    from prebake.recorder import Recorder
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -79,6 +81,7 @@ def _add_check(commands: Commands) -> None:
     parser.add_argument(
         "--trace", type=Path, metavar="FILE", help="write the timeline for chrome://tracing or Perfetto"
     )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the timeline, drawn, and all else as a page")
     parser.add_argument("--budget", metavar="FILE", default=os.environ.get(layout.ENV_BUDGET),
                         help=f"TOML file of limits (default: {layout.ENV_BUDGET}); options override it")  # fmt: skip
     parser.add_argument("--ready", type=float, metavar="S", help="seconds until all required models are loaded")
@@ -92,6 +95,10 @@ def _add_check(commands: Commands) -> None:
     )
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="recorded start to compare with")
     parser.add_argument("--save", type=Path, metavar="FILE", help="record this start, for a later --baseline")
+    parser.add_argument(
+        "--record-reads", type=Path, metavar="FILE",
+        help=f"write down what this start read from disk; {layout.ENV_READAHEAD}=FILE has later ones read it ahead",
+    )  # fmt: skip
     parser.add_argument("--warn-only", action="store_true", help="tell what was exceeded, and exit 0 all the same")
     parser.set_defaults(run=_check)
 
@@ -104,37 +111,53 @@ def _check(options: argparse.Namespace) -> int:
     baseline = Start.read(options.baseline) if options.baseline else None
     if budget.needs_baseline and baseline is None:
         raise ConfigError("the budget compares with a baseline: name its file with --baseline")
-    models = start_all(options.root)
+    recorder = _recorder() if options.record_reads else None
+    models = start_all(options.root, recorder)
+    if recorder:
+        _write(options.record_reads, recorder.text(without=[file for baked in models.baked for file in baked.weights]))
     start = Start.of(timeline.process)
     findings = exceeded(start, budget, baseline)
+    told = report.document(timeline.process, models.status(), baseline)
     if options.trace:
         _write(options.trace, json.dumps(report.chrome_trace(timeline.process)))
+    if options.html:
+        from prebake.drawing import startup_page
+
+        _write(options.html, startup_page(told))
     if options.save:
         _write(options.save, start.text)
     if options.json:
-        print(json.dumps(_document(models, start, baseline, findings), indent=2))
+        print(json.dumps({"baseline": None} | told | {"start": start.to_dict(), "over_budget": findings}, indent=2))
     else:
         print(report.text(timeline.process))
         print("\n".join(_model_lines(models)))
-        if baseline:
-            ratio = start.ready / baseline.ready
-            print(f"\nready after {start.ready:.2f} s, {ratio:.2f} of the baseline's {baseline.ready:.2f} s")
+        print(f"\n{report.headline(told)}")
     for finding in findings:
         print(f"prebake: over budget: {finding}", file=sys.stderr)
     return 1 if findings and not options.warn_only else 0
 
 
-def start_all(root: Path) -> Models:
+def _recorder() -> Recorder:
+    from prebake.recorder import Recorder
+
+    return Recorder()
+
+
+def start_all(root: Path, recorder: Recorder | None = None) -> Models:
     """Load every model under the root and answer one question; the timeline has the marks afterwards.
 
-    Raises the first model's error where one cannot be loaded.
+    `recorder` listens meanwhile. Raises the first model's error where one cannot be loaded.
     """
     quickstart.collector.pause()
+    if recorder:
+        recorder.begin()
     models = Models(root)
     quickstart.begin()
     models.start()
     models.wait()
     timeline.mark(timeline.READY)
+    if recorder:
+        recorder.ready()
     quickstart.collector.resume()
     _first_answer(models)
     return models
@@ -151,16 +174,6 @@ def _first_answer(models: Models) -> None:
                 ask(example())
             timeline.mark(timeline.FIRST_ANSWER)
             return
-
-
-def _document(models: Models, start: Start, baseline: Start | None, findings: list[str]) -> dict[str, Any]:
-    return timeline.process.to_dict() | {
-        "models": {status.name: status.to_dict() for status in models.status()},
-        "deferred": deferred.report(),
-        "start": start.to_dict(),
-        "baseline": baseline.to_dict() if baseline else None,
-        "over_budget": findings,
-    }
 
 
 def _model_lines(models: Models) -> list[str]:

@@ -13,7 +13,7 @@ import gc
 import os
 import threading
 
-from prebake import deferred, memo
+from prebake import deferred, memo, readahead
 
 
 class Collector:
@@ -54,6 +54,7 @@ def begin() -> None:
     Call it first thing, before any framework is imported. The environment's `PREBAKE_DEFER=0` and an empty
     `PREBAKE_MEMO` turn the two off. Safe to call again.
     """
+    readahead.begin()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads its libraries
     deferred.defer()
     memo.install()

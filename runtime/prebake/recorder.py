@@ -1,0 +1,134 @@
+"""What a start reads from its disks, written down for `prebake.readahead`.
+
+Files that Python opens are known from its audit events (PEP 578), in order. Libraries are mapped, and a start touches
+a few of their pages: those are known from `/proc/self/pagemap`, to 64 kB, which is what the kernel maps around a
+touched page whose neighbours are in the page cache. A library is listed where the import that brought it began.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from prebake.readahead import Ranges, text_of
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+TOUCHED = 3 << 62
+"""Bits of a page's entry in pagemap: present, or swapped (Documentation/admin-guide/mm/pagemap.rst of Linux)."""
+GAP = 1 << 16
+"""Bytes between two ranges, up to which they are read as one: another request costs a disk more."""
+LARGE = 16_000_000
+"""Bytes of a file that a start opens and does not read whole: weights, of which the header is read."""
+HEAD = 1 << 16
+"""Bytes that are read of it."""
+_NO_DISK = ("/proc/", "/sys/", "/dev/")
+_LOADS = ("import", "ctypes.dlopen")
+
+
+class Recorder:
+    """Notes what this process reads, from `begin` on."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[int, int]] = {}
+        """Path → its place in the order: the number of the event it belongs to, libraries before what was opened."""
+        self._events = self._last_load = 0
+        self._listening = False
+        self._ready: dict[str, set[int]] = {}
+        self._later: dict[str, set[int]] = {}
+
+    def begin(self) -> None:
+        """Listen from now on. The hook stays for the life of the process; after `text` it does nothing."""
+        self._see_libraries()
+        self._listening = True
+        sys.addaudithook(self._hear)
+
+    def ready(self) -> None:
+        """What was touched so far is what the start needs first."""
+        self._ready = touched()
+
+    def text(self, *, without: Iterable[Path] = ()) -> str:
+        """The list of all that was read so far, and the end of listening. `without` are files that it leaves out."""
+        self._see_libraries()
+        self._listening = False
+        left_out = {str(path.absolute()) for path in without}
+        now = touched()
+        ordered = [path for path in sorted(self._places, key=self._places.__getitem__) if _is_on_disk(path)]
+        entries = [entry for path in ordered if (entry := _entry(path, self._ready or now, now))]
+        for path in ordered:  # the first answer's pages, when the start has all of its own
+            more = now.get(path, set()) - self._ready.get(path, set()) if self._ready else set()
+            if more and path not in left_out:
+                entries.append((path, ranges(more)))
+        return text_of(entries)
+
+    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if not self._listening:
+            return
+        self._events += 1
+        if event == "open" and isinstance(arguments[0], (str, bytes)):
+            self._places.setdefault(str(Path(os.fsdecode(arguments[0])).absolute()), (self._events, 1))
+        elif event in _LOADS:
+            self._listening = False  # looking opens a file itself
+            self._see_libraries()
+            self._listening = True
+            self._last_load = self._events
+
+    def _see_libraries(self) -> None:
+        """What was mapped since the last look came with the last load."""
+        for path, *_ in _mappings():
+            self._places.setdefault(path, (self._last_load, 0))
+
+
+def _entry(path: str, pages: dict[str, set[int]], mapped: dict[str, set[int]]) -> tuple[str, Ranges] | None:
+    """What is read of it first; None where that is nothing."""
+    size = Path(path).stat().st_size
+    if path not in mapped and size <= LARGE:
+        return path, ()
+    head = range(HEAD // PAGE if size > LARGE else 0)
+    found = ranges({*pages.get(path, ()), *head})
+    return (path, tuple((begin, min(length, size - begin)) for begin, length in found)) if found else None
+
+
+def ranges(pages: Iterable[int]) -> Ranges:
+    """First byte and length of each run of pages, where gaps of up to `GAP` bytes do not end one."""
+    runs: list[list[int]] = []
+    for page in sorted(pages):
+        if runs and (page - runs[-1][1]) * PAGE <= GAP:
+            runs[-1][1] = page + 1
+        else:
+            runs.append([page, page + 1])
+    return tuple((begin * PAGE, (end - begin) * PAGE) for begin, end in runs)
+
+
+def touched() -> dict[str, set[int]]:
+    """File → numbers of its pages that this process has in memory, through a mapping of its own."""
+    found: dict[str, set[int]] = {}
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:  # noqa: PTH123
+        for path, begin, end, offset in _mappings():
+            entries = array("Q")
+            entries.frombytes(os.pread(pagemap.fileno(), (end - begin) // PAGE * 8, begin // PAGE * 8))
+            first = offset // PAGE
+            pages = {first + number for number, entry in enumerate(entries) if entry & TOUCHED}
+            found.setdefault(path, set()).update(pages)
+    return found
+
+
+def _mappings() -> Iterator[tuple[str, int, int, int]]:
+    """Path, first and last address, and offset in the file of each mapping of a file (man 5 proc_pid_maps)."""
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        addresses, _, offset, _, inode, *path = line.split(None, 5)
+        if path and inode != "0" and path[0].startswith("/"):
+            begin, _, end = addresses.partition("-")
+            yield path[0], int(begin, 16), int(end, 16), int(offset, 16)
+
+
+def _is_on_disk(path: str) -> bool:
+    if path.startswith(_NO_DISK) or "\t" in path or not path.isprintable():
+        return False
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
+    except OSError:
+        return False

@@ -1,0 +1,174 @@
+"""Reading ahead: what a list names comes into the page cache, a warm start is left alone, and nothing can go wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from page_cache import cached, forget
+from prebake import layout, readahead, timeline
+from prebake.readahead import HEADER, PIECE, begin, parse, read, text_of
+
+
+@pytest.fixture
+def reaped(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+    """The command lines of the readers that were started; all have ended when the test has."""
+    commands: list[list[str]] = []
+    plain = os.posix_spawn
+
+    def spy(path: str, arguments: list[str], environment: dict[str, str]) -> int:
+        commands.append(arguments)
+        return plain(path, arguments, environment)
+
+    monkeypatch.setattr(os, "posix_spawn", spy)
+    yield commands
+    wait()
+
+
+def wait() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "prebake-readahead":
+            thread.join(60)
+
+
+def listed(folder: Path, *entries: readahead.Entry) -> Path:
+    path = folder / "list"
+    path.write_text(text_of(entries))
+    return path
+
+
+@given(st.lists(st.tuples(
+    st.from_regex(r"/[^\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+", fullmatch=True),
+    st.lists(st.tuples(st.integers(0, 2**63), st.integers(1, 2**63)), max_size=3).map(tuple),
+)))  # fmt: skip
+def test_a_list_reads_back_as_it_was_written(entries: list[readahead.Entry]) -> None:
+    assert parse(text_of(entries).splitlines()) == entries
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", f"expected {HEADER!r} in its first line, found ''"),
+        ("prebake readahead 2\n/x\n", f"expected {HEADER!r} in its first line, found 'prebake readahead 2'"),
+        (f"{HEADER}\n/x\t0+a\n", "invalid literal for int() with base 10: 'a'"),
+    ],
+)
+def test_another_text_is_no_list(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse(text.splitlines())
+    assert str(caught.value) == message
+
+
+def test_files_come_whole_and_of_others_the_ranges(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.write_bytes(os.urandom(3 * PIECE + 5000))
+    parts.write_bytes(os.urandom(64 * PIECE))
+    forget(whole)
+    forget(parts)
+    count = read([(str(whole), ()), (str(parts), ((8 * PIECE, PIECE), (20 * PIECE, 4096)))])
+    assert cached(whole) == 1.0
+    assert 3 * PIECE + 5000 <= count <= 4 * PIECE + 5000 + 4096  # the kernel may have read more than it was asked
+    with parts.open("rb") as file:
+        assert os.preadv(file.fileno(), [bytearray(PIECE)], 8 * PIECE, os.RWF_NOWAIT) == PIECE
+        assert os.preadv(file.fileno(), [bytearray(4096)], 20 * PIECE, os.RWF_NOWAIT) == 4096
+    assert cached(parts) < 0.5
+
+
+def test_a_cold_start_has_it_read_by_a_process_that_ends_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reaped: list[list[str]]
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(4 * PIECE))
+    forget(file)
+    monkeypatch.setattr(timeline, "process", timeline.Timeline())
+    monkeypatch.setattr(timeline, "mark", timeline.process.mark)
+    monkeypatch.setenv(layout.ENV_READAHEAD, str(listed(tmp_path, (str(file), ()))))
+    begin()
+    wait()
+    assert [command[1:] for command in reaped] == [["-ISEB", readahead.__file__, str(tmp_path / "list")]]
+    assert cached(file) == 1.0
+    assert list(timeline.process.marks) == ["read ahead"]
+
+
+def test_a_warm_start_begins_no_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reaped: list[list[str]]
+) -> None:
+    files = []
+    for number in range(200):
+        files.append(tmp_path / str(number))
+        files[-1].write_bytes(b"x")
+    entries = [(str(file), ()) for file in files]
+    monkeypatch.setenv(layout.ENV_READAHEAD, str(listed(tmp_path, *entries, ("/nowhere/at-all", ()))))
+    begin()
+    assert reaped == []
+
+
+def test_a_file_cut_short_or_gone_is_passed_over(tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    short.write_bytes(b"x" * 10)
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    assert read([("/nowhere", ()), (str(tmp_path), ()), (str(short), ((PIECE, PIECE),))]) == 0
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+
+
+@pytest.mark.parametrize(
+    ("value", "content", "level"),
+    [
+        (None, None, None),
+        ("", None, None),
+        ("absent", None, logging.DEBUG),
+        ("list", "", logging.WARNING),
+        ("list", "something else\n", logging.WARNING),
+        ("list", f"{HEADER}\n/x\t1+\n", logging.WARNING),
+    ],
+)
+def test_no_list_or_a_broken_one_starts_nothing_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reaped: list[list[str]],
+    value: str | None, content: str | None, level: int | None,
+) -> None:  # fmt: skip
+    monkeypatch.delenv(layout.ENV_READAHEAD, raising=False)
+    if value is not None:
+        monkeypatch.setenv(layout.ENV_READAHEAD, str(tmp_path / value) if value else "")
+    if content is not None:
+        (tmp_path / "list").write_text(content)
+    with caplog.at_level(logging.DEBUG, "prebake.readahead"):
+        begin()
+    assert [record.levelno for record in caplog.records] == ([] if level is None else [level])
+    assert reaped == []
+
+
+def test_where_no_process_can_be_started_the_start_reads_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(PIECE))
+    forget(file)
+
+    def refuse(*_: object) -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "posix_spawn", refuse)
+    path = listed(tmp_path, (str(file), ()))
+    monkeypatch.setenv(layout.ENV_READAHEAD, str(path))
+    begin()
+    assert caplog.messages == [f"{path}: nothing is read ahead: [Errno 11] Resource temporarily unavailable"]
+
+
+def test_the_reader_imports_next_to_nothing(tmp_path: Path) -> None:
+    """It competes with the start for processors: what it imports is read and run before its first byte."""
+    script = tmp_path / "reader.py"
+    source = Path(readahead.__file__).read_text()
+    script.write_text(source + "    print('\\n'.join(sys.modules))\n")
+    done = subprocess.run(
+        [sys.executable, "-ISEB", script, listed(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert not {"pathlib", "logging", "subprocess", "json", "re", "typing", "site"} & set(done.stdout.split())
