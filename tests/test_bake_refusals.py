@@ -170,15 +170,13 @@ def test_an_unproven_conversion_is_not_put_in_place(
 
     def corrupt(path: Path, tensors: dict[str, torch.Tensor]) -> File:
         file = honest(path, tensors)
-        flip_byte(path)
+        flip_byte(path)  # the last one, which is the weight's: bias and weight are aligned alike, so names order them
         return file
 
     monkeypatch.setattr(writer, "write_tensors", corrupt)
     code, _, err = bake(capsys, linear)
     assert (code, err.splitlines()[-2:]) == (
         1, ["prebake: error: m: mapped, the baked model differs from the ordinary load of its checkpoint:",
-            "  bias: 1 of 2 values differ"] if "bias" in err else
-           ["prebake: error: m: mapped, the baked model differs from the ordinary load of its checkpoint:",
             "  weight: 1 of 6 values differ"],
     )  # fmt: skip
     assert nothing_is_left(linear)
@@ -195,9 +193,10 @@ def test_a_full_disk_is_said_and_leaves_the_old_model(
     assert prebake(capfd, "bake", "--models", linear, "--output", output)[0] == 0
     before = tree(output / "m")
     code, _, err = bake(capfd, bert)
-    assert code == 1
-    assert f"prebake: error: {output}: cannot write the model m: No space left on device (" in err
-    assert err.endswith("free some space, then bake again. What stood there before is unchanged.\n")
+    assert (code, err.splitlines()[-1]) == (
+        1, f"prebake: error: {output}: cannot write the model m: No space left on device (0 bytes are free): "
+           "free some space, then bake again. What stood there before is unchanged."
+    )  # fmt: skip
     assert tree(output / "m") == before
     assert names(output) == ["m"]
 
