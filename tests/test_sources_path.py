@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from prebake.documents import quote
 from prebake.errors import ConfigError, SourceError
 from prebake.manifest import set_digest
 from prebake_build import digest
@@ -56,7 +57,7 @@ def test_an_absent_and_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as error:
         source(tmp_path).resolve()
     assert str(error.value) == (
-        f'path:checkpoint: there is no folder "{tmp_path}/checkpoint" (paths start where models.toml is)'
+        f"path:checkpoint: there is no folder {quote(str(tmp_path / 'checkpoint'))} (paths start where models.toml is)"
     )
     (tmp_path / "checkpoint").mkdir()
     with pytest.raises(SourceError) as error:

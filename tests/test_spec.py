@@ -208,6 +208,7 @@ def test_all_issues_are_raised_at_once(tmp_path: Path) -> None:
         ("models = 1", "models.toml: models: expected a table, found a whole number (1)"),
         ("[models", "models.toml: is not TOML: "),
         pytest.param("x = " + "[" * 5000, "models.toml: is not TOML: ", id="deep values"),
+        pytest.param("[models.net.arguments" + ".a" * 600 + "]", "models.toml: is not TOML: ", id="tables 600 deep"),
         pytest.param("[models.net.arguments" + ".a" * 5000 + "]", "models.toml: is not TOML: ", id="deep tables"),
         pytest.param("x = " + "9" * 5000, "models.toml: is not TOML: ", id="many digits"),
         pytest.param(
