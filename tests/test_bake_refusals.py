@@ -143,9 +143,10 @@ def test_a_lock_of_another_source_is_refused(linear: Path, capsys: pytest.Captur
 
 
 def test_a_lock_that_was_named_must_be_there(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = bake(capsys, linear, "--lock", linear.parent / "no.lock")
+    named = linear.parent / "no.lock"
+    code, _, err = bake(capsys, linear, "--lock", named)
     assert (code, err) == (
-        2, f"prebake: error: {linear.parent}/no.lock: there is no such file: run `prebake lock`\n"
+        2, f"prebake: error: {named}: there is no such file: run `prebake lock --lock {named}`\n"
     )  # fmt: skip
     assert nothing_is_left(linear)
 

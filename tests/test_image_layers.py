@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from image_builds import MODELS, NAME, TINY, Build, ask, bake, remove, run_in, running
+from image_builds import MODELS, NAME, PYTHON, TINY, Build, ask, bake, remove, run_in, running
+from prebake.readahead import parse
 from prebake_build.image import Layer, image_layers
 
 pytestmark = pytest.mark.docker
@@ -16,6 +17,11 @@ pytestmark = pytest.mark.docker
 
 def weights_of(layers: tuple[Layer, ...]) -> list[str]:
     return [layer.digest for layer in layers[-len(MODELS) :]]
+
+
+def lists_last(layers: tuple[Layer, ...]) -> list[Layer]:
+    """The layer of the list of what a start reads, and then all others."""
+    return sorted(layers, key=lambda layer: "/listed" not in layer.created_by)
 
 
 def baked(build: Build) -> list[str]:
@@ -60,10 +66,25 @@ def test_baking_again_gives_the_same_layers(engine: Any, built: Build, context: 
     again = tmp_path / "again.hcl"
     again.write_text('target "_common" { no-cache-filter = ["bake", "runtime"] }')
     files = ["--file=docker-bake.hcl", f"--file={again}", f"--allow=fs.read={tmp_path}"]
-    build = bake(context, "image", *files, IMAGE=f"{NAME}-changed", MODELS=MODELS[0], MODELS_FILE=TINY)
+    build = bake(context, "image", *files, IMAGE=f"{NAME}-changed", MODELS=MODELS[0], MODELS_FILE=TINY, READAHEAD="")
     assert (build.code, len(baked(build))) == (0, 1)
     again_made = [layer.digest for layer in image_layers(engine, f"{NAME}-changed")]
-    assert again_made == [layer.digest for layer in image_layers(engine, NAME)[: len(again_made)]]
+    listed, *others = lists_last(image_layers(engine, NAME))
+    assert again_made == [layer.digest for layer in others[: len(again_made)]]
+    assert listed.digest not in again_made
+
+
+def test_what_a_start_reads_is_listed_in_a_small_layer_below_the_weights(engine: Any, built: Build) -> None:
+    layers = image_layers(engine, NAME)
+    listed, *_ = lists_last(layers)
+    assert (layers.index(listed), listed.size < 1_000_000) == (len(layers) - len(MODELS) - 1, True)
+    entries = parse(run_in(engine, NAME, "cat", "/opt/prebake/readahead").splitlines())
+    paths = [path for path, _ in entries]
+    there = run_in(engine, NAME, PYTHON, "-c", "import os, sys; print(all(map(os.path.isfile, sys.argv[1:])))", *paths)
+    assert there == "True\n"
+    assert {f"/models/{model}/manifest.json" for model in MODELS} <= set(paths)
+    (torch, *_) = (ranges for path, ranges in entries if path.endswith("/libtorch_cpu.so"))
+    assert 10_000_000 < sum(length for _, length in torch) < 150_000_000  # of 430
 
 
 def test_weights_are_readable_by_everyone_owned_by_root_and_carry_no_time(engine: Any, built: Build) -> None:

@@ -32,6 +32,7 @@ def test_the_lint_finds_nothing(context: Path) -> None:
         ("IMAGE", "Prebake", "IMAGE: expected an image's name without a tag, such as "
                              '"registry.example:5000/prebake".'),
         ("WHEELS", "https://index", "WHEELS: expected a folder, its path beginning with / or ./, or nothing."),
+        ("READAHEAD", "yes", 'READAHEAD: expected "recorded", or nothing.'),
         ("REVISION", "main", "REVISION: expected a commit's hexadecimal hash, or nothing."),
         ("COMPRESSION", "none", "COMPRESSION: expected uncompressed, zstd, gzip or estargz."),
     ],

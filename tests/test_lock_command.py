@@ -92,7 +92,10 @@ def test_check_tells_drift_and_writes_nothing(
 
 def test_check_without_a_lock_is_wrong_use(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prebake(["lock", "--check"]) == 2
-    assert capsys.readouterr().err == "prebake: error: models.lock: there is no such file: run `prebake lock`\n"
+    assert (
+        capsys.readouterr().err
+        == "prebake: error: models.lock: there is no such file: run `prebake lock --lock models.lock`\n"
+    )
 
 
 def test_what_cannot_be_resolved_leaves_the_lock_untouched(

@@ -118,11 +118,11 @@ class Lock:
         try:
             data = toml.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigError(f"{path}: there is no such file: run `prebake lock`") from None
+            raise ConfigError(f"{path}: there is no such file: run `prebake lock --lock {path}`") from None
         except OSError as error:
             raise DocumentError(f"{path}: cannot read this lock: {reason(error)}") from error
         except (toml.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DocumentError(f"{path}: this lock is not TOML: {error}: run `prebake lock`") from error
+            raise DocumentError(f"{path}: this lock is not TOML: {error}: run `prebake lock --lock {path}`") from error
         table = Table(data, str(path))
         check_format(table, FORMAT, "lock")
         models = table.table("models", {})

@@ -112,9 +112,17 @@ def word_lists(languages: Iterable[str]) -> dict[str, str]:
 
 
 def quantize(recognizer: nn.Module) -> None:
-    """Replace Linear and LSTM layers by dynamically quantised ones, in place, as EasyOCR does on a CPU."""
-    import torch
+    """Replace Linear and LSTM layers by dynamically quantised ones, in place, as EasyOCR does on a CPU.
 
-    with warnings.catch_warnings():
+    Their constructors draw random weights, a quarter of the time, and replace them at once: these get zeros.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Drawn(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return (torch.zeros if func is torch.randn else func)(*args, **(kwargs or {}))
+
+    with warnings.catch_warnings(), Drawn():
         warnings.simplefilter("ignore")  # EasyOCR calls the same deprecated functions
         cast(Any, torch.ao.quantization).quantize_dynamic(recognizer, dtype=torch.qint8, inplace=True)
