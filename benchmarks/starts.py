@@ -1,7 +1,8 @@
 """The whole service, from exec to ready: naive, baked, and `import torch` alone, in turn.
 
-`--cold` has the kernel forget every page before each start (root). `--read-bps 200000000` puts each process behind a
-disk of that speed, through a control group of its own (root).
+`--cold` has the kernel forget every page before each start (root), and adds the baked service that reads ahead what
+an earlier start read. `--read-bps 200000000` puts each process behind a disk of that speed, through a control group
+of its own (root), and adds a warm start and what each start read.
 """
 
 from __future__ import annotations
@@ -13,68 +14,40 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from limited import Limited
+from prebake import layout
+from prebake.readahead import parse
 from prebake_build import processes
-from prebake_build.measure import Launcher, Service, measure
+from prebake_build.measure import Launcher, measure
 from prebake_build.report import machine, versions
 
 DEMO = Path(__file__).parent.parent / "dist" / "demo"
-GROUPS = Path("/sys/fs/cgroup")
+BAKED, AHEAD, WARM = "baked", "baked, read ahead", "baked, warm"
 
 
-class Limited:
-    """A control group whose reads from the checkout's disk are limited; version 1 or 2, whichever is mounted."""
-
-    def __init__(self, read_bps: int) -> None:
-        device = os.stat(DEMO).st_dev  # noqa: PTH116
-        disk = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
-        if (disk / "partition").exists():
-            disk = disk.parent
-        number = (disk / "dev").read_text().strip()
-        first = GROUPS / "blkio"
-        self.group = (first if first.is_dir() else GROUPS) / f"prebake-benchmark-{os.getpid()}"
-        self.group.mkdir()
-        if first.is_dir():
-            (self.group / "blkio.throttle.read_bps_device").write_text(f"{number} {read_bps}")
-        else:
-            (self.group / "io.max").write_text(f"{number} rbps={read_bps}")
-
-    def join(self) -> None:
-        (self.group / "cgroup.procs").write_text(str(os.getpid()))
-
-    def remove(self) -> None:
-        with suppress(OSError):
-            self.group.rmdir()
-
-
-class InGroup:
-    """A launcher whose processes start inside a control group: this process joins it for the launch."""
-
-    def __init__(self, launcher: Launcher, group: Limited) -> None:
-        self.label, self._launcher, self._group = launcher.label, launcher, group
-
-    def launch(self) -> Service:
-        here = Path("/proc/self/cgroup").read_text()
-        self._group.join()
-        try:
-            return self._launcher.launch()
-        finally:
-            for line in here.splitlines():
-                _, kinds, path = line.split(":", 2)
-                if kinds in ("blkio", ""):
-                    ((GROUPS / "blkio" if kinds else GROUPS) / path.lstrip("/") / "cgroup.procs").write_text(
-                        str(os.getpid())
-                    )
-
-
-def import_torch(group: Limited | None) -> float:
+def import_torch() -> float:
     """Seconds of a process that imports torch and nothing else."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import torch"], check=True, preexec_fn=group.join if group else None)
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
     return time.perf_counter() - started
+
+
+def record(models: Path, output: Path) -> int:
+    """Have a start write down what it reads; the bytes that it needs before it is ready."""
+    subprocess.run([sys.executable, "-m", "prebake", "check", "--root", models, "--record-reads", output],
+                   check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+    needed: dict[str, int] = {}
+    parts = parse(output.read_text(encoding="utf-8").splitlines())
+    for path, ranges in (entry for entries, _ in parts for entry in entries):
+        # what stands there again is what the first answer needs
+        needed.setdefault(path, sum(length for _, length in ranges) if ranges else Path(path).stat().st_size)
+    return sum(needed.values())
 
 
 def forget_pages() -> None:
@@ -83,45 +56,90 @@ def forget_pages() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-def rounds(number: int, contenders: Sequence[tuple[str, Callable[[], float]]], cold: bool) -> dict[str, list[float]]:
-    """Each contender once a round, after one round that does not count."""
-    taken: dict[str, list[float]] = {name: [] for name, _ in contenders}
-    for turn in range(number + 1):
-        for name, once in contenders:
-            if cold:
-                forget_pages()
-            seconds = once()
-            if turn:
-                taken[name].append(seconds)
-                print(f"round {turn}: {name} {seconds:.2f} s", file=sys.stderr)
-    return taken
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--read-bps", type=int, metavar="BYTES")
+    parser.add_argument("--models", type=Path, default=DEMO / "models", metavar="DIR")
     parser.add_argument("--output", type=Path, default=DEMO.parent / "starts.json")
     options = parser.parse_args()
-    group = Limited(options.read_bps) if options.read_bps else None
-    launchers: list[Launcher] = [processes.naive(DEMO / "checkpoints"), processes.baked(DEMO / "models")]
-    if group:
-        launchers = [InGroup(launcher, group) for launcher in launchers]
-    contenders = [(x.label, lambda x=x: measure(x).ready) for x in launchers]
-    try:
-        taken = rounds(options.rounds, [*contenders, ("import torch", lambda: import_torch(group))], options.cold)
-    finally:
-        if group:
-            group.remove()
+    starts = Starts(options.models, cold=options.cold, read_bps=options.read_bps)
+    taken = starts.take(options.rounds)
     state = ("cold" if options.cold else "warm") + (f", {options.read_bps:,} bytes/s" if options.read_bps else "")
     print(f"{state}: seconds to ready, {options.rounds} rounds, median (lowest to highest)")
-    for name, values in taken.items():
-        ratios = sorted(baked / other for baked, other in zip(taken["baked"], values, strict=True))
-        print(f"{name:14}{statistics.median(values):6.2f} ({min(values):.2f} to {max(values):.2f})"
-              f"   baked / {name}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")  # fmt: skip
-    document = {"state": state, "versions": versions(), "machine": machine(), "ready": taken}
+    print("\n".join(starts.lines(taken)))
+    document = {"state": state, "versions": versions(), "machine": machine(), "ready": taken,
+                "first_answer": starts.answers, "needed": starts.needed, "read": starts.read}  # fmt: skip
     options.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+class Starts:
+    """The contenders, and what is measured of each beside the seconds to ready."""
+
+    def __init__(self, models: Path, *, cold: bool, read_bps: int | None) -> None:
+        self._cold, self._read_bps = cold, read_bps
+        self.needed = 0
+        """Bytes that a start reads before it is ready."""
+        launchers: list[Launcher] = [processes.naive(DEMO / "checkpoints"), processes.baked(models, BAKED)]
+        if cold:
+            listed = DEMO / "readahead"
+            self.needed = record(models, listed)
+            launchers.append(processes.baked(models, AHEAD, **{layout.ENV_READAHEAD: str(listed)}))
+        if read_bps:
+            launchers.append(processes.baked(models, WARM))
+        self._contenders: dict[str, Callable[[], float]] = {x.label: partial(self._ready, x) for x in launchers}
+        self._contenders["import torch"] = import_torch
+        self.answers: dict[str, list[float]] = {launcher.label: [] for launcher in launchers}
+        """Seconds to the first answer."""
+        self.read: dict[str, list[int]] = {name: [] for name in self._contenders}
+        """Bytes read from the disk until then, where it is limited."""
+
+    def _ready(self, launcher: Launcher) -> float:
+        sample = measure(launcher)
+        self.answers[launcher.label].append(sample.first_answer)
+        return sample.ready
+
+    def take(self, rounds: int) -> dict[str, list[float]]:
+        """Each contender once a round, after one round that does not count: seconds to ready."""
+        taken: dict[str, list[float]] = {name: [] for name in self._contenders}
+        for turn in range(rounds + 1):
+            for name, once in self._contenders.items():
+                if self._cold and name != WARM:
+                    forget_pages()
+                with Limited(DEMO, self._read_bps) if self._read_bps and name != WARM else nullcontext() as group:
+                    taken[name].append(once())
+                    self.read[name].append(group.read() if group else 0)
+                print(f"round {turn}: {name} {taken[name][-1]:.2f} s", file=sys.stderr)
+        uncounted: list[list[Any]] = [*taken.values(), *self.answers.values(), *self.read.values()]
+        for values in uncounted:
+            del values[0]
+        return taken
+
+    def lines(self, taken: dict[str, list[float]]) -> Iterator[str]:
+        """The table."""
+        best = AHEAD if AHEAD in taken else BAKED
+        for name, values in taken.items():
+            line = f"{name:18}{spread(values)}   {best} / it: {ratios(taken[best], values)}"
+            if name in self.answers:
+                line += f"   first answer {spread(self.answers[name])}"
+            if any(self.read[name]):
+                line += f"   read {statistics.median(self.read[name]) / 1e6:,.0f} MB in all"
+            yield line
+        if self._read_bps and self.needed:
+            disk = self.needed / self._read_bps
+            floors = [max(disk, warm) for warm in taken[WARM]]
+            yield (f"a start needs {self.needed / 1e6:,.0f} MB, {disk:.2f} s of this disk; {best} / the longer of that "
+                   f"and a warm start: {ratios(taken[best], floors)}")  # fmt: skip
+
+
+def ratios(some: list[float], others: list[float]) -> str:
+    """The pairs' ratios."""
+    return spread([a / b for a, b in zip(some, others, strict=True)])
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 if __name__ == "__main__":

@@ -67,7 +67,11 @@ def record(folder: Path, *without: Path) -> list[Entry]:
     done = subprocess.run([sys.executable, "-c", START, folder, *without], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert done.stderr == f"{len(lines)}\n" or without
-    return parse(lines)
+    return entries_of(lines)
+
+
+def entries_of(lines: list[str]) -> list[Entry]:
+    return [entry for entries, _ in parse(lines) for entry in entries]
 
 
 @pytest.fixture
@@ -128,7 +132,8 @@ def test_check_records_a_start_of_real_models(tiny_models: Path, tmp_path: Path)
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "caption: mapped in" in done.stdout
-    entries = parse((tmp_path / "list").read_text().splitlines())
+    lines = (tmp_path / "list").read_text().splitlines()
+    entries = entries_of(lines)
     paths = [path for path, _ in entries]
     (first, *_) = (found for path, found in entries if path.endswith("/libtorch_cpu.so"))
     size = Path(next(path for path in paths if path.endswith("/libtorch_cpu.so"))).stat().st_size
@@ -136,3 +141,11 @@ def test_check_records_a_start_of_real_models(tiny_models: Path, tmp_path: Path)
     assert sum(path.endswith(".pyc") for path in paths) > 500
     assert str(tiny_models / "caption" / "manifest.json") in paths
     assert all(Path(path).is_file() for path in paths)
+    # torch's libraries are heavy: their import waits, and what needs no torch was imported before
+    (waited, module), _ = parse(lines)
+    before = [path for path, _ in waited]
+    assert module == "torch._C"
+    assert {"libtorch_cpu.so", "libtorch_python.so"} <= {Path(path).name for path in before}
+    assert any("/cv2/" in path for path in before)
+    assert any("/huggingface_hub/" in path for path in before)
+    assert not any("/transformers/models/" in path for path in before)

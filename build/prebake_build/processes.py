@@ -7,32 +7,31 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
 class ProcessLauncher:
     """Starts a Python module with `--port` appended to its arguments, in a clean environment."""
 
-    def __init__(self, label: str, arguments: Sequence[str]) -> None:
+    def __init__(self, label: str, arguments: Sequence[str], **environment: str) -> None:
         self.label = label
-        self._arguments = tuple(arguments)
+        self._arguments, self._environment = tuple(arguments), environment
 
     def launch(self) -> ProcessService:
-        return ProcessService([sys.executable, *self._arguments])
+        return ProcessService([sys.executable, *self._arguments], self._environment)
 
 
 class ProcessService:
     """One such process. Its output goes to a file: a full pipe would stop it."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._output = tempfile.NamedTemporaryFile(prefix="prebake-service.", suffix=".log")  # noqa: SIM115
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
         self._process = subprocess.Popen(
             [*command, "--port", str(port)], stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
-            env=environment,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", **environment},
         )  # fmt: skip
 
     @property
@@ -56,9 +55,9 @@ class ProcessService:
         self._output.close()
 
 
-def baked(root: Path) -> ProcessLauncher:
+def baked(root: Path, label: str = "baked", **environment: str) -> ProcessLauncher:
     """The service of baked models."""
-    return ProcessLauncher("baked", ["-m", "prebake", "serve", "--root", str(root)])
+    return ProcessLauncher(label, ["-m", "prebake", "serve", "--root", str(root)], **environment)
 
 
 def naive(checkpoints: Path) -> ProcessLauncher:

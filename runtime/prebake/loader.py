@@ -8,11 +8,13 @@ A tier that fails is logged with its reason, which stays on the loaded model.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -133,6 +135,15 @@ def module_of(
     with FRAMEWORK_LOCK:
         _prepare(family, baked)
     return _first_tier(family, baked, tiers, device)
+
+
+def import_first(models: Iterable[BakedModel]) -> None:
+    """Import what the families of these models need beside torch: on a cold start, while torch waits for the disk."""
+    with FRAMEWORK_LOCK, timeline.span("import first"):
+        for family in dict.fromkeys(baked.manifest.family for baked in models):
+            for module in family_of(family, "family").without_torch:
+                with suppress(ImportError):  # where it is needed after all, `prepare` says so
+                    importlib.import_module(module)
 
 
 def _prepare(family: Family, baked: BakedModel) -> None:

@@ -25,7 +25,7 @@ from prebake.documents import nearest, quote
 from prebake.errors import ConfigError, LoadTimeoutError, PrebakeError, UnknownModelError
 from prebake.families import BakedModel, find_models
 from prebake.integrity import check_verify
-from prebake.loader import TIERS, LoadedModel, check_tiers, load_baked
+from prebake.loader import TIERS, LoadedModel, check_tiers, import_first, load_baked
 from prebake.quickstart import collector
 
 logger = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class Models:
         self._slots = {baked.name: _Slot(baked) for baked in find_models(self.root)}
         self._lock = threading.Lock()
         self._unread: list[_Slot] = []
+        self._all_at_once = False
         self._load: Callable[..., LoadedModel] = partial(load_baked, device=device, verify=check_verify(verify))
         _living.add(self)
 
@@ -150,6 +151,7 @@ class Models:
         Python's garbage collector rests until the last load is settled: it would run over and over while
         frameworks import.
         """
+        self._all_at_once = True
         for slot in self._slots.values():
             self._flight(slot)
 
@@ -216,6 +218,8 @@ class Models:
     def _fly(self, slot: _Slot, flight: Future[LoadedModel]) -> None:
         try:
             with timeline.span("load", slot.baked.name):
+                if self._all_at_once:
+                    import_first(self.baked)
                 loaded = self._load_with_retries(slot.baked)
         except BaseException as error:
             _fail(slot, flight, error)

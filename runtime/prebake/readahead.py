@@ -13,6 +13,10 @@ Format, one file a line, paths absolute, a tab before ranges::
     prebake readahead 1
     /opt/…/torch/__init__.pyc                           whole
     /opt/…/torch/lib/libtorch_cpu.so    0+16711680 …    these: first byte + length
+    @torch._C                                           whose import waits until all above are read
+
+An import waits where it brings large libraries: page faults that overtake the reader take the disk from it, and have
+the kernel read whatever lies around them.
 """
 
 from __future__ import annotations
@@ -29,10 +33,14 @@ READERS = 4
 """Threads, so that as many requests are under way: disks behind a network need several."""
 SAMPLES = 64
 """Entries that are looked at first: where all are in the page cache, the start is warm, and no reader begins."""
+LONGEST = 10.0
+"""Seconds that an import waits for the reader: a hint must not stop a start."""
 
 Ranges = tuple[tuple[int, int], ...]
-"""First byte and length of each part that is read; none: the whole file."""
+"""First byte and length of each part of a file that is read; none: the whole file."""
 Entry = tuple[str, Ranges]
+Part = tuple[list[Entry], "str | None"]
+"""What is read together, and the module whose import waits for it."""
 
 
 def begin() -> None:
@@ -47,14 +55,13 @@ def begin() -> None:
         return
     try:
         with open(path, encoding="utf-8") as listed:  # noqa: PTH123  # pathlib would be an import of the reader
-            lines = listed.read().splitlines()
-        if all(map(_is_there, parse([lines[0], *lines[1 :: len(lines) // SAMPLES + 1]]))):
+            parts = parse(listed.read().splitlines())
+        entries = [entry for part, _ in parts for entry in part]
+        if all(map(_is_there, entries[:: len(entries) // SAMPLES + 1])):
             return
-        reader = os.posix_spawn(sys.executable, [sys.executable, "-ISEB", __file__, path], os.environ)
-    except (OSError, ValueError, IndexError, AttributeError) as error:
+        _Reader(path, [module for _, module in parts]).start()
+    except (OSError, ValueError, AttributeError) as error:
         _say_why_not(path, error)
-        return
-    threading.Thread(target=_reap, args=(reader,), name="prebake-readahead", daemon=True).start()
 
 
 def _say_why_not(path: str, error: Exception) -> None:
@@ -64,56 +71,105 @@ def _say_why_not(path: str, error: Exception) -> None:
     logging.getLogger(__name__).log(level, "%s: nothing is read ahead: %s", path, error)
 
 
-def _reap(reader: int) -> None:
-    from contextlib import suppress
+class _Reader:
+    """The process that reads, and a finder of modules that has imports wait for it."""
 
-    from prebake import timeline
+    def __init__(self, path: str, modules: Sequence[str | None]) -> None:
+        self._path = path
+        self._read = [threading.Event() for _ in modules]
+        """One for each part of the list."""
+        self._waiting = {module: event for module, event in zip(modules, self._read, strict=True) if module}
 
-    with suppress(ChildProcessError):  # where somebody waits for all children of this process, they saw it end
-        os.waitpid(reader, 0)
+    def start(self) -> None:
+        """Raises OSError where no process can be started."""
+        told, tells = os.pipe()
+        try:
+            process = os.posix_spawn(
+                sys.executable, [sys.executable, "-ISEB", __file__, self._path], os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, tells, 1)],
+            )  # fmt: skip
+        except OSError:
+            os.close(told)
+            raise
+        finally:
+            os.close(tells)
+        threading.Thread(target=self._follow, args=(process, told), name="prebake-readahead", daemon=True).start()
+        sys.meta_path.insert(0, self)  # a finder needs no more than find_spec
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Finds nothing, and has whoever imports one of these modules wait."""
+        from prebake import timeline
+
+        if (event := self._waiting.pop(name, None)) is not None:
+            with timeline.span(f"wait for the disk: {name}"):
+                event.wait(LONGEST)
+
+    def _follow(self, process: int, told: int) -> None:
+        """The reader writes a byte for each part that it is through with."""
+        from contextlib import suppress
+
+        from prebake import timeline
+
+        for event in self._read:
+            if not os.read(told, 1):
+                break
+            event.set()
+        for event in self._read:  # it may have ended early
+            event.set()
+        os.close(told)
+        with suppress(ChildProcessError):  # where somebody waits for all children of this process, they saw it end
+            os.waitpid(process, 0)
         timeline.mark("read ahead")
 
 
-def parse(lines: Sequence[str]) -> list[Entry]:
-    """Path and ranges of each line after the header. Raises ValueError for lines that are no such list."""
+def parse(lines: Sequence[str]) -> list[Part]:
+    """The parts of a list, from its lines. Raises ValueError for lines that are none."""
     if not lines or lines[0] != HEADER:
         raise ValueError(f"expected {HEADER!r} in its first line, found {''.join(lines[:1])[:40]!r}")
-    found = []
+    parts: list[Part] = []
+    entries: list[Entry] = []
     for line in lines[1:]:
         path, _, ranges = line.partition("\t")
-        parts = [part.partition("+") for part in ranges.split()]
-        found.append((path, tuple((int(begin), int(length)) for begin, _, length in parts)))
-    return found
+        if path.startswith("@"):
+            parts.append((entries, path[1:]))
+            entries = []
+            continue
+        pairs = [pair.partition("+") for pair in ranges.split()]
+        entries.append((path, tuple((int(begin), int(length)) for begin, _, length in pairs)))
+    return [*parts, (entries, None)]
 
 
-def text_of(entries: Sequence[Entry]) -> str:
-    """The list as `parse` reads its lines."""
+def text_of(parts: Sequence[Part]) -> str:
+    """The list whose lines `parse` reads."""
     lines = [HEADER]
-    for path, ranges in entries:
-        lines.append("\t".join([path, " ".join(f"{begin}+{length}" for begin, length in ranges)] if ranges else [path]))
+    for entries, module in parts:
+        for path, ranges in entries:
+            lines.append(
+                "\t".join([path, *([" ".join(f"{begin}+{length}" for begin, length in ranges)] * bool(ranges))])
+            )
+        lines += [f"@{module}"] if module else []
     return "\n".join(lines) + "\n"
 
 
-def read(entries: Sequence[Entry], readers: int = READERS) -> int:
-    """Read what is listed into the page cache, in order; the number of bytes that were not there."""
-    pieces, lock, counts = _pieces(entries), threading.Lock(), [0] * readers
+def read(entries: Sequence[Entry], readers: int = READERS) -> None:
+    """Read what is listed into the page cache, in order, with as many threads."""
+    pieces, lock = _pieces(entries), threading.Lock()
 
-    def work(number: int) -> None:
+    def work() -> None:
         buffer = memoryview(bytearray(PIECE))
         while True:
             with lock:
                 piece = next(pieces, None)
             if piece is None:
                 return
-            counts[number] += _read(*piece, buffer)
+            _read(*piece, buffer)
 
-    others = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(1, readers)]
+    others = [threading.Thread(target=work, daemon=True) for _ in range(1, readers)]
     for thread in others:
         thread.start()
-    work(0)
+    work()
     for thread in others:
         thread.join()
-    return sum(counts)
 
 
 def _pieces(entries: Sequence[Entry]) -> Iterator[tuple[str, int, int]]:
@@ -130,17 +186,16 @@ def _size(path: str) -> int:
         return 0
 
 
-def _read(path: str, offset: int, length: int, buffer: memoryview) -> int:
+def _read(path: str, offset: int, length: int, buffer: memoryview) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if not _is_cached(descriptor, offset, length):
-                return os.preadv(descriptor, [buffer[:length]], offset)
+                os.preadv(descriptor, [buffer[:length]], offset)
         finally:
             os.close(descriptor)
     except OSError:
         pass  # whoever needs the file will say what is wrong with it
-    return 0
 
 
 def _is_there(entry: Entry) -> bool:
@@ -164,6 +219,17 @@ def _is_cached(descriptor: int, offset: int, length: int) -> bool:
         return False
 
 
+def main(path: str) -> None:
+    """The reader."""
+    with open(path, encoding="utf-8") as listed:  # noqa: PTH123
+        parts = parse(listed.read().splitlines())
+    try:
+        for entries, _ in parts:
+            read(entries)
+            os.write(1, b".")
+    except BrokenPipeError:
+        pass  # the start is over: nobody needs the rest
+
+
 if __name__ == "__main__":
-    with open(sys.argv[1], encoding="utf-8") as listed:  # noqa: PTH123
-        read(parse(listed.read().splitlines()))
+    main(sys.argv[1])

@@ -12,9 +12,10 @@ import stat
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
-from prebake.readahead import Ranges, text_of
+from prebake.readahead import Entry, Part, Ranges, text_of
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TOUCHED = 3 << 62
@@ -25,6 +26,8 @@ LARGE = 16_000_000
 """Bytes of a file that a start opens and does not read whole: weights, of which the header is read."""
 HEAD = 1 << 16
 """Bytes that are read of it."""
+HEAVY = 16_000_000
+"""Bytes of libraries that an import brings, from which on it waits until they are read."""
 _NO_DISK = ("/proc/", "/sys/", "/dev/")
 _LOADS = ("import", "ctypes.dlopen")
 
@@ -36,6 +39,8 @@ class Recorder:
         self._places: dict[str, tuple[int, int]] = {}
         """Path → its place in the order: the number of the event it belongs to, libraries before what was opened."""
         self._events = self._last_load = 0
+        self._modules: dict[int, str] = {}
+        """Number of an event → the module that it imports."""
         self._listening = False
         self._ready: dict[str, set[int]] = {}
         self._later: dict[str, set[int]] = {}
@@ -57,12 +62,25 @@ class Recorder:
         left_out = {str(path.absolute()) for path in without}
         now = touched()
         ordered = [path for path in sorted(self._places, key=self._places.__getitem__) if _is_on_disk(path)]
-        entries = [entry for path in ordered if (entry := _entry(path, self._ready or now, now))]
+        parts = self._parts(ordered, self._ready or now, now)
         for path in ordered:  # the first answer's pages, when the start has all of its own
             more = now.get(path, set()) - self._ready.get(path, set()) if self._ready else set()
             if more and path not in left_out:
-                entries.append((path, ranges(more)))
-        return text_of(entries)
+                parts[-1][0].append((path, ranges(more)))
+        return text_of(parts)
+
+    def _parts(self, ordered: list[str], pages: dict[str, set[int]], mapped: dict[str, set[int]]) -> list[Part]:
+        """What is read of these files; a part ends where an import brought heavy libraries."""
+        parts: list[Part] = []
+        entries: list[Entry] = []
+        for place, paths in groupby(ordered, self._places.__getitem__):
+            group = [entry for path in paths if (entry := _entry(path, pages, mapped))]
+            entries += group
+            module = self._modules.get(place[0]) if place[1] == 0 else None
+            if module and sum(length for _, parts_of in group for _, length in parts_of) >= HEAVY:
+                parts.append((entries, module))
+                entries = []
+        return [*parts, (entries, None)]
 
     def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
         if not self._listening:
@@ -75,6 +93,8 @@ class Recorder:
             self._see_libraries()
             self._listening = True
             self._last_load = self._events
+            if event == "import":
+                self._modules[self._events] = str(arguments[0])
 
     def _see_libraries(self) -> None:
         """What was mapped since the last look came with the last load."""
@@ -82,7 +102,7 @@ class Recorder:
             self._places.setdefault(path, (self._last_load, 0))
 
 
-def _entry(path: str, pages: dict[str, set[int]], mapped: dict[str, set[int]]) -> tuple[str, Ranges] | None:
+def _entry(path: str, pages: dict[str, set[int]], mapped: dict[str, set[int]]) -> Entry | None:
     """What is read of it first; None where that is nothing."""
     size = Path(path).stat().st_size
     if path not in mapped and size <= LARGE:

@@ -3,7 +3,8 @@
 A family knows a framework; it knows nothing of tiers, threads or files of weights. `prebake.loader`
 calls it in this order::
 
-    prepare(baked)             the framework's imports; any thread
+    without_torch              imported first, beside others' construction
+    prepare(baked)             the framework's imports
         … tensors are mapped; the module is read from its structure, with them in it …
     adopt(module)              what its constructors would have done beyond it
     equip(baked, module)       processor, tokenizer, reader: what a user needs beside the module
@@ -77,6 +78,9 @@ class Family(Protocol):
 
     packages: tuple[str, ...]
     """Whose classes a structure may name, and whose versions must be those of the bake. None: it is never used."""
+
+    without_torch: tuple[str, ...]
+    """Modules that `prepare` imports anyhow, that need no torch and patch nothing: any thread may import them first."""
 
     def prepare(self, baked: BakedModel) -> None:
         """Import what the other steps need. May run in any thread, beside file reads."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 class EasyOcrFamily:
     packages: tuple[str, ...] = ("torch", "easyocr")
+    without_torch: tuple[str, ...] = ("numpy", "cv2", "PIL.Image", "bidi", "yaml")
 
     def vocabulary(self) -> tuple[object, ...]:
         return ()

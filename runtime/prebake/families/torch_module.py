@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 class TorchFamily:
     packages: tuple[str, ...] = ()
+    without_torch: tuple[str, ...] = ()
     """The user's code has no version that a structure could be held against."""
 
     def vocabulary(self) -> tuple[object, ...]:

@@ -37,6 +37,9 @@ HASH = "_original_object_hash"
 
 class TransformersFamily:
     packages: tuple[str, ...] = ("torch", "transformers")
+    without_torch: tuple[str, ...] = (
+        "numpy", "huggingface_hub.hf_api", "tqdm.auto", "regex", "tokenizers", "safetensors", "yaml", "PIL.Image"
+    )  # fmt: skip
 
     def vocabulary(self) -> tuple[object, ...]:
         from transformers import GenerationConfig, PretrainedConfig
