@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from hub_server import HubServer
 from image_builds import NAME, TINY, TOKEN, Build, bake, copy_context, missing, remove
@@ -21,6 +22,9 @@ from serving import Process
 
 if TYPE_CHECKING:
     from fake_sources import FakeSource
+
+settings.register_profile("prebake", deadline=None)  # tests never assert on seconds
+settings.load_profile("prebake")
 
 # --- sources, lock and cache -----------------------------------------------------------------------------------
 

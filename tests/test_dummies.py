@@ -80,7 +80,7 @@ def florence(florence_folder: Path) -> tuple[Any, Any]:
 
 class TestTokenizers:
     @given(st.lists(st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=12), max_size=8))
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     def test_blip_gives_lower_case_words_back(self, captioner: tuple[Any, Any], words: list[str]) -> None:
         tokenizer = captioner[1].tokenizer
         text = " ".join(words)
@@ -89,7 +89,7 @@ class TestTokenizers:
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
     @given(st.text(max_size=40))
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     def test_florence_gives_any_text_back(self, florence: tuple[Any, Any], text: str) -> None:
         tokenizer = florence[1].tokenizer
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text

@@ -144,7 +144,7 @@ def test_an_announced_header_allocates_nothing_beyond_the_file(weights: Path) ->
         tracemalloc.stop()
 
 
-FUZZ = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+FUZZ = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def covers_exactly_or_is_refused(path: Path, body: bytes) -> None:

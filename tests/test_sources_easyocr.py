@@ -96,7 +96,7 @@ def test_every_language_alone_and_with_english_takes_the_readers_model(storage: 
                 assert of_ours(languages) == of_the_reader(languages, storage), languages
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(languages=st.lists(st.sampled_from([*LANGUAGES, "xx"]), min_size=1, max_size=4, unique=True))
 def test_any_languages_take_the_readers_model_or_are_refused_as_it_refuses(storage: Path, languages: list[str]) -> None:
     assert of_ours(languages) == of_the_reader(languages, storage)

@@ -59,7 +59,7 @@ TENSORS = st.dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     TENSORS, st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), st.just("x"), max_size=2)
 )
@@ -189,7 +189,7 @@ def test_damaged_files_end_in_an_error_and_never_in_a_signal(tmp_path: Path) -> 
                                  *["zeros refused"] * 2]  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(st.data())
 def test_a_changed_header_gives_tensors_inside_the_file_or_an_error(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "model.safetensors"
