@@ -166,6 +166,28 @@ def test_an_import_waits_for_no_reader_that_ended(
             importlib.import_module(name)
 
 
+def test_a_library_of_which_a_part_is_gone_makes_a_start_cold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reaped: list[list[str]]
+) -> None:
+    library, others = tmp_path / "library", tmp_path / "other"
+    library.write_bytes(bytes(16 * PIECE))
+    others.write_bytes(b"x")
+    gone = 12 * PIECE
+    plain = os.preadv
+
+    def forgetful(descriptor: int, buffers: list[Any], offset: int, flags: int = 0) -> int:
+        if flags and offset == gone:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return plain(descriptor, buffers, offset, flags)
+
+    monkeypatch.setattr(os, "preadv", forgetful)
+    entries: list[readahead.Entry] = [(str(others), ())] * 500
+    entries[333] = (str(library), tuple((number * PIECE, 4096) for number in range(16)))
+    monkeypatch.setenv(layout.ENV_READAHEAD, str(listed(tmp_path, *entries)))
+    begin()
+    assert len(reaped) == 1
+
+
 def test_a_file_cut_short_or_gone_is_passed_over(tmp_path: Path) -> None:
     short = tmp_path / "short"
     short.write_bytes(b"x" * 10)

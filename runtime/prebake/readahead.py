@@ -32,7 +32,9 @@ PIECE = 1 << 20
 READERS = 4
 """Threads, so that as many requests are under way: disks behind a network need several."""
 SAMPLES = 64
-"""Entries that are looked at first: where all are in the page cache, the start is warm, and no reader begins."""
+"""Files that are looked at first: where all are in the page cache, the start is warm, and no reader begins."""
+LONG = 256
+"""Characters of a line, from which on its file is looked at in any case: a library of which parts may be gone."""
 LONGEST = 10.0
 """Seconds that an import waits for the reader: a hint must not stop a start."""
 
@@ -55,11 +57,9 @@ def begin() -> None:
         return
     try:
         with open(path, encoding="utf-8") as listed:  # noqa: PTH123  # pathlib would be an import of the reader
-            parts = parse(listed.read().splitlines())
-        entries = [entry for part, _ in parts for entry in part]
-        if all(map(_is_there, entries[:: len(entries) // SAMPLES + 1])):
-            return
-        _Reader(path, [module for _, module in parts]).start()
+            lines = listed.read().splitlines()
+        if not _is_warm(lines):
+            _Reader(path, [module for _, module in parse(lines)]).start()
     except (OSError, ValueError, AttributeError) as error:
         _say_why_not(path, error)
 
@@ -198,12 +198,19 @@ def _read(path: str, offset: int, length: int, buffer: memoryview) -> None:
         pass  # whoever needs the file will say what is wrong with it
 
 
-def _is_there(entry: Entry) -> bool:
-    path, ranges = entry
+def _is_warm(lines: Sequence[str]) -> bool:
+    """Whether what a list names is in the page cache, judged by a few lines: the others are not even parsed."""
+    step = len(lines) // SAMPLES + 1
+    looked_at = [line for number, line in enumerate(lines[1:]) if number % step == 0 or len(line) >= LONG]
+    ((entries, _),) = parse([*lines[:1], *(line for line in looked_at if not line.startswith("@"))])
+    return all(_is_there(*entry) for entry in entries)
+
+
+def _is_there(path: str, ranges: Ranges) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return _is_cached(descriptor, *(ranges[-1] if ranges else (0, os.fstat(descriptor).st_size)))
+            return all(_is_cached(descriptor, *part) for part in ranges or ((0, os.fstat(descriptor).st_size),))
         finally:
             os.close(descriptor)
     except OSError:
