@@ -20,6 +20,8 @@ USES = [
     ("scipy", "import scipy\nassert scipy.__version__.split('.')[0].isdigit()"),
     ("skimage", "from skimage import io\nimport skimage.transform, numpy\n"
                 "assert skimage.transform.rescale(numpy.ones((4, 4)), 0.5).shape == (2, 2)"),
+    ("sklearn", "from sklearn.metrics import roc_curve\nimport sklearn\nassert deferred.report()['sklearn'] is None\n"
+                "assert len(roc_curve([0, 1], [0.1, 0.9])) == 3\nassert sklearn.__version__"),
     ("sympy", "import sympy\nx = sympy.Symbol('x')\nassert sympy.simplify(x + x - 2 * x) == 0\n"
               "assert str(sympy.expand((x + 1) ** 2)) == 'x**2 + 2*x + 1'"),
     ("torch._dynamo", "import torch\nf = torch.compile(lambda x: x.sin() + 1, backend='eager')\n"

@@ -39,6 +39,7 @@ DEFERRED = (
     "jinja2",
     "scipy",
     "skimage",
+    "sklearn",
     "sympy",
     "torch._dynamo",
     "torch.distributed.checkpoint",
