@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from limited import Limited
-from prebake import layout
+from prebake import readahead
 from prebake.readahead import parse
 from prebake_build import processes
 from prebake_build.measure import Launcher, measure
@@ -85,7 +85,7 @@ class Starts:
         if cold:
             listed = DEMO / "readahead"
             self.needed = record(models, listed)
-            launchers.append(processes.baked(models, AHEAD, **{layout.ENV_READAHEAD: str(listed)}))
+            launchers.append(processes.baked(models, AHEAD, **{readahead.ENV: str(listed)}))
         if read_bps:
             launchers.append(processes.baked(models, WARM))
         self._contenders: dict[str, Callable[[], float]] = {x.label: partial(self._ready, x) for x in launchers}

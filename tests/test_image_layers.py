@@ -80,7 +80,7 @@ def test_what_a_start_reads_is_listed_in_a_small_layer_below_the_weights(engine:
     assert (layers.index(listed), listed.size < 1_000_000) == (len(layers) - len(MODELS) - 1, True)
     parts = parse(run_in(engine, NAME, "cat", "/opt/prebake/readahead").splitlines())
     entries = [entry for part, _ in parts for entry in part]
-    assert [module for _, module in parts] == ["torch._C", None]
+    assert "torch._C" in [module for _, module in parts]
     paths = [path for path, _ in entries]
     there = run_in(engine, NAME, PYTHON, "-c", "import os, sys; print(all(map(os.path.isfile, sys.argv[1:])))", *paths)
     assert there == "True\n"

@@ -157,6 +157,44 @@ def test_a_forked_child_has_what_was_loaded_and_loads_the_rest_itself(tmp_path: 
     ]
 
 
+def test_a_fork_waits_for_an_import_that_another_thread_began() -> None:
+    said = python_says(
+        "import os, threading\n"
+        "from prebake import loader\n"
+        "begun, go_on, done = threading.Event(), threading.Event(), []\n"
+        "def importing():\n"
+        "    with loader.IMPORTS: begun.set(); go_on.wait(60); done.append('imported')\n"
+        "threading.Thread(target=importing).start()\n"
+        "begun.wait(60)\n"
+        "threading.Timer(0.3, go_on.set).start()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    with loader.IMPORTS: os._exit(0 if done else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "with loader.IMPORTS: print(done)"
+    )
+    assert said.splitlines() == ["0", "['imported']"]
+
+
+@pytest.mark.parametrize("pause", [0, 0.05, 0.2, 0.5])
+def test_a_child_that_was_forked_while_its_parent_imports_loads_all_the_same(tiny_models: Path, pause: float) -> None:
+    said = python_says(
+        "import os, sys, time, prebake\n"
+        "models = prebake.Models(sys.argv[1])\n"
+        "models.start()\n"
+        "time.sleep(float(sys.argv[2]))\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    print(models['caption'].tier, flush=True)\n"
+        "    os._exit(0)\n"
+        "code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
+        "models.wait(120)\n"
+        "print(code, models['caption'].tier)",
+        tiny_models, pause,
+    )  # fmt: skip
+    assert said.splitlines() == ["mapped", "0 mapped"]
+
+
 def test_mapped_weights_are_file_memory_that_a_child_shares_and_unload_gives_back(tmp_path: Path) -> None:
     """64 MB of weights: nearly nothing private to either process, and gone with the model's last user."""
     bake_module(tmp_path, "big", "runtime_fakes:big")

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from page_cache import cached, forget
-from prebake.prefetch import prefetch
-from prebake.readahead import PIECE
+from prebake.prefetch import PIECE, prefetch
 
 
 def test_a_file_that_was_forgotten_is_in_the_page_cache_whole(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from page_cache import cached, forget
-from prebake import layout, readahead, timeline
+from prebake import readahead, timeline
 from prebake.readahead import HEADER, PIECE, begin, parse, read, text_of
 
 
@@ -96,7 +96,7 @@ def test_a_cold_start_has_it_read_by_a_process_that_ends_by_itself(
     forget(file)
     monkeypatch.setattr(timeline, "process", timeline.Timeline())
     monkeypatch.setattr(timeline, "mark", timeline.process.mark)
-    monkeypatch.setenv(layout.ENV_READAHEAD, str(listed(tmp_path, (str(file), ()))))
+    monkeypatch.setenv(readahead.ENV, str(listed(tmp_path, (str(file), ()))))
     begin()
     wait()
     assert [command[1:] for command in reaped] == [["-ISEB", readahead.__file__, str(tmp_path / "list")]]
@@ -112,7 +112,7 @@ def test_a_warm_start_begins_no_reader(
         files.append(tmp_path / str(number))
         files[-1].write_bytes(b"x")
     entries = [(str(file), ()) for file in files]
-    monkeypatch.setenv(layout.ENV_READAHEAD, str(listed(tmp_path, *entries, ("/nowhere/at-all", ()))))
+    monkeypatch.setenv(readahead.ENV, str(listed(tmp_path, *entries, ("/nowhere/at-all", ()))))
     begin()
     assert reaped == []
 
@@ -129,7 +129,7 @@ def test_an_import_waits_until_what_it_needs_is_read_and_others_do_not(
     for name in ("heavy_for_test", "light_for_test"):
         (tmp_path / f"{name}.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv(layout.ENV_READAHEAD, str(tmp_path / "list"))
+    monkeypatch.setenv(readahead.ENV, str(tmp_path / "list"))
     go_on, plain = threading.Event(), os.read
 
     def held(descriptor: int, count: int) -> bytes:
@@ -156,7 +156,7 @@ def test_an_import_waits_for_no_reader_that_ended(
     file.write_bytes(os.urandom(PIECE))
     forget(file)
     (tmp_path / "list").write_text(text_of([([(str(file), ())], "one"), ([], "another"), ([], None)]))
-    monkeypatch.setenv(layout.ENV_READAHEAD, str(tmp_path / "list"))
+    monkeypatch.setenv(readahead.ENV, str(tmp_path / "list"))
     monkeypatch.setattr(readahead, "__file__", str(tmp_path / "absent.py"))
     monkeypatch.setattr(readahead, "LONGEST", 3600.0)
     begin()
@@ -183,7 +183,7 @@ def test_a_library_of_which_a_part_is_gone_makes_a_start_cold(
     monkeypatch.setattr(os, "preadv", forgetful)
     entries: list[readahead.Entry] = [(str(others), ())] * 500
     entries[333] = (str(library), tuple((number * PIECE, 4096) for number in range(16)))
-    monkeypatch.setenv(layout.ENV_READAHEAD, str(listed(tmp_path, *entries)))
+    monkeypatch.setenv(readahead.ENV, str(listed(tmp_path, *entries)))
     begin()
     assert len(reaped) == 1
 
@@ -211,9 +211,9 @@ def test_no_list_or_a_broken_one_starts_nothing_and_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reaped: list[list[str]],
     value: str | None, content: str | None, level: int | None,
 ) -> None:  # fmt: skip
-    monkeypatch.delenv(layout.ENV_READAHEAD, raising=False)
+    monkeypatch.delenv(readahead.ENV, raising=False)
     if value is not None:
-        monkeypatch.setenv(layout.ENV_READAHEAD, str(tmp_path / value) if value else "")
+        monkeypatch.setenv(readahead.ENV, str(tmp_path / value) if value else "")
     if content is not None:
         (tmp_path / "list").write_text(content)
     with caplog.at_level(logging.DEBUG, "prebake.readahead"):
@@ -234,7 +234,7 @@ def test_where_no_process_can_be_started_the_start_reads_for_itself(
 
     monkeypatch.setattr(os, "posix_spawn", refuse)
     path = listed(tmp_path, (str(file), ()))
-    monkeypatch.setenv(layout.ENV_READAHEAD, str(path))
+    monkeypatch.setenv(readahead.ENV, str(path))
     begin()
     assert caplog.messages == [f"{path}: nothing is read ahead: [Errno 11] Resource temporarily unavailable"]
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
+from prebake import readahead
+
+if sys.argv[1:2] in (["serve"], ["check"]):
+    readahead.begin()  # before the imports below, which take longer than the reader takes to start
+
 import argparse
 import logging
 import os
-import sys
 from collections.abc import Sequence
 
 from prebake import commands as own

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prebake import deferred, layout, quickstart, report, timeline
+from prebake import deferred, layout, quickstart, readahead, report, timeline
 from prebake.budget import Budget, Start, exceeded, parse_size
 from prebake.errors import ConfigError
 from prebake.families import find_models
@@ -97,7 +97,7 @@ def _add_check(commands: Commands) -> None:
     parser.add_argument("--save", type=Path, metavar="FILE", help="record this start, for a later --baseline")
     parser.add_argument(
         "--record-reads", type=Path, metavar="FILE",
-        help=f"write down what this start read from disk; {layout.ENV_READAHEAD}=FILE has later ones read it ahead",
+        help=f"write down what this start read from disk; {readahead.ENV}=FILE has later ones read it ahead",
     )  # fmt: skip
     parser.add_argument("--warn-only", action="store_true", help="tell what was exceeded, and exit 0 all the same")
     parser.set_defaults(run=_check)
@@ -151,6 +151,10 @@ def start_all(root: Path, recorder: Recorder | None = None) -> Models:
     quickstart.collector.pause()
     if recorder:
         recorder.begin()
+        import waitress  # noqa: F401  # a service reads these besides
+
+        import prebake.idle
+        import prebake.service  # noqa: F401
     models = Models(root)
     quickstart.begin()
     models.start()

@@ -22,10 +22,9 @@ WEIGHTS = "model.safetensors"
 BUFFERS = "buffers.safetensors"
 STRUCTURE = "structure.json"
 
-ENV_ROOT = "PREBAKE_ROOT"
+ENV_ROOT = "PREBAKE_ROOT"  # and readahead.ENV, in a script that imports nothing
 ENV_DEFER = "PREBAKE_DEFER"
 ENV_MEMO = "PREBAKE_MEMO"
-ENV_READAHEAD = "PREBAKE_READAHEAD"
 ENV_TIERS = "PREBAKE_TIERS"
 ENV_CACHE = "PREBAKE_CACHE"
 ENV_BUDGET = "PREBAKE_BUDGET"

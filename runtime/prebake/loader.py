@@ -42,14 +42,21 @@ FRAMEWORK_LOCK = threading.RLock()
 dtype, `torch.nn.init`), which another thread must neither see nor capture. Reading files goes on beside it."""
 
 
+IMPORTS = threading.RLock()
+"""Held while something is imported. A fork waits for it: a child cannot finish an import that another thread began."""
+
+
 def _free_the_lock_in_a_forked_child() -> None:
     # another thread's hold on it would never end: the child has only the thread that forked
     if not FRAMEWORK_LOCK._is_owned():  # type: ignore[attr-defined]
         FRAMEWORK_LOCK._at_fork_reinit()  # type: ignore[attr-defined]
+    IMPORTS.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_free_the_lock_in_a_forked_child)
+    os.register_at_fork(
+        before=IMPORTS.acquire, after_in_parent=IMPORTS.release, after_in_child=_free_the_lock_in_a_forked_child
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +117,9 @@ def load_baked(
     if verify == "full":
         with timeline.span("verify", baked.name):
             check_hashes(baked.manifest, baked.folder)
-    family = family_of(baked.manifest.family, f"{baked.folder}: family")
     module, tier, why = module_of(baked, tiers, device)
-    with FRAMEWORK_LOCK, timeline.span("equip", baked.name):
-        parts = family.equip(baked, module)
+    with FRAMEWORK_LOCK, IMPORTS, timeline.span("equip", baked.name):
+        parts = _family(baked).equip(baked, module)
     return LoadedModel(
         name=baked.name,
         model=module,
@@ -131,17 +137,21 @@ def module_of(
     """The module alone, as it was baked; the tier that made it; why faster ones were left. Raises as `load`."""
     with timeline.span("check", baked.name):
         baked.manifest.check_sizes(baked.folder)
-    family = family_of(baked.manifest.family, f"{baked.folder}: family")
-    with FRAMEWORK_LOCK:
+    with FRAMEWORK_LOCK, IMPORTS:
+        family = _family(baked)
         _prepare(family, baked)
     return _first_tier(family, baked, tiers, device)
 
 
+def _family(baked: BakedModel) -> Family:
+    return family_of(baked.manifest.family, f"{baked.folder}: family")
+
+
 def import_first(models: Iterable[BakedModel]) -> None:
     """Import what the families of these models need beside torch: on a cold start, while torch waits for the disk."""
-    with FRAMEWORK_LOCK, timeline.span("import first"):
-        for family in dict.fromkeys(baked.manifest.family for baked in models):
-            for module in family_of(family, "family").without_torch:
+    with FRAMEWORK_LOCK, IMPORTS, timeline.span("import first"):
+        for baked in models:
+            for module in _family(baked).without_torch:
                 with suppress(ImportError):  # where it is needed after all, `prepare` says so
                     importlib.import_module(module)
 
@@ -150,6 +160,9 @@ def _prepare(family: Family, baked: BakedModel) -> None:
     try:
         with timeline.span("import", baked.name):
             family.prepare(baked)
+            import prebake.assembly
+            import prebake.structure
+            import prebake.tensors  # noqa: F401
     except ImportError as error:
         raise LoadError(
             f"{baked.name}: cannot import what its family needs: {error} "

@@ -148,7 +148,8 @@ class Models:
     def start(self) -> None:
         """Load every model in the background, all at once; returns immediately.
 
-        Python's garbage collector rests until the last load is settled: it would run over and over while
+        A fork waits while these loads import: a child could not finish what another thread began to import. Python's
+        garbage collector rests until the last load is settled: it would run over and over while
         frameworks import.
         """
         self._all_at_once = True

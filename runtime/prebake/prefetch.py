@@ -14,6 +14,9 @@ from pathlib import Path
 
 from prebake import readahead
 
+PIECE = 1 << 20
+"""Bytes read at once: after each the thread waits for the interpreter's lock."""
+
 
 def prefetch(paths: Iterable[Path]) -> threading.Thread:
     """Start reading the files into the page cache, in order, from a thread of its own.
@@ -22,8 +25,9 @@ def prefetch(paths: Iterable[Path]) -> threading.Thread:
     cache cost a few system calls each.
     """
     entries = [(str(path), ()) for path in paths]
+    options = {"readers": 1, "piece": PIECE}
     thread = threading.Thread(
-        target=readahead.read, args=(entries,), kwargs={"readers": 1}, name="prebake-prefetch", daemon=True
+        target=readahead.read, args=(entries,), kwargs=options, name="prebake-prefetch", daemon=True
     )
     thread.start()
     return thread

@@ -11,7 +11,7 @@ to 5 ms each while modules are executed. It is this file, run as a script withou
 Format, one file a line, paths absolute, a tab before ranges::
 
     prebake readahead 1
-    /opt/…/torch/__init__.pyc                           whole
+    /opt/…/torch/__pycache__/__init__.cpython-311.pyc   whole
     /opt/…/torch/lib/libtorch_cpu.so    0+16711680 …    these: first byte + length
     @torch._C                                           whose import waits until all above are read
 
@@ -25,12 +25,14 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 
+ENV = "PREBAKE_READAHEAD"
 HEADER = "prebake readahead 1"
-PIECE = 1 << 20
+PIECE = 1 << 18
 """Bytes read at once."""
-READERS = 4
-"""Threads, so that as many requests are under way: disks behind a network need several."""
+READERS = 2
+"""Threads. What the start reads for itself waits behind a piece of each: more read no sooner, and hold it up."""
 SAMPLES = 64
 """Files that are looked at first: where all are in the page cache, the start is warm, and no reader begins."""
 LONG = 256
@@ -46,14 +48,12 @@ Part = tuple[list[Entry], "str | None"]
 
 
 def begin() -> None:
-    """Start reading what `PREBAKE_READAHEAD` lists, unless it is in the page cache already.
+    """Start reading what `PREBAKE_READAHEAD` lists, unless it is in the page cache already. Safe to call again.
 
     Does nothing where the variable is not set or names no file, or where no process can be started.
     """
-    from prebake import layout  # the reader, which is this file as a script, does without
-
-    path = os.environ.get(layout.ENV_READAHEAD)
-    if not path or not sys.executable:
+    path = os.environ.get(ENV)
+    if not path or not sys.executable or any(isinstance(finder, _Reader) for finder in sys.meta_path):
         return
     try:
         with open(path, encoding="utf-8") as listed:  # noqa: PTH123  # pathlib would be an import of the reader
@@ -97,17 +97,14 @@ class _Reader:
         sys.meta_path.insert(0, self)  # a finder needs no more than find_spec
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Finds nothing, and has whoever imports one of these modules wait."""
-        from prebake import timeline
-
+        """Finds nothing, and has whoever imports one of these modules wait. (To import something here would ask it.)"""
         if (event := self._waiting.pop(name, None)) is not None:
-            with timeline.span(f"wait for the disk: {name}"):
+            timeline = sys.modules.get("prebake.timeline")
+            with timeline.span(f"wait for the disk: {name}") if timeline else nullcontext():
                 event.wait(LONGEST)
 
     def _follow(self, process: int, told: int) -> None:
         """The reader writes a byte for each part that it is through with."""
-        from contextlib import suppress
-
         from prebake import timeline
 
         for event in self._read:
@@ -151,18 +148,19 @@ def text_of(parts: Sequence[Part]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read(entries: Sequence[Entry], readers: int = READERS) -> None:
-    """Read what is listed into the page cache, in order, with as many threads."""
-    pieces, lock = _pieces(entries), threading.Lock()
+def read(entries: Sequence[Entry], readers: int = READERS, piece: int = PIECE) -> None:
+    """Read what is listed into the page cache, in order, with as many threads, so many bytes at a time."""
+    pieces, lock = _pieces(entries, piece), threading.Lock()
 
     def work() -> None:
-        buffer = memoryview(bytearray(PIECE))
+        buffer = memoryview(bytearray(piece))
         while True:
             with lock:
-                piece = next(pieces, None)
-            if piece is None:
+                path, part = next(pieces, ("", None))
+            if not path:
                 return
-            _read(*piece, buffer)
+            with suppress(OSError):  # whoever needs it will say what is wrong with it
+                _read(path, part, buffer)
 
     others = [threading.Thread(target=work, daemon=True) for _ in range(1, readers)]
     for thread in others:
@@ -172,30 +170,31 @@ def read(entries: Sequence[Entry], readers: int = READERS) -> None:
         thread.join()
 
 
-def _pieces(entries: Sequence[Entry]) -> Iterator[tuple[str, int, int]]:
+def _pieces(entries: Sequence[Entry], size: int) -> Iterator[tuple[str, tuple[int, int] | None]]:
+    """What one thread reads at a time: a whole file, or at most `size` bytes of one."""
     for path, ranges in entries:
-        for begin, length in ranges or ((0, _size(path)),):
-            for offset in range(begin, begin + length, PIECE):
-                yield path, offset, min(PIECE, begin + length - offset)
+        if not ranges:
+            yield path, None
+        for part in ranges:
+            for piece in _cut(*part, size):
+                yield path, piece
 
 
-def _size(path: str) -> int:
+def _cut(begin: int, length: int, size: int) -> Iterator[tuple[int, int]]:
+    for offset in range(begin, begin + length, size):
+        yield offset, min(size, begin + length - offset)
+
+
+def _read(path: str, part: tuple[int, int] | None, buffer: memoryview) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.stat(path).st_size  # noqa: PTH116
-    except OSError:
-        return 0
-
-
-def _read(path: str, offset: int, length: int, buffer: memoryview) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        if part:  # no more than was asked for: pieces of a range would look like a file that is read to its end
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        for offset, length in [part] if part else _cut(0, os.fstat(descriptor).st_size, len(buffer)):
             if not _is_cached(descriptor, offset, length):
                 os.preadv(descriptor, [buffer[:length]], offset)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        pass  # whoever needs the file will say what is wrong with it
+    finally:
+        os.close(descriptor)
 
 
 def _is_warm(lines: Sequence[str]) -> bool:

@@ -8,7 +8,6 @@ touched page whose neighbours are in the page cache. A library is listed where t
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
@@ -26,7 +25,7 @@ LARGE = 16_000_000
 """Bytes of a file that a start opens and does not read whole: weights, of which the header is read."""
 HEAD = 1 << 16
 """Bytes that are read of it."""
-HEAVY = 16_000_000
+HEAVY = 3_000_000
 """Bytes of libraries that an import brings, from which on it waits until they are read."""
 _NO_DISK = ("/proc/", "/sys/", "/dev/")
 _LOADS = ("import", "ctypes.dlopen")
@@ -46,7 +45,13 @@ class Recorder:
         self._later: dict[str, set[int]] = {}
 
     def begin(self) -> None:
-        """Listen from now on. The hook stays for the life of the process; after `text` it does nothing."""
+        """Listen from now on. The hook stays for the life of the process; after `text` it does nothing.
+
+        What was read until now is listed first, as far as modules tell their files.
+        """
+        for module in list(sys.modules.values()):
+            if cached := getattr(getattr(module, "__spec__", None), "cached", None):
+                self._places[str(Path(cached).absolute())] = (0, 0)
         self._see_libraries()
         self._listening = True
         sys.addaudithook(self._hear)
@@ -95,6 +100,8 @@ class Recorder:
             self._last_load = self._events
             if event == "import":
                 self._modules[self._events] = str(arguments[0])
+            elif isinstance(arguments[0], str):  # one that cannot be loaded was read all the same
+                self._places.setdefault(str(Path(arguments[0]).absolute()), (self._events, 1))
 
     def _see_libraries(self) -> None:
         """What was mapped since the last look came with the last load."""
@@ -148,7 +155,4 @@ def _mappings() -> Iterator[tuple[str, int, int, int]]:
 def _is_on_disk(path: str) -> bool:
     if path.startswith(_NO_DISK) or "\t" in path or not path.isprintable():
         return False
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
-    except OSError:
-        return False
+    return Path(path).is_file()
