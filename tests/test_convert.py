@@ -22,14 +22,6 @@ def test_every_tensor_of_the_module_is_stored_or_an_alias_of_one_that_is() -> No
     assert set(taken.aliases.values()) <= taken.stored.keys()
 
 
-def test_tensors_keep_the_order_in_which_the_module_holds_them() -> None:
-    """That is about the order of their use, in which the file is then read."""
-    taken = tensors_of(Tagger(), "models.tagger")
-    held = [slot.key for slot in slots(Tagger()) if slot.saved]
-    assert list(taken.state) == [key for key in held if key in taken.state]
-    assert list(taken.state) != sorted(taken.state)
-
-
 def test_tied_tensors_are_stored_under_the_first_name() -> None:
     taken = tensors_of(Tagger(), "models.tagger")
     assert taken.aliases["out.weight"] == "embedding.weight"

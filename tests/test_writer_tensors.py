@@ -32,13 +32,19 @@ def test_data_starts_on_a_page(tmp_path: Path, count: int) -> None:
     assert read_header(tmp_path / "m").data_start % layout.PAGE == 0
 
 
-def test_what_aligns_comes_first_and_otherwise_the_order_is_kept(tmp_path: Path) -> None:
+def test_large_elements_come_first_then_names_in_order(tmp_path: Path) -> None:
     write_tensors(tmp_path / "m", {
         "a8": torch.ones(1, dtype=torch.uint8), "z4": torch.ones(1), "b4": torch.ones(1),
         "c16": torch.ones(1, dtype=torch.bfloat16), "d64": torch.ones(1, dtype=torch.int64),
     })  # fmt: skip
     entries = read_header(tmp_path / "m").entries
-    assert sorted(entries, key=lambda name: entries[name].begin) == ["d64", "z4", "b4", "c16", "a8"]
+    assert sorted(entries, key=lambda name: entries[name].begin) == ["d64", "b4", "z4", "c16", "a8"]
+
+
+def test_the_order_of_the_mapping_does_not_change_the_bytes(tmp_path: Path) -> None:
+    tensors = {"b": torch.ones(3), "a": torch.zeros(2), "c": torch.ones(1, dtype=torch.float64)}
+    one = write_tensors(tmp_path / "one", tensors)
+    assert write_tensors(tmp_path / "two", dict(reversed(tensors.items()))).sha256 == one.sha256
 
 
 ODD = {

@@ -1,6 +1,6 @@
 """Model folders: canonical bytes, and either the old folder or the new one, never half.
 
-Baking twice gives the same bytes: tensors have one order, keys are sorted, no time stamp is written, files are 0644,
+Baking twice gives the same bytes: tensors and keys are sorted, no time stamp is written, files are 0644,
 folders 0755, mtime 0. A new folder is made beside its place and moved there in one system call. One bake at
 a time works in an output folder, so that whatever `.baking-…` it finds there is of one that was killed.
 """
@@ -44,12 +44,11 @@ _RENAME_EXCHANGE = 2
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> File:
     """Write one safetensors file, a tensor at a time, and hash it on the way.
 
-    Tensors are ordered by the largest power of two up to 64 that divides their size in bytes, large first. So without
-    gaps each starts on a multiple of that power: most on the 64 bytes that torch's own allocator gives, and all on
-    their elements. Otherwise they keep the order of the mapping, which is the module's, and so about the order of
-    use: a first forward pass reads the file from front to back. The header is padded: the data starts on a page.
+    Tensors are ordered by the largest power of two up to 64 that divides their size in bytes, large first, then
+    by name. So without gaps each starts on a multiple of that power: most on the 64 bytes that torch's own
+    allocator gives, and all on their elements. The header is padded with spaces: the data starts on a page.
     """
-    order = sorted(tensors, key=lambda name: -_divisor(tensors[name]))
+    order = sorted(tensors, key=lambda name: (-_divisor(tensors[name]), name))
     head = _header(tensors, order)
     digest = hashlib.sha256(head)
     size = len(head)
