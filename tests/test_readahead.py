@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from page_cache import cached, forget
 from prebake import readahead, timeline
 from prebake.readahead import HEADER, PIECE, begin, parse, read, text_of
+from runtime_fakes import python_says
 
 
 @pytest.fixture
@@ -164,6 +165,28 @@ def test_an_import_waits_for_no_reader_that_ended(
     for name in ("one", "another"):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(name)
+
+
+def test_a_forked_child_waits_for_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(PIECE))
+    forget(file)
+    (tmp_path / "list").write_text(text_of([([(str(file), ())], "colorsys"), ([], None)]))
+    said = python_says(
+        "import os, threading\n"
+        "from prebake import readahead\n"
+        "readahead.LONGEST, plain, go_on = 3600.0, os.read, threading.Event()\n"
+        "os.read = lambda *arguments: go_on.wait(60) and plain(*arguments)\n"
+        "readahead.begin()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    import colorsys; os._exit(0)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "go_on.set()\n"
+        "import colorsys; print(colorsys.__name__)",
+        PREBAKE_READAHEAD=str(tmp_path / "list"),
+    )
+    assert said.splitlines() == ["0", "colorsys"]
 
 
 def test_a_library_of_which_a_part_is_gone_makes_a_start_cold(

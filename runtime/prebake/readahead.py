@@ -94,6 +94,7 @@ class _Reader:
         finally:
             os.close(tells)
         threading.Thread(target=self._follow, args=(process, told), name="prebake-readahead", daemon=True).start()
+        os.register_at_fork(after_in_child=self._let_go)  # nobody follows the reader there
         sys.meta_path.insert(0, self)  # a finder needs no more than find_spec
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
@@ -103,20 +104,23 @@ class _Reader:
             with timeline.span(f"wait for the disk: {name}") if timeline else nullcontext():
                 event.wait(LONGEST)
 
+    def _let_go(self) -> None:
+        for event in self._read:
+            event.set()
+
     def _follow(self, process: int, told: int) -> None:
         """The reader writes a byte for each part that it is through with."""
-        from prebake import timeline
-
+        # nothing is imported here: a fork may come meanwhile
         for event in self._read:
             if not os.read(told, 1):
                 break
             event.set()
-        for event in self._read:  # it may have ended early
-            event.set()
+        self._let_go()  # it may have ended early
         os.close(told)
         with suppress(ChildProcessError):  # where somebody waits for all children of this process, they saw it end
             os.waitpid(process, 0)
-        timeline.mark("read ahead")
+        if timeline := sys.modules.get("prebake.timeline"):
+            timeline.mark("read ahead")
 
 
 def parse(lines: Sequence[str]) -> list[Part]:

@@ -42,7 +42,6 @@ class Recorder:
         """Number of an event → the module that it imports."""
         self._listening = False
         self._ready: dict[str, set[int]] = {}
-        self._later: dict[str, set[int]] = {}
 
     def begin(self) -> None:
         """Listen from now on. The hook stays for the life of the process; after `text` it does nothing.
