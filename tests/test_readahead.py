@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +211,31 @@ def test_a_library_of_which_a_part_is_gone_makes_a_start_cold(
     monkeypatch.setenv(readahead.ENV, str(listed(tmp_path, *entries)))
     begin()
     assert len(reaped) == 1
+
+
+@pytest.mark.parametrize(("seconds", "readers"), [(5e-6, 0), (1e-3, 1)])
+def test_where_the_system_cannot_tell_the_time_that_reads_take_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reaped: list[list[str]], seconds: float, readers: int
+) -> None:
+    """As on overlayfs, in which the files of containers are."""
+    plain = os.preadv
+
+    def refuse(descriptor: int, buffers: list[Any], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise OSError(95, "Operation not supported")
+        return plain(descriptor, buffers, offset)
+
+    ticks = itertools.count()
+    files = [tmp_path / str(number) for number in range(10)]
+    for file in files:
+        file.write_bytes(b"x")
+    path = listed(tmp_path, *((str(file), ()) for file in files))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", refuse)
+        patch.setattr(time, "perf_counter", lambda: next(ticks) * seconds)
+        patch.setenv(readahead.ENV, str(path))
+        begin()
+    assert len(reaped) == readers
 
 
 def test_a_file_cut_short_or_gone_is_passed_over(tmp_path: Path) -> None:
