@@ -91,6 +91,24 @@ def test_files_come_whole_and_of_others_the_ranges(tmp_path: Path) -> None:
     assert cached(parts) < 0.5
 
 
+def test_of_folders_the_names_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(os, "listdir", lambda path: asked.append(path) or [])  # type: ignore[func-returns-value]
+    read([(f"{tmp_path}/", ()), (f"{tmp_path}/gone/", ())], readers=1)
+    assert asked == [f"{tmp_path}/", f"{tmp_path}/gone/"]
+    monkeypatch.undo()
+    read([(f"{tmp_path}/gone/", ())])  # is passed over
+
+
+def test_folders_and_empty_lines_say_nothing_of_whether_a_start_is_warm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reaped: list[list[str]]
+) -> None:
+    (tmp_path / "list").write_text(f"{HEADER}\n{tmp_path}/\n\n{tmp_path}/gone/\n")
+    monkeypatch.setenv(readahead.ENV, str(tmp_path / "list"))
+    begin()
+    assert reaped == []
+
+
 def test_a_cold_start_has_it_read_by_a_process_that_ends_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reaped: list[list[str]]
 ) -> None:

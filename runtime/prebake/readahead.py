@@ -11,6 +11,7 @@ to 5 ms each while modules are executed. It is this file, run as a script withou
 Format, one file a line, paths absolute, a tab before ranges::
 
     prebake readahead 1
+    /opt/…/torch/                                       a folder's names
     /opt/…/torch/__pycache__/__init__.cpython-311.pyc   whole
     /opt/…/torch/lib/libtorch_cpu.so    0+16711680 …    these: first byte + length
     @torch._C                                           whose import waits until all above are read
@@ -195,6 +196,9 @@ def _cut(begin: int, length: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _read(path: str, part: tuple[int, int] | None, buffer: memoryview) -> None:
+    if path.endswith("/"):
+        os.listdir(path)  # noqa: PTH208
+        return
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if part:  # no more than was asked for: pieces of a range would look like a file that is read to its end
@@ -210,7 +214,9 @@ def _is_warm(lines: Sequence[str]) -> bool:
     """Whether what a list names is in the page cache, judged by a few lines: the others are not even parsed."""
     step = len(lines) // SAMPLES + 1
     looked_at = [line for number, line in enumerate(lines[1:]) if number % step == 0 or len(line) >= LONG]
-    ((entries, _),) = parse([*lines[:1], *(line for line in looked_at if not line.startswith("@"))])
+    ((entries, _),) = parse(
+        [*lines[:1], *(line for line in looked_at if not line.startswith("@") and not line.endswith("/"))]
+    )
     doubts = 0
     for path, ranges in entries:
         with suppress(OSError):  # nothing to read

@@ -1,8 +1,9 @@
 """What a start reads from its disks, written down for `prebake.readahead`.
 
 Files that Python opens are known from its audit events (PEP 578), in order. Libraries are mapped, and a start touches
-a few of their pages: those are known from `/proc/self/pagemap`, to 64 kB, which is what the kernel maps around a
-touched page whose neighbours are in the page cache. A library is listed where the import that brought it began.
+a few of their pages: those are known from `/proc/self/pagemap`, to 16 kB where `prebake.pagewise` works, else to what
+the kernel maps around a touched page. A library is listed where the import that brought it began.
+Folders in which something was looked for, found or not, come first: they are small, and a look-up waits for each.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from __future__ import annotations
 import os
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
+from prebake.pagewise import Pagewise
 from prebake.readahead import Entry, Part, Ranges, text_of
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TOUCHED = 3 << 62
 """Bits of a page's entry in pagemap: present, or swapped (Documentation/admin-guide/mm/pagemap.rst of Linux)."""
-GAP = 1 << 16
+GAP = 1 << 15
 """Bytes between two ranges, up to which they are read as one: another request costs a disk more."""
 LARGE = 16_000_000
 """Bytes of a file that a start opens and does not read whole: weights, of which the header is read."""
@@ -29,6 +31,7 @@ HEAVY = 3_000_000
 """Bytes of libraries that an import brings, from which on it waits until they are read."""
 _NO_DISK = ("/proc/", "/sys/", "/dev/")
 _LOADS = ("import", "ctypes.dlopen")
+_LISTS = ("os.listdir", "os.scandir")
 
 
 class Recorder:
@@ -37,11 +40,15 @@ class Recorder:
     def __init__(self) -> None:
         self._places: dict[str, tuple[int, int]] = {}
         """Path → its place in the order: the number of the event it belongs to, libraries before what was opened."""
+        self._folders: dict[str, None] = {}
+        """In the order of their first use; some are none, or relative."""
         self._events = self._last_load = 0
         self._modules: dict[int, str] = {}
         """Number of an event → the module that it imports."""
         self._listening = False
         self._ready: dict[str, set[int]] = {}
+        self._pagewise = Pagewise()
+        self._loads = 0
 
     def begin(self) -> None:
         """Listen from now on. The hook stays for the life of the process; after `text` it does nothing.
@@ -50,23 +57,28 @@ class Recorder:
         """
         for module in list(sys.modules.values()):
             if cached := getattr(getattr(module, "__spec__", None), "cached", None):
-                self._places[str(Path(cached).absolute())] = (0, 0)
+                self._see(cached, (0, 0))
         self._see_libraries()
         self._listening = True
         sys.addaudithook(self._hear)
+        self._pagewise.__enter__()
 
     def ready(self) -> None:
         """What was touched so far is what the start needs first."""
+        self._pagewise.__exit__()
         self._ready = touched()
 
     def text(self, *, without: Iterable[Path] = ()) -> str:
         """The list of all that was read so far, and the end of listening. `without` are files that it leaves out."""
+        self._pagewise.__exit__()
         self._see_libraries()
         self._listening = False
         left_out = {str(path.absolute()) for path in without}
         now = touched()
         ordered = [path for path in sorted(self._places, key=self._places.__getitem__) if _is_on_disk(path)]
         parts = self._parts(ordered, self._ready or now, now)
+        folders = dict.fromkeys(str(Path(folder).absolute()) for folder in self._folders)
+        parts[0][0][:0] = [(f"{folder}/", ()) for folder in folders if _is_on_disk(folder, Path.is_dir)]
         for path in ordered:  # the first answer's pages, when the start has all of its own
             more = now.get(path, set()) - self._ready.get(path, set()) if self._ready else set()
             if more and path not in left_out:
@@ -91,7 +103,9 @@ class Recorder:
             return
         self._events += 1
         if event == "open" and isinstance(arguments[0], (str, bytes)):
-            self._places.setdefault(str(Path(os.fsdecode(arguments[0])).absolute()), (self._events, 1))
+            self._see(os.fsdecode(arguments[0]), (self._events, 1))
+        elif event in _LISTS and isinstance(arguments[0], str):
+            self._folders.setdefault(arguments[0])
         elif event in _LOADS:
             self._listening = False  # looking opens a file itself
             self._see_libraries()
@@ -99,13 +113,30 @@ class Recorder:
             self._last_load = self._events
             if event == "import":
                 self._modules[self._events] = str(arguments[0])
+                self._see_package(str(arguments[0]))
             elif isinstance(arguments[0], str):  # one that cannot be loaded was read all the same
-                self._places.setdefault(str(Path(arguments[0]).absolute()), (self._events, 1))
+                self._see(arguments[0], (self._events, 1))
+
+    def _see(self, path: str, place: tuple[int, int]) -> None:
+        found = Path(path).absolute()
+        self._places.setdefault(str(found), place)
+        self._folders.setdefault(str(found.parent))
+        if found.parent.name == "__pycache__":
+            self._folders.setdefault(str(found.parent.parent))
+
+    def _see_package(self, module: str) -> None:
+        """An import looks into a folder of the module's name first, be it a package or not (`torch/_C/`)."""
+        package, _, name = module.rpartition(".")
+        for place in getattr(sys.modules.get(package), "__path__", ()) if package else sys.path:
+            self._folders.setdefault(f"{place}/{name}")
 
     def _see_libraries(self) -> None:
         """What was mapped since the last look came with the last load."""
-        for path, *_ in _mappings():
-            self._places.setdefault(path, (self._last_load, 0))
+        if self._pagewise.works and self._pagewise.loads == self._loads:
+            return
+        self._loads = self._pagewise.loads
+        for path in {path for path, *_ in _mappings()} - self._places.keys():
+            self._see(path, (self._last_load, 0))
 
 
 def _entry(path: str, pages: dict[str, set[int]], mapped: dict[str, set[int]]) -> Entry | None:
@@ -151,7 +182,7 @@ def _mappings() -> Iterator[tuple[str, int, int, int]]:
             yield path[0], int(begin, 16), int(end, 16), int(offset, 16)
 
 
-def _is_on_disk(path: str) -> bool:
-    if path.startswith(_NO_DISK) or "\t" in path or not path.isprintable():
+def _is_on_disk(path: str, kind: Callable[[Path], bool] = Path.is_file) -> bool:
+    if f"{path}/".startswith(_NO_DISK) or "\t" in path or not path.isprintable():
         return False
-    return Path(path).is_file()
+    return kind(Path(path))
