@@ -10,15 +10,18 @@ from types import TracebackType
 GROUPS = Path("/sys/fs/cgroup")
 
 
+def disk_of(place: Path) -> Path:
+    """The disk that a file or folder is on, in sysfs; its name is the device's."""
+    device = place.stat().st_dev
+    disk = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+    return disk.parent if (disk / "partition").exists() else disk
+
+
 class Limited:
     """This process and those it starts read no faster from the disk of `place`, while the block runs."""
 
     def __init__(self, place: Path, read_bps: int) -> None:
-        device = place.stat().st_dev
-        disk = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
-        if (disk / "partition").exists():
-            disk = disk.parent
-        self._number = (disk / "dev").read_text().strip()
+        self._number = (disk_of(place) / "dev").read_text().strip()
         self._first = (GROUPS / "blkio").is_dir()
         self._group = (GROUPS / "blkio" if self._first else GROUPS) / f"prebake-benchmark-{os.getpid()}"
         self._read_bps = read_bps

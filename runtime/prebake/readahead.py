@@ -39,10 +39,12 @@ SAMPLES = 64
 """Files that are looked at first: where all are in the page cache, the start is warm, and no reader begins."""
 LONG = 256
 """Characters of a line, from which on its file is looked at in any case: a library of which parts may be gone."""
+SLOW = 0.000025
+"""Seconds for two reads of a byte, from which on they came from a disk: in containers 3 to 18 µs from memory, 53 to 150
+from a fast disk; milliseconds, too, where another process had its turn meanwhile."""
 COLD = 4
-"""Doubts, from which on a start is taken for a cold one."""
-SLOW = 0.0002
-"""Seconds for two reads of a byte. From memory they take 5 µs, or milliseconds where another process had its turn."""
+"""Such reads, from which on a start is taken for a cold one, if they are every fourth or more of those tried."""
+NOT_CACHED = float("inf")
 LONGEST = 10.0
 """Seconds that an import waits for the reader: a hint must not stop a start."""
 
@@ -217,24 +219,28 @@ def _is_warm(lines: Sequence[str]) -> bool:
     ((entries, _),) = parse(
         [*lines[:1], *(line for line in looked_at if not line.startswith("@") and not line.endswith("/"))]
     )
-    doubts = 0
+    tried = slow = 0
     for path, ranges in entries:
         with suppress(OSError):  # nothing to read
-            doubts += _doubts(path, ranges)
-        if doubts >= COLD:
-            return False
+            for seconds in _waits(path, ranges):
+                tried += 1
+                slow += seconds > SLOW
+                if seconds == NOT_CACHED or (slow >= COLD and 4 * slow >= tried):
+                    return False
     return True
 
 
-def _doubts(path: str, ranges: Ranges) -> int:
-    """`COLD` where a part of the file is not in the page cache. Where the system cannot tell (overlayfs, in which
-    containers' files are): one for each part whose ends took long to read, which happens in warm starts, too."""
+def _waits(path: str, ranges: Ranges) -> Iterator[float]:
+    """For each part of the file 0, or `NOT_CACHED` where it is not in the page cache. Where the system cannot tell
+    (overlayfs, in which containers' files are), the seconds that its ends take to be read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        parts = ranges or ((0, os.fstat(descriptor).st_size),)
-        if _can_tell(descriptor):
-            return 0 if all(_is_cached(descriptor, *part) for part in parts) else COLD
-        return sum(_seconds(descriptor, *part) > SLOW for part in parts)
+        can_tell = _can_tell(descriptor)
+        for part in ranges or ((0, os.fstat(descriptor).st_size),):
+            if not can_tell:
+                yield _seconds(descriptor, *part)
+            else:
+                yield 0.0 if _is_cached(descriptor, *part) else NOT_CACHED
     finally:
         os.close(descriptor)
 

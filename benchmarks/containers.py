@@ -1,0 +1,70 @@
+"""Cold starts of containers: the page cache is dropped before each, which takes root.
+
+`--read-bps 200000000` puts each container behind a disk of that speed (`docker run --device-read-bps`), the warm ones
+left out. Images: `make image baseline`, for full-size dummy models with MODELS_FILE=models.dummy.toml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from limited import disk_of
+from prebake import readahead
+from prebake_build.image import ContainerLauncher, open_engine
+from prebake_build.measure import measure
+from prebake_build.report import machine
+from starts import forget_pages, ratios, spread
+
+NAIVE, BAKED, AHEAD, WARM = "naive", "baked, no list", "baked", "baked, warm"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", default="prebake:latest")
+    parser.add_argument("--baseline", help="image of the naive service, such as prebake-baseline:latest")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--read-bps", type=int, metavar="BYTES")
+    parser.add_argument("--output", type=Path, default=Path("dist/containers.json"))
+    options = parser.parse_args()
+    launchers = contenders(options.image, options.baseline, options.read_bps)
+    taken: dict[str, dict[str, list[float]]] = {name: {"ready": [], "first answer": []} for name in launchers}
+    for turn in range(options.rounds + 1):
+        for name, launcher in launchers.items():
+            if name != WARM:
+                forget_pages()
+            sample = measure(launcher)
+            print(f"round {turn}: {name} {sample.ready:.2f} s, {sample.first_answer:.2f} s", file=sys.stderr)
+            if turn:  # the first does not count
+                taken[name]["ready"].append(sample.ready)
+                taken[name]["first answer"].append(sample.first_answer)
+    limit = f" behind {options.read_bps:,} bytes/s" if options.read_bps else ""
+    print(f"cold containers{limit}: seconds, {options.rounds} rounds in turn, median (lowest to highest)")
+    for name, of in taken.items():
+        told = [f"{what} {spread(of[what]):24} {AHEAD} / it {ratios(taken[AHEAD][what], of[what])}" for what in of]
+        print(f"{name:16}" + "   ".join(told))
+    document = {"images": [options.image, options.baseline], "read_bps": options.read_bps, "machine": machine(),
+                "seconds": taken}  # fmt: skip
+    options.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def contenders(image: str, baseline: str | None, read_bps: int | None) -> dict[str, ContainerLauncher]:
+    """Those that are compared, in turn."""
+    client = open_engine()
+    slow: dict[str, Any] = {}
+    if read_bps:
+        disk = f"/dev/{disk_of(Path(client.info()['DockerRootDir'])).name}"
+        slow = {"device_read_bps": [{"Path": disk, "Rate": read_bps}]}
+    launchers = {NAIVE: ContainerLauncher(client, baseline, NAIVE, **slow)} if baseline else {}
+    return launchers | {
+        BAKED: ContainerLauncher(client, image, BAKED, environment={readahead.ENV: ""}, **slow),
+        AHEAD: ContainerLauncher(client, image, AHEAD, **slow),
+        WARM: ContainerLauncher(client, image, WARM),
+    }
+
+
+if __name__ == "__main__":
+    main()
