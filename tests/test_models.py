@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import weakref
@@ -14,6 +15,7 @@ from prebake.families import BakedModel, find_models
 from prebake.loader import LoadedModel
 from prebake.manifest import Loading
 from prebake.models import Models, State
+from prebake.prefetch import Prefetch
 from pretended_loads import Loads, loaded_of, models_of, states
 from runtime_fakes import bake_module, manifest_of, write_manifest
 
@@ -60,7 +62,7 @@ def test_weights_are_read_ahead_once_nothing_loads(
 ) -> None:
     """Imports of a model that still loads need the disk first."""
     read: list[list[str]] = []
-    monkeypatch.setattr("prebake.prefetch.prefetch", lambda paths: read.append([path.parent.name for path in paths]))
+    monkeypatch.setattr(Prefetch, "add", lambda self, paths: read.append([path.parent.name for path in paths]))
     loads.hold = {name: threading.Event() for name in "abc"}
     models = models_of(tmp_path, loads)
     models.start()
@@ -72,7 +74,11 @@ def test_weights_are_read_ahead_once_nothing_loads(
     models.wait()
     assert [sorted(names) for names in read] == [["a", "b", "c"]]
     models.unload("b")
+    asked: list[Path] = []
+    monkeypatch.setattr(Prefetch, "first", lambda self, paths: asked.extend(paths))
     models["b"]
+    asyncio.run(models.get("a"))
+    assert [path.parent.name for path in asked] == ["b", "a"]
     assert read[1:] == [["b"]]
 
 

@@ -8,14 +8,20 @@ from pathlib import Path
 import pytest
 
 from page_cache import cached, forget
-from prebake.prefetch import PIECE, prefetch
+from prebake.prefetch import PIECE, Prefetch
+
+
+def read_through(paths: list[Path]) -> None:
+    prefetch = Prefetch()
+    prefetch.add(paths)
+    prefetch.join()
 
 
 def test_a_file_that_was_forgotten_is_in_the_page_cache_whole(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(os.urandom(48 * PIECE + 5000))
     forget(path)
-    prefetch([path]).join()
+    read_through([path])
     assert cached(path) == 1.0
 
 
@@ -33,7 +39,7 @@ def test_what_is_cached_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Mo
     for path in paths:
         path.write_bytes(bytes(2 * PIECE + 1))
     monkeypatch.setattr(os, "preadv", spy)
-    prefetch(paths).join()
+    read_through(paths)
     assert read == []
 
     def would_wait(descriptor: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
@@ -42,7 +48,7 @@ def test_what_is_cached_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Mo
         return spy(descriptor, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", would_wait)
-    prefetch(paths).join()
+    read_through(paths)
     assert read == [(name, offset) for name in ("b", "a") for offset in (0, PIECE, 2 * PIECE)]
 
 
@@ -50,7 +56,7 @@ def test_absent_files_folders_and_empty_files_are_passed_over(tmp_path: Path) ->
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "empty").write_bytes(b"")
     open_before = len(list(Path("/proc/self/fd").iterdir()))
-    prefetch([tmp_path / "absent", tmp_path, tmp_path / "empty", tmp_path / "file"]).join()
+    read_through([tmp_path / "absent", tmp_path, tmp_path / "empty", tmp_path / "file"])
     assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 
 
@@ -60,7 +66,7 @@ def test_a_disk_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "preadv", fail)
     (tmp_path / "file").write_bytes(b"x")
-    prefetch([tmp_path / "file"]).join()
+    read_through([tmp_path / "file"])
 
 
 def test_systems_that_cannot_tell_what_is_cached_read_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,5 +80,32 @@ def test_systems_that_cannot_tell_what_is_cached_read_all(tmp_path: Path, monkey
     monkeypatch.delattr(os, "RWF_NOWAIT")
     monkeypatch.setattr(os, "preadv", spy)
     (tmp_path / "file").write_bytes(bytes(PIECE + 1))
-    prefetch([tmp_path / "file"]).join()
+    read_through([tmp_path / "file"])
     assert read == [0, PIECE]
+
+
+def test_what_somebody_waits_for_is_read_before_the_rest_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefetch, read = Prefetch(), list[str]()
+    others, wanted, last = (tmp_path / name for name in ("others", "wanted", "last"))
+    for path in (others, wanted, last):
+        path.write_bytes(bytes(3 * PIECE))
+    plain = os.preadv
+
+    def spy(descriptor: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        read.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        if len(read) == 1:
+            prefetch.first([wanted])
+        return plain(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", spy)
+    prefetch.add([others, wanted, last])
+    prefetch.join()
+    assert read == ["others", *["wanted"] * 3, *["others"] * 2, *["last"] * 3]
+    prefetch.first([wanted])  # nothing is left of it
+    prefetch.add([last])
+    prefetch.join()
+    assert read[9:] == ["last"] * 3

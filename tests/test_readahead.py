@@ -241,7 +241,7 @@ FROM_MEMORY, FROM_DISK, ANOTHERS_TURN = 5e-6, 53e-6, 4e-3
         ([FROM_DISK], 1),
         ([1e-3], 1),
         ([*[FROM_MEMORY] * 5, ANOTHERS_TURN], 0),  # a busy machine is not a cold start
-        ([FROM_MEMORY, FROM_DISK], 1),  # nor is one warm of which half was read for another
+        ([FROM_MEMORY, FROM_DISK], 1),  # half of it is not there
     ],
 )
 def test_where_the_system_cannot_tell_the_time_that_reads_take_does(

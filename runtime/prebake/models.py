@@ -20,12 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prebake import layout, prefetch, timeline
+from prebake import layout, timeline
 from prebake.documents import nearest, quote
 from prebake.errors import ConfigError, LoadTimeoutError, PrebakeError, UnknownModelError
 from prebake.families import BakedModel, find_models
 from prebake.integrity import check_verify
 from prebake.loader import TIERS, LoadedModel, check_tiers, import_first, load_baked
+from prebake.prefetch import Prefetch
 from prebake.quickstart import collector
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Models:
         self._slots = {baked.name: _Slot(baked) for baked in find_models(self.root)}
         self._lock = threading.Lock()
         self._unread: list[_Slot] = []
+        self._prefetch = Prefetch()
         self._all_at_once = False
         self._load: Callable[..., LoadedModel] = partial(load_baked, device=device, verify=check_verify(verify))
         _living.add(self)
@@ -132,6 +134,7 @@ class Models:
         Raises UnknownModelError, LoadTimeoutError after the model's own timeout, or the error of the load.
         """
         slot = self._slot(name)
+        self._prefetch.first(slot.baked.weights)
         return self._wait(slot, self._flight(slot), slot.baked.manifest.loading.timeout, time.monotonic())
 
     async def get(self, name: str) -> LoadedModel:
@@ -139,6 +142,7 @@ class Models:
         import asyncio  # 20 ms that only those pay who use it
 
         slot = self._slot(name)
+        self._prefetch.first(slot.baked.weights)
         flight, timeout = self._flight(slot), slot.baked.manifest.loading.timeout
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(flight)), timeout)
@@ -238,7 +242,7 @@ class Models:
             if any(slot.state is State.LOADING and slot not in self._unread for slot in self._slots.values()):
                 return
             slots, self._unread = self._unread, []
-        prefetch.prefetch(path for slot in slots for path in slot.baked.weights)
+        self._prefetch.add(path for slot in slots for path in slot.baked.weights)
 
     def _load_with_retries(self, baked: BakedModel) -> LoadedModel:
         for attempt in range(baked.manifest.loading.retries):
@@ -261,7 +265,7 @@ class Models:
 
     def _after_fork(self) -> None:
         """In a forked child: loaded models stay, flights of the parent's threads are gone."""
-        self._lock = threading.Lock()
+        self._lock, self._prefetch = threading.Lock(), Prefetch()
         for slot in self._slots.values():
             if slot.state is State.LOADING:
                 slot.flight = None

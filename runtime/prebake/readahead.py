@@ -160,12 +160,12 @@ def text_of(parts: Sequence[Part]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read(entries: Sequence[Entry], readers: int = READERS, piece: int = PIECE) -> None:
-    """Read what is listed into the page cache, in order, with as many threads, so many bytes at a time."""
-    pieces, lock = _pieces(entries, piece), threading.Lock()
+def read(entries: Sequence[Entry], readers: int = READERS) -> None:
+    """Read what is listed into the page cache, in order, with as many threads."""
+    pieces, lock = _pieces(entries), threading.Lock()
 
     def work() -> None:
-        buffer = memoryview(bytearray(piece))
+        buffer = memoryview(bytearray(PIECE))
         while True:
             with lock:
                 path, part = next(pieces, ("", None))
@@ -182,17 +182,18 @@ def read(entries: Sequence[Entry], readers: int = READERS, piece: int = PIECE) -
         thread.join()
 
 
-def _pieces(entries: Sequence[Entry], size: int) -> Iterator[tuple[str, tuple[int, int] | None]]:
-    """What one thread reads at a time: a whole file, or at most `size` bytes of one."""
+def _pieces(entries: Sequence[Entry]) -> Iterator[tuple[str, tuple[int, int] | None]]:
+    """What one thread reads at a time: a whole file, or at most `PIECE` bytes of one."""
     for path, ranges in entries:
         if not ranges:
             yield path, None
         for part in ranges:
-            for piece in _cut(*part, size):
+            for piece in cut(*part, PIECE):
                 yield path, piece
 
 
-def _cut(begin: int, length: int, size: int) -> Iterator[tuple[int, int]]:
+def cut(begin: int, length: int, size: int) -> Iterator[tuple[int, int]]:
+    """First byte and length of each piece of at most `size` bytes."""
     for offset in range(begin, begin + length, size):
         yield offset, min(size, begin + length - offset)
 
@@ -205,8 +206,8 @@ def _read(path: str, part: tuple[int, int] | None, buffer: memoryview) -> None:
     try:
         if part:  # no more than was asked for: pieces of a range would look like a file that is read to its end
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-        for offset, length in [part] if part else _cut(0, os.fstat(descriptor).st_size, len(buffer)):
-            if not _is_cached(descriptor, offset, length):
+        for offset, length in [part] if part else cut(0, os.fstat(descriptor).st_size, len(buffer)):
+            if not is_cached(descriptor, offset, length):
                 os.preadv(descriptor, [buffer[:length]], offset)
     finally:
         os.close(descriptor)
@@ -240,7 +241,7 @@ def _waits(path: str, ranges: Ranges) -> Iterator[float]:
             if not can_tell:
                 yield _seconds(descriptor, *part)
             else:
-                yield 0.0 if _is_cached(descriptor, *part) else NOT_CACHED
+                yield 0.0 if is_cached(descriptor, *part) else NOT_CACHED
     finally:
         os.close(descriptor)
 
@@ -262,7 +263,7 @@ def _seconds(descriptor: int, offset: int, length: int) -> float:
     return time.perf_counter() - began
 
 
-def _is_cached(descriptor: int, offset: int, length: int) -> bool:
+def is_cached(descriptor: int, offset: int, length: int) -> bool:
     """Whether both ends could be read without waiting for a disk; those of nothing can."""
     ends = (max(0, offset + length - 1), offset)
     try:
