@@ -93,16 +93,17 @@ def test_where_code_must_not_be_written_nothing_happens(monkeypatch: pytest.Monk
 @needs_it
 def test_mappings_are_not_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
     cutting = Pagewise()
-    monkeypatch.setattr(cutting, "_mappings", MAPPINGS)
+    assert 0 < cutting._left < pagewise._most_mappings()
+    monkeypatch.setattr(cutting, "_left", 8 * LARGE // PIECE - 1)
     monkeypatch.setattr(pagewise, "_segments", lambda base: [segment(8 * LARGE)])
     advised: list[object] = []
     monkeypatch.setattr(cutting, "_libc", SimpleNamespace(madvise=lambda *arguments: advised.append(arguments)))
     cutting._cut(1 << 40)
     assert advised == []
-    monkeypatch.setattr(cutting, "_mappings", 0)
+    monkeypatch.setattr(cutting, "_left", 8 * LARGE // PIECE + 5)
     cutting._cut(1 << 40)
     assert len(advised) == 8 * LARGE // PIECE // 2
-    assert cutting._mappings == 8 * LARGE // PIECE
+    assert cutting._left == 5
 
 
 def segment(length: int) -> pagewise._Segment:

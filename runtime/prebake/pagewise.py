@@ -22,8 +22,8 @@ PIECE = 1 << 14
 """Bytes of a mapping."""
 LARGE = 1 << 20
 """Bytes of a library that is worth the while."""
-MAPPINGS = 48_000
-"""Of all libraries together. Linux allows a process 65,530 (`vm.max_map_count`)."""
+MAPPINGS = 65_530
+"""That Linux allows a process, unless `vm.max_map_count` says otherwise. Three quarters of them are used."""
 
 _CONSISTENT = 0
 """All libraries that were asked for are mapped (`RT_CONSISTENT`)."""
@@ -58,14 +58,18 @@ class _Segment(ctypes.Structure):
 
 
 class Pagewise:
-    """Cuts the libraries that are loaded while it is used as a context, by whichever thread."""
+    """Cuts the libraries that are loaded while it is used as a context, by whichever thread.
+
+    A thread that loads one without the interpreter's lock waits for that lock in there: no other thread may load
+    libraries meanwhile. The loader's lock on imports sees to it.
+    """
 
     def __init__(self) -> None:
         self.works = False
         """Not on other processors than x86-64, with another C library than glibc, or where code cannot be written."""
         self.loads = 0
         """How often libraries were loaded, where it works."""
-        self._mappings = 0
+        self._left = _most_mappings() * 3 // 4
         self._known: set[int] = set()
         self._called = ctypes.CFUNCTYPE(None)(self._loaded)  # kept: another thread may be in it when all is over
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -107,9 +111,9 @@ class Pagewise:
     def _cut(self, base: int) -> None:
         segments = _segments(base)
         pieces = sum(segment.in_file // PIECE for segment in segments)
-        if self._libc is None or pieces * PIECE < LARGE or self._mappings + pieces > MAPPINGS:
+        if self._libc is None or pieces * PIECE < LARGE or pieces > self._left:
             return
-        self._mappings += pieces
+        self._left -= pieces
         for segment in segments:
             begin, end = base + segment.address, base + segment.address + segment.in_file
             for at in range(begin & -PIECE, end & -PIECE, 2 * PIECE):
@@ -125,6 +129,14 @@ class Pagewise:
             return False
         ctypes.memmove(place, code, len(code))
         return not self._libc.mprotect(*page, _READ | _EXECUTE)
+
+
+def _most_mappings() -> int:
+    try:
+        with open("/proc/sys/vm/max_map_count", encoding="ascii") as limit:  # noqa: PTH123
+            return int(limit.read())
+    except (OSError, ValueError):
+        return MAPPINGS
 
 
 def _debug(libc: ctypes.CDLL | None) -> _Debug | None:
