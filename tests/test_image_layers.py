@@ -82,11 +82,12 @@ def test_what_a_start_reads_is_listed_in_a_small_layer_below_the_weights(engine:
     entries = [entry for part, _ in parts for entry in part]
     assert "torch._C" in [module for _, module in parts]
     paths = [path for path, _ in entries]
-    there = run_in(engine, NAME, PYTHON, "-c", "import os, sys; print(all(map(os.path.isfile, sys.argv[1:])))", *paths)
+    there = run_in(engine, NAME, PYTHON, "-c", "import os, sys; print(all(map(os.path.exists, sys.argv[1:])))", *paths)
     assert there == "True\n"
+    assert any(path.endswith("/torch/") for path in paths)
     assert {f"/models/{model}/manifest.json" for model in MODELS} <= set(paths)
     (torch, *_) = (ranges for path, ranges in entries if path.endswith("/libtorch_cpu.so"))
-    assert 10_000_000 < sum(length for _, length in torch) < 150_000_000  # of 430
+    assert 10_000_000 < sum(length for _, length in torch) < 60_000_000  # of 430: touched, not mapped
 
 
 def test_weights_are_readable_by_everyone_owned_by_root_and_carry_no_time(engine: Any, built: Build) -> None:
