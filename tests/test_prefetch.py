@@ -61,12 +61,17 @@ def test_absent_files_folders_and_empty_files_are_passed_over(tmp_path: Path) ->
 
 
 def test_a_disk_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> int:
+    asked: list[str] = []
+
+    def fail(descriptor: int, *_: object) -> int:
+        asked.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "preadv", fail)
-    (tmp_path / "file").write_bytes(b"x")
-    read_through([tmp_path / "file"])
+    for name in ("file", "next"):
+        (tmp_path / name).write_bytes(b"x")
+    read_through([tmp_path / "file", tmp_path / "next"])
+    assert list(dict.fromkeys(asked)) == ["file", "next"]
 
 
 def test_systems_that_cannot_tell_what_is_cached_read_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

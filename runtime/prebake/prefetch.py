@@ -8,13 +8,12 @@ holds up every allocation of the first answer.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from prebake.readahead import cut, is_cached
+from prebake.readahead import through
 
 PIECE = 1 << 20
 """Bytes read at once: after each the thread waits for the interpreter's lock."""
@@ -68,14 +67,5 @@ class Prefetch:
 
 
 def _through(path: Path) -> Iterator[None]:
-    """Read the file; a piece is read whenever the next one is asked for."""
-    buffer = memoryview(bytearray(PIECE))
     with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            for offset, length in cut(0, os.fstat(descriptor).st_size, PIECE):
-                if not is_cached(descriptor, offset, length):
-                    os.preadv(descriptor, [buffer[:length]], offset)
-                yield
-        finally:
-            os.close(descriptor)
+        yield from through(path, memoryview(bytearray(PIECE)))

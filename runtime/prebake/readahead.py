@@ -36,7 +36,8 @@ PIECE = 1 << 18
 READERS = 2
 """Threads. What the start reads for itself waits behind a piece of each: more read no sooner, and hold it up."""
 SAMPLES = 64
-"""Files that are looked at first: where all are in the page cache, the start is warm, and no reader begins."""
+"""Files, and parts of each, that are looked at first: where all are in the page cache the start is warm, and no reader
+begins."""
 LONG = 256
 """Characters of a line, from which on its file is looked at in any case: a library of which parts may be gone."""
 SLOW = 0.000025
@@ -188,11 +189,11 @@ def _pieces(entries: Sequence[Entry]) -> Iterator[tuple[str, tuple[int, int] | N
         if not ranges:
             yield path, None
         for part in ranges:
-            for piece in cut(*part, PIECE):
+            for piece in _cut(*part, PIECE):
                 yield path, piece
 
 
-def cut(begin: int, length: int, size: int) -> Iterator[tuple[int, int]]:
+def _cut(begin: int, length: int, size: int) -> Iterator[tuple[int, int]]:
     """First byte and length of each piece of at most `size` bytes."""
     for offset in range(begin, begin + length, size):
         yield offset, min(size, begin + length - offset)
@@ -202,15 +203,36 @@ def _read(path: str, part: tuple[int, int] | None, buffer: memoryview) -> None:
     if path.endswith("/"):
         os.listdir(path)  # noqa: PTH208
         return
+    if not part:
+        for _ in through(path, buffer):
+            pass
+        return
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if part:  # no more than was asked for: pieces of a range would look like a file that is read to its end
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-        for offset, length in [part] if part else cut(0, os.fstat(descriptor).st_size, len(buffer)):
-            if not is_cached(descriptor, offset, length):
-                os.preadv(descriptor, [buffer[:length]], offset)
+        # no more than was asked for: pieces of a range would look like a file that is read to its end
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        _have(descriptor, *part, buffer)
     finally:
         os.close(descriptor)
+
+
+def through(path: str | os.PathLike[str], buffer: memoryview) -> Iterator[None]:
+    """Read a whole file into the page cache, as much as the buffer holds whenever the next item is asked for.
+
+    Raises OSError where it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for offset, length in _cut(0, os.fstat(descriptor).st_size, len(buffer)):
+            _have(descriptor, offset, length, buffer)
+            yield
+    finally:
+        os.close(descriptor)
+
+
+def _have(descriptor: int, offset: int, length: int, buffer: memoryview) -> None:
+    if not _is_cached(descriptor, offset, length):
+        os.preadv(descriptor, [buffer[:length]], offset)
 
 
 def _is_warm(lines: Sequence[str]) -> bool:
@@ -232,16 +254,16 @@ def _is_warm(lines: Sequence[str]) -> bool:
 
 
 def _waits(path: str, ranges: Ranges) -> Iterator[float]:
-    """For each part of the file 0, or `NOT_CACHED` where it is not in the page cache. Where the system cannot tell
+    """For parts of the file 0, or `NOT_CACHED` where it is not in the page cache. Where the system cannot tell
     (overlayfs, in which containers' files are), the seconds that its ends take to be read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         can_tell = _can_tell(descriptor)
-        for part in ranges or ((0, os.fstat(descriptor).st_size),):
+        for part in ranges[:: len(ranges) // SAMPLES + 1] or ((0, os.fstat(descriptor).st_size),):
             if not can_tell:
                 yield _seconds(descriptor, *part)
             else:
-                yield 0.0 if is_cached(descriptor, *part) else NOT_CACHED
+                yield 0.0 if _is_cached(descriptor, *part) else NOT_CACHED
     finally:
         os.close(descriptor)
 
@@ -263,7 +285,7 @@ def _seconds(descriptor: int, offset: int, length: int) -> float:
     return time.perf_counter() - began
 
 
-def is_cached(descriptor: int, offset: int, length: int) -> bool:
+def _is_cached(descriptor: int, offset: int, length: int) -> bool:
     """Whether both ends could be read without waiting for a disk; those of nothing can."""
     ends = (max(0, offset + length - 1), offset)
     try:

@@ -8,10 +8,12 @@ Folders in which something was looked for, found or not, come first: they are sm
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 
@@ -47,7 +49,7 @@ class Recorder:
         """Number of an event → the module that it imports."""
         self._listening = False
         self._ready: dict[str, set[int]] = {}
-        self._pagewise = Pagewise()
+        self._pagewise, self._cutting = Pagewise(), ExitStack()
         self._loads = 0
 
     def begin(self) -> None:
@@ -61,16 +63,17 @@ class Recorder:
         self._see_libraries()
         self._listening = True
         sys.addaudithook(self._hear)
-        self._pagewise.__enter__()
+        self._cutting.enter_context(self._pagewise)
+        atexit.register(self._cutting.close)  # of a start that fails, too: it calls into the interpreter
 
     def ready(self) -> None:
         """What was touched so far is what the start needs first."""
-        self._pagewise.__exit__()
+        self._cutting.close()
         self._ready = touched()
 
     def text(self, *, without: Iterable[Path] = ()) -> str:
         """The list of all that was read so far, and the end of listening. `without` are files that it leaves out."""
-        self._pagewise.__exit__()
+        self._cutting.close()
         self._see_libraries()
         self._listening = False
         left_out = {str(path.absolute()) for path in without}
