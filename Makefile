@@ -45,11 +45,11 @@ measure-image: $(VENV)/ready image baseline
 # buildx asks before it reads a folder outside the checkout
 BAKE := $(if $(WHEELS),WHEELS=$(WHEELS) TORCH_INDEX= )docker buildx bake $(if $(WHEELS),--allow=fs.read=$(WHEELS))
 
-$(VENV)/ready: pyproject.toml constraints.txt runtime/pyproject.toml build/pyproject.toml
+$(VENV)/ready: pyproject.toml constraints.txt runtime/pyproject.toml build/pyproject.toml service/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --constraint constraints.txt $(if $(WHEELS),--find-links $(WHEELS),--extra-index-url $(TORCH_INDEX)) torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable 'runtime[transformers,easyocr]' --editable build
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable 'runtime[transformers,easyocr]' --editable build --editable service
 	touch $@
 
 clean:

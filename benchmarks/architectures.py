@@ -23,16 +23,16 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 if TYPE_CHECKING:
-    from architecture_checks import Outcome
-    from tiny_models import Architecture
+    from helpers.architecture_checks import Outcome
+    from helpers.tiny_models import Architecture
 
 
 def outcomes(names: list[str]) -> tuple[list[Outcome], dict[str, str]]:
     """How each architecture fared; and those that were left out, with the reason."""
     import transformers
 
-    from architecture_checks import name_of
-    from known_architectures import ARCHITECTURES
+    from helpers.architecture_checks import name_of
+    from helpers.known_architectures import ARCHITECTURES
 
     found, left_out = [], {}
     for number, architecture in enumerate(ARCHITECTURES):
@@ -50,7 +50,7 @@ def outcomes(names: list[str]) -> tuple[list[Outcome], dict[str, str]]:
 
 
 def _outcome(architecture: Architecture, number: int) -> Outcome:
-    from architecture_checks import Outcome, check
+    from helpers.architecture_checks import Outcome, check
 
     folder = Path(tempfile.mkdtemp(prefix="architecture."))
     try:
@@ -139,7 +139,7 @@ def main() -> int:
 
 
 def _quiet() -> None:
-    from prebake import compat
+    from prebake.families import compat
 
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)

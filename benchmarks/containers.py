@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from launchers import ask
 from limited import disk_of
-from prebake import readahead
-from prebake_build.image import ContainerLauncher, open_engine
-from prebake_build.measure import measure
-from prebake_build.report import machine
+from prebake.startup import readahead
+from prebake_build.images.engine import open_engine
+from prebake_build.measure.compare import measure
+from prebake_build.measure.containers import ContainerLauncher
+from prebake_build.measure.report import machine
 from starts import forget_pages, ratios, spread
 
 NAIVE, BAKED, AHEAD, WARM = "naive", "baked, no list", "baked", "baked, warm"
@@ -36,7 +38,7 @@ def main() -> None:
         for name, launcher in launchers.items():
             if name != WARM:
                 forget_pages()
-            sample = measure(launcher)
+            sample = measure(launcher, ask)
             print(f"round {turn}: {name} {sample.ready:.2f} s, {sample.first_answer:.2f} s", file=sys.stderr)
             if turn:  # the first does not count
                 taken[name]["ready"].append(sample.ready)

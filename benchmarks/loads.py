@@ -24,8 +24,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def prebake_mapped(files: Path) -> Any:
-    from prebake.families import BakedModel
-    from prebake.loader import module_of
+    from prebake.baked.model import BakedModel
+    from prebake.tiers.loader import module_of
 
     return module_of(BakedModel.open(files / "baked"), ("mapped",))[0]
 
@@ -113,8 +113,8 @@ def one(method: str, files: Path) -> dict[str, float]:
     """Load once in this process, whose imports are done first."""
     import importlib
 
-    from prebake import compat
-    from prebake.timeline import Memory
+    from prebake.families import compat
+    from prebake.telemetry.timeline import Memory
 
     compat.torchvision_operators()
     load, package = METHODS[method]
@@ -122,9 +122,9 @@ def one(method: str, files: Path) -> dict[str, float]:
     import torch
     from transformers import BlipForConditionalGeneration, GenerationMixin  # noqa: F401
 
-    import prebake.assembly
     import prebake.families.transformers
-    import prebake.structure  # noqa: F401
+    import prebake.modules.assembly
+    import prebake.modules.structure  # noqa: F401
 
     torch.set_num_threads(1)
     before = Memory.now()
@@ -179,7 +179,7 @@ def prepare(root: Path) -> None:
     if not (root / "model.tensors").exists() and _installed("tensorizer"):
         from tensorizer import TensorSerializer
 
-        from prebake import compat
+        from prebake.families import compat
 
         compat.torchvision_operators()
         part = root / "model.tensors.part"
@@ -224,7 +224,7 @@ def read_through(path: Path) -> None:
 
 
 def main() -> None:
-    from prebake_build.report import machine, versions
+    from prebake_build.measure.report import machine, versions
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)

@@ -13,10 +13,10 @@ import json
 import urllib.request
 from pathlib import Path
 
-from prebake.analyzer import example
-from prebake_build import processes
-from prebake_build.measure import Launcher, Service
-from prebake_build.report import machine, versions
+import launchers
+from image_analyzer.images import example
+from prebake_build.measure.compare import Launcher, Service
+from prebake_build.measure.report import machine, versions
 
 DEMO = Path(__file__).parent.parent / "dist" / "demo"
 IDLE = 3.0
@@ -69,8 +69,8 @@ def main() -> None:
     parser.add_argument("--services", type=int, default=4)
     parser.add_argument("--output", type=Path, default=DEMO.parent / "sharing.json")
     options = parser.parse_args()
-    launchers = (processes.naive(DEMO / "checkpoints"), processes.baked(DEMO / "models"))
-    sums = {launcher.label: together(launcher, options.services) for launcher in launchers}
+    both = (launchers.naive(DEMO / "checkpoints"), launchers.baked(DEMO / "models"))
+    sums = {launcher.label: together(launcher, options.services) for launcher in both}
     print(f"{options.services} services, sum of proportional set sizes, MB")
     for state in ("ready", "answered"):
         for label, sums_of in sums.items():

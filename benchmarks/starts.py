@@ -20,12 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import launchers
 from limited import Limited
-from prebake import readahead
-from prebake.readahead import parse
-from prebake_build import processes
-from prebake_build.measure import Launcher, measure
-from prebake_build.report import machine, versions
+from prebake.startup import readahead
+from prebake.startup.readahead import parse
+from prebake_build.measure.compare import Launcher, measure
+from prebake_build.measure.report import machine, versions
 
 DEMO = Path(__file__).parent.parent / "dist" / "demo"
 BAKED, AHEAD, WARM = "baked", "baked, read ahead", "baked, warm"
@@ -81,22 +81,22 @@ class Starts:
         self._cold, self._read_bps = cold, read_bps
         self.needed = 0
         """Bytes that a start reads before it is ready."""
-        launchers: list[Launcher] = [processes.naive(DEMO / "checkpoints"), processes.baked(models, BAKED)]
+        contenders: list[Launcher] = [launchers.naive(DEMO / "checkpoints"), launchers.baked(models, BAKED)]
         if cold:
             listed = DEMO / "readahead"
             self.needed = record(models, listed)
-            launchers.append(processes.baked(models, AHEAD, **{readahead.ENV: str(listed)}))
+            contenders.append(launchers.baked(models, AHEAD, **{readahead.ENV: str(listed)}))
         if read_bps:
-            launchers.append(processes.baked(models, WARM))
-        self._contenders: dict[str, Callable[[], float]] = {x.label: partial(self._ready, x) for x in launchers}
+            contenders.append(launchers.baked(models, WARM))
+        self._contenders: dict[str, Callable[[], float]] = {x.label: partial(self._ready, x) for x in contenders}
         self._contenders["import torch"] = import_torch
-        self.answers: dict[str, list[float]] = {launcher.label: [] for launcher in launchers}
+        self.answers: dict[str, list[float]] = {launcher.label: [] for launcher in contenders}
         """Seconds to the first answer."""
         self.read: dict[str, list[int]] = {name: [] for name in self._contenders}
         """Bytes read from the disk until then, where it is limited."""
 
     def _ready(self, launcher: Launcher) -> float:
-        sample = measure(launcher)
+        sample = measure(launcher, launchers.ask)
         self.answers[launcher.label].append(sample.first_answer)
         return sample.ready
 

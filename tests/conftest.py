@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from hub_server import HubServer
-from image_builds import NAME, TINY, TOKEN, Build, bake, copy_context, missing, remove
-from lazy_package import lazy_deferred
-from pretended_loads import Loads
-from serving import Process
+from helpers.hub_server import HubServer
+from helpers.image_builds import NAME, TINY, TOKEN, Build, bake, copy_context, missing, remove
+from helpers.lazy_package import lazy_deferred
+from helpers.pretended_loads import Loads
+from helpers.serving import Process
 
 if TYPE_CHECKING:
-    from fake_sources import FakeSource
+    from helpers.fake_sources import FakeSource
 
 settings.register_profile("prebake", deadline=None)  # tests never assert on seconds
 settings.load_profile("prebake")
@@ -52,7 +52,7 @@ def checkpoint(tmp_path: Path) -> Path:
 @pytest.fixture
 def source(checkpoint: Path) -> FakeSource:
     """A source of those three files that counts how often it was asked for them."""
-    from fake_sources import FakeSource
+    from helpers.fake_sources import FakeSource
 
     return FakeSource(checkpoint)
 
@@ -60,7 +60,7 @@ def source(checkpoint: Path) -> FakeSource:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A hub with the model of `hub_model`, which the client asks without waiting between its tries."""
-    from hub_model import FILES
+    from helpers.hub_model import FILES
 
     with HubServer(FILES, card={"license": "bsd-3-clause"}) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
@@ -100,16 +100,16 @@ def build_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory, build_cache: Path) -> Path:
     """A root with `caption`, `ocr` and `florence`, baked once from dummies of a few MB. Copy before you change it."""
-    return _baked(Path(__file__).with_name("models.tiny.toml"), build_cache, tmp_path_factory)
+    return _baked(Path(__file__).with_name("helpers") / "models.tiny.toml", build_cache, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory, build_cache: Path) -> Path:
     """The same three as upstream would publish them, laid out for the frameworks' own loaders."""
-    from prebake_build.naive import prepare
+    from prebake_build.commands.fetch import fetch
 
     root = tmp_path_factory.mktemp("checkpoints")
-    prepare(Path(__file__).with_name("models.tiny.toml"), [], root, build_cache)
+    fetch(Path(__file__).with_name("helpers") / "models.tiny.toml", [], root, build_cache)
     return root
 
 
@@ -126,9 +126,9 @@ def real_models(tmp_path_factory: pytest.TempPathFactory, build_cache: Path) -> 
 
 def _baked(declared: Path, build_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bake in this process: the worker's part needs the imports that the tests need too."""
-    from prebake_build import bake, worker
-    from prebake_build.cache import Cache
-    from prebake_build.spec import read_spec
+    from prebake_build.baking import bake, worker
+    from prebake_build.cache.checkpoints import Cache
+    from prebake_build.declared.spec import read_spec
 
     root = tmp_path_factory.mktemp("baked") / "models"
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), Cache(build_cache) as cache:
@@ -157,8 +157,8 @@ def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
 @pytest.fixture(scope="session")
 def baked_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A baked model of transformers, a small BERT; its checkpoint stands beside it. Copy before you change it."""
-    from baking import job, save, tiny
-    from prebake_build.worker import run
+    from helpers.baking import job, save, tiny
+    from prebake_build.baking.worker import run
 
     root = tmp_path_factory.mktemp("bert")
     run(job(save(tiny("BertForMaskedLM"), root / "checkpoint", "safetensors"), root / "bert"))
@@ -170,14 +170,14 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with one model of the torch family. Copy before you change it."""
     import torch
 
-    from baking import torch_job
-    from networks import Tagger
-    from prebake_build.worker import run
+    from helpers.baking import torch_job
+    from helpers.networks import Tagger
+    from prebake_build.baking.worker import run
 
     folder = tmp_path_factory.mktemp("inspect")
     (folder / "c").mkdir()
     torch.save(Tagger().state_dict(), folder / "c" / "w.pth")
-    run(torch_job(folder / "c", folder / "models" / "tagger", "networks:tagger"))
+    run(torch_job(folder / "c", folder / "models" / "tagger", "helpers.networks:tagger"))
     return folder / "models"
 
 
@@ -187,7 +187,7 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def in_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """`prebake bake` does the worker's part in this process, but for a test that asks for `processes`."""
-    from baking import TESTS, here
+    from helpers.baking import TESTS, here
 
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     if "processes" not in request.fixturenames:
@@ -204,7 +204,7 @@ def linear(tmp_path: Path) -> Path:
     """A `models.toml` with one model `m`, a layer of six weights."""
     import torch
 
-    from baking import LINEAR, declare
+    from helpers.baking import LINEAR, declare
 
     torch.manual_seed(5)
     (tmp_path / "c").mkdir()
@@ -214,7 +214,7 @@ def linear(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def bert_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from baking import save, tiny
+    from helpers.baking import save, tiny
 
     return save(tiny("BertForMaskedLM"), tmp_path_factory.mktemp("bert") / "c", "pickle")
 
@@ -222,7 +222,7 @@ def bert_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bert(tmp_path: Path, bert_checkpoint: Path) -> Path:
     """A `models.toml` with one model `m`, a small BERT of transformers, pickled."""
-    from baking import BERT, declare
+    from helpers.baking import BERT, declare
 
     shutil.copytree(bert_checkpoint, tmp_path / "c")
     return declare(tmp_path, BERT)
@@ -245,7 +245,7 @@ def running(tiny_models: Path) -> Iterator[Process]:
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Any]:
     """A client of the Docker engine. Without one, tests are skipped with the reason."""
-    from prebake_build.image import open_engine
+    from prebake_build.images.engine import open_engine
 
     if reason := missing():
         if os.environ.get("PREBAKE_REQUIRE_DOCKER"):  # CI started an engine: a skip would hide that it is gone

@@ -1,1 +1,1 @@
-"""The build half: checkpoints in, baked models out. Start with `prebake_build.bake`."""
+"""The build half: checkpoints in, baked models out. Start with `prebake_build.baking.bake`."""

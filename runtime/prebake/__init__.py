@@ -9,26 +9,64 @@
     caption = models["caption"]          # loads now if nobody did
     caption.model, caption.processor, caption.tier
 
-Importing this package never imports torch or transformers; it imports its own modules when they are first named, so
-that a cold start can have its disk at work before anything else (`prebake.readahead`).
+The names in `__all__` and the module `prebake.errors` are the public interface; everything else may change.
+Importing this package imports no framework. Each name's module is imported when the name is first used, so that a cold
+start can have its disk at work before anything else.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False  # the one in `typing` would be an import
 if TYPE_CHECKING:
-    from prebake import timeline
+    from prebake.baked.manifest import Manifest
     from prebake.errors import PrebakeError
-    from prebake.loader import LoadedModel, load
-    from prebake.manifest import Manifest
-    from prebake.models import Models, State, Status
+    from prebake.families import compat
+    from prebake.loading.models import Models, State, Status
+    from prebake.startup import quickstart
+    from prebake.telemetry import report, timeline
+    from prebake.telemetry.budget import Start
+    from prebake.telemetry.drawing import startup_page
+    from prebake.telemetry.services import Request
+    from prebake.tiers.loader import LoadedModel, load
 del TYPE_CHECKING
 
-__all__ = ["LoadedModel", "Manifest", "Models", "PrebakeError", "State", "Status", "load", "timeline"]
+__all__ = [
+    "LoadedModel",
+    "Manifest",
+    "Models",
+    "PrebakeError",
+    "Request",
+    "Start",
+    "State",
+    "Status",
+    "compat",
+    "load",
+    "quickstart",
+    "report",
+    "startup_page",
+    "timeline",
+]
 
-_HOMES = {"PrebakeError": "errors", "LoadedModel": "loader", "load": "loader", "Manifest": "manifest",
-          "Models": "models", "State": "models", "Status": "models"}  # fmt: skip
-"""Name → the module that it stands in."""
+_HOMES = {
+    "LoadedModel": "tiers.loader",
+    "Manifest": "baked.manifest",
+    "Models": "loading.models",
+    "PrebakeError": "errors",
+    "Request": "telemetry.services",
+    "Start": "telemetry.budget",
+    "State": "loading.models",
+    "Status": "loading.models",
+    "load": "tiers.loader",
+    "startup_page": "telemetry.drawing",
+}
+"""Name → the module that defines it."""
+_MODULES = {
+    "compat": "families.compat",
+    "quickstart": "startup.quickstart",
+    "report": "telemetry.report",
+    "timeline": "telemetry.timeline",
+}
+"""Name → the module that it is."""
 
 
 def __getattr__(name: str) -> object:
@@ -36,5 +74,5 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'prebake' has no attribute {name!r}")
     from importlib import import_module
 
-    home = import_module(f"prebake.{_HOMES.get(name, name)}")
-    return globals().setdefault(name, getattr(home, name) if name in _HOMES else home)
+    home = import_module(f"prebake.{_MODULES.get(name) or _HOMES[name]}")
+    return globals().setdefault(name, home if name in _MODULES else getattr(home, name))

@@ -1,30 +1,35 @@
-"""The command `prebake`: serve, check and inspect; the build half adds its own through `prebake.commands`."""
+"""The command `prebake`: check and inspect; other distributions add theirs through entry points.
+
+The entry-point group is `prebake.commands`: the name is the command's, the value a function that takes argparse's
+subparsers and adds one. A command is looked up by its name, so that the others' modules are not imported.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from prebake import readahead
+from prebake.startup import readahead
 
-if sys.argv[1:2] in (["serve"], ["check"]):
+if sys.argv[1:2] != ["inspect"]:
     readahead.begin()  # before the imports below, which take longer than the reader takes to start
 
 import argparse
 import logging
 import os
 from collections.abc import Sequence
+from importlib import import_module
 
-from prebake import commands as own
-from prebake.documents import reason
+from prebake.documents.messages import reason
 from prebake.errors import PrebakeError
 
-OWN: tuple[str, ...] = ("serve", "check", "inspect")
+OWN: tuple[str, ...] = ("check", "inspect")
+GROUP = "prebake.commands"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the process's exit code. 0 fine, 1 a finding, 2 wrong use or configuration."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = parser(with_build_half=not arguments or arguments[0] not in OWN).parse_args(arguments)
+    options = parser(arguments[0] if arguments else None).parse_args(arguments)
     try:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         return int(options.run(options))
@@ -42,19 +47,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parser(*, with_build_half: bool) -> argparse.ArgumentParser:
-    """The command line. Entry points are looked up only where needed: the look-up costs a start its time."""
+def parser(command: str | None) -> argparse.ArgumentParser:
+    """The command line with this command, or with all where none of this name is installed."""
     top = argparse.ArgumentParser(
         prog="prebake",
         description="Container images with model weights baked in, converted beforehand, mapped at start.",
     )
     commands = top.add_subparsers(metavar="COMMAND", dest="command", required=True)
-    own.add(commands)
-    if with_build_half:
-        from importlib.metadata import entry_points
+    if command in OWN:
+        import_module(f"prebake.commands.{command}").add(commands)
+        return top
+    from importlib.metadata import entry_points
 
-        for entry in entry_points(group="prebake.commands"):
-            entry.load()(commands)
+    found = list(entry_points(group=GROUP, name=command)) if command else []
+    if not found:
+        for name in OWN:
+            import_module(f"prebake.commands.{name}").add(commands)
+        found = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    for entry in found:
+        entry.load()(commands)
     return top
 
 

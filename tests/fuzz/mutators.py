@@ -13,8 +13,8 @@ from typing import Any
 
 import tomli_w
 
-from prebake import toml
-from prebake.header import ITEM_SIZES
+from prebake.baked.header import ITEM_SIZES
+from prebake.documents import toml
 
 Mutator = Callable[[bytes, Random], "bytes | None"]
 """A changed document, or None where this one is too broken to be changed by its structure."""

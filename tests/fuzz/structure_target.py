@@ -1,4 +1,4 @@
-"""The target `structure`: documents that `prebake.structure.restore` must read or refuse, and nothing beside that.
+"""The target `structure`: documents that `structure.restore` must read or refuse, and nothing beside that.
 
 What a structure does happens inside one call, and `restore` turns every exception in there into a LoadError. So what
 must not happen is watched from outside: by an audit hook, by the peak of resident memory, and by comparing each class
@@ -20,13 +20,15 @@ from torch import nn
 
 from fuzz import mutators
 from fuzz.targets import FindingError, Target, new_folder
-from prebake import compat, layout, structure
+from helpers.runtime_fakes import manifest_of
+from prebake.baked import layout
+from prebake.baked.manifest import File, Weights
+from prebake.baked.model import BakedModel
 from prebake.errors import IntegrityError, LoadError
-from prebake.families import BakedModel
+from prebake.families import compat
 from prebake.families.transformers import TransformersFamily
-from prebake.manifest import File, Weights
-from prebake_build.structures import structure_of
-from runtime_fakes import manifest_of
+from prebake.modules import structure
+from prebake_build.baking.structures import structure_of
 
 _GROWTH = 256 * 1024**2
 """Bytes by which one input may raise the peak of resident memory; no input is larger than a few kilobytes."""
@@ -71,7 +73,7 @@ class StructureCheck:
     """One input: a byte that chooses whose tensors are there, then the document."""
 
     def __init__(self) -> None:
-        from prebake_build.writer import write_tensors
+        from prebake_build.baking.writer import write_tensors
 
         compat.torchvision_operators()
         self._family = TransformersFamily()

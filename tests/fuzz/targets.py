@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fuzz import mutators
-from prebake import layout
+from helpers.runtime_fakes import SHA, entry, manifest_of, safetensors_bytes
+from prebake.baked import layout
+from prebake.baked.header import ITEM_SIZES, read_header
+from prebake.baked.manifest import File, Loading, Manifest, Weights
 from prebake.errors import ConfigError, DocumentError, TensorFileError
-from prebake.header import ITEM_SIZES, read_header
-from prebake.manifest import File, Loading, Manifest, Weights
-from prebake_build.lock import Lock
-from prebake_build.spec import read_spec
-from runtime_fakes import SHA, entry, manifest_of, safetensors_bytes
+from prebake_build.declared.lock import Lock
+from prebake_build.declared.spec import read_spec
 
 ADDRESS_SPACE = 2 * 1024**3
 """Bytes that a run may have beyond what it starts with: whatever wants more gets a MemoryError."""
@@ -237,7 +237,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
         _LockCheck(), mutators.change_toml, 16_384,
     ),
     "models-toml": lambda: Target(
-        lambda: [*_toml_seeds("models.toml", "models.dummy.toml", "tests/models.tiny.toml")(), _SPEC],
+        lambda: [*_toml_seeds("models.toml", "models.dummy.toml", "tests/helpers/models.tiny.toml")(), _SPEC],
         _SpecCheck(), mutators.change_toml, 16_384,
     ),
 }  # fmt: skip

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prebake.baked.manifest import Manifest
 from prebake.errors import ConfigError
-from prebake.manifest import Manifest
-from prebake_build.bake import bake
-from prebake_build.cache import Cache
-from prebake_build.lock import Baked, Lock
-from prebake_build.spec import read_spec
+from prebake_build.baking.bake import bake
+from prebake_build.cache.checkpoints import Cache
+from prebake_build.declared.lock import Baked, Lock
+from prebake_build.declared.spec import read_spec
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands

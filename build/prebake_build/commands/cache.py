@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prebake.errors import IntegrityError
-from prebake_build.cache import Cache, Entry, doomed
+from prebake_build.cache.checkpoints import Cache, Entry, doomed
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prebake_build.cache import Cache
-from prebake_build.lock import Lock, LockedModel, drift, update
-from prebake_build.spec import read_spec
+from prebake_build.cache.checkpoints import Cache
+from prebake_build.declared.lock import Lock, LockedModel, drift, update
+from prebake_build.declared.spec import read_spec
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands

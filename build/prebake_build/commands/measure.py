@@ -1,15 +1,17 @@
-"""`prebake measure`: starts of the baked service beside those of the naive one."""
+"""`prebake measure`: the starts of two services, side by side."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prebake.errors import ConfigError
-from prebake_build import report
-from prebake_build.measure import Comparison, Launcher, compare, findings, table
+from prebake.telemetry.services import Request, find_service
+from prebake_build.measure import report
+from prebake_build.measure.compare import Ask, Comparison, Launcher, compare, findings, table
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   prebake measure --image prebake:latest --baseline prebake-baseline:latest
-  prebake measure --root models --checkpoints checkpoints     as plain processes, without Docker
-                  (checkpoints: python -m prebake_build.naive prepare --output checkpoints)
+  prebake measure --command 'prebake serve --port {port}' --baseline-command 'python app.py --port {port}' \\
+                  --request 'POST /caption @picture.jpg'      as plain processes, without Docker
 
 Exit codes: 0 within the limits; 1 a limit missed, or a service that did not start; 2 wrong use.
 """
@@ -27,17 +29,20 @@ Exit codes: 0 within the limits; 1 a limit missed, or a service that did not sta
 def add(commands: Commands) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
-        "measure", help="start the baked and the naive service in turn, and compare", epilog=_EPILOG,
-        description="Start both services in turn, time each from outside, and compare time to ready, time to the "
-        "first answer, and memory.",
+        "measure", help="start two services in turn, and compare", epilog=_EPILOG,
+        description="Start two services in turn, time each from outside, and compare time to ready, the first answer, "
+        "later ones, and memory.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     containers = parser.add_argument_group("containers")
-    containers.add_argument("--image", metavar="IMAGE", help="image of the baked service")
-    containers.add_argument("--baseline", metavar="IMAGE", help="image of the naive service")
-    processes = parser.add_argument_group("plain processes")
-    processes.add_argument("--root", type=Path, metavar="DIR", help="root of baked models")
-    processes.add_argument("--checkpoints", type=Path, metavar="DIR", help="what prebake_build.naive prepared")
+    containers.add_argument("--image", metavar="IMAGE", help="image of the service")
+    containers.add_argument("--baseline", metavar="IMAGE", help="image of the service to compare with")
+    processes = parser.add_argument_group("plain processes ({port} stands for a free port)")
+    processes.add_argument("--command", dest="candidate_command", metavar="CMD", help="command of the service")
+    processes.add_argument("--baseline-command", metavar="CMD", help="command of the service to compare with")
+    asked = parser.add_argument_group("what is asked (default: what the installed service names)")
+    asked.add_argument("--request", metavar="'METHOD PATH [@FILE]'", help="one request; @FILE is its body")
+    asked.add_argument("--service", metavar="NAME", help="an installed service, or MODULE:OBJECT")
     parser.add_argument("--rounds", type=int, default=5, help="starts of each that count (default: %(default)s)")
     parser.add_argument(
         "--timeout", type=float, default=120, metavar="S", help="for one start (default: %(default)g s)"
@@ -50,40 +55,74 @@ def add(commands: Commands) -> None:
     limits.add_argument(
         "--memory-above", type=float, default=20, metavar="PERCENT", help="peak memory at most this much above (20)"
     )
-    limits.add_argument("--first-answer", type=float, default=5, metavar="S", help="first answer within (5 s)")
+    limits.add_argument(
+        "--first-request", type=float, default=5, metavar="S", help="first request answered within (5 s)"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.rounds < 1:
         raise ConfigError(f"--rounds: expected at least 1, found {options.rounds}")
-    naive, baked = _launchers(options)
-    comparison = compare(naive, baked, rounds=options.rounds, timeout=options.timeout)
+    ask = _question(options)
+    baseline, candidate = _launchers(options)
+    comparison = compare(baseline, candidate, ask, rounds=options.rounds, timeout=options.timeout)
     print(table(comparison))
     print(f"\n{report.headline(comparison)}")
     if options.output:
         _write(comparison, options.output)
     missed = findings(comparison, shorter=options.shorter, memory_above=options.memory_above,
-                      first_answer=options.first_answer)  # fmt: skip
+                      first_request=options.first_request)  # fmt: skip
     for finding in missed:
         print(f"prebake: missed: {finding}", file=sys.stderr)
     return 1 if missed else 0
 
 
+def _question(options: argparse.Namespace) -> Ask:
+    if options.request:
+        request = _parse_request(options.request)
+        return lambda models: request
+    service = find_service(options.service)
+    if service is None:
+        raise ConfigError(
+            'no service is installed that names a question: name one with --request "METHOD PATH [@FILE]"'
+        )
+    return service.request
+
+
+def _parse_request(text: str) -> Request:
+    """`GET /health`, or `POST /caption @picture.jpg`. Raises ConfigError."""
+    method, _, rest = text.partition(" ")
+    path, _, file = rest.strip().partition(" ")
+    if not method.isalpha() or not path.startswith("/") or (file and not file.startswith("@")):
+        raise ConfigError(
+            f'--request: expected "METHOD PATH [@FILE]", such as "POST /caption @cat.jpg", found "{text}"'
+        )
+    try:
+        return Request(method=method.upper(), path=path, body=Path(file[1:]).read_bytes() if file else None)
+    except OSError as error:
+        raise ConfigError(f"--request: cannot read {file[1:]}: {error.strerror}") from error
+
+
 def _launchers(options: argparse.Namespace) -> tuple[Launcher, Launcher]:
-    if options.image and options.baseline and not (options.root or options.checkpoints):
-        from prebake_build.image import ContainerLauncher, open_engine
+    images, commands = (options.baseline, options.image), (options.baseline_command, options.candidate_command)
+    if all(images) and not any(commands):
+        from prebake_build.images.engine import open_engine
+        from prebake_build.measure.containers import ContainerLauncher
 
         client = open_engine()
-        return ContainerLauncher(client, options.baseline, "naive"), ContainerLauncher(client, options.image, "baked")
-    if options.root and options.checkpoints and not (options.image or options.baseline):
-        from prebake_build import processes
+        return ContainerLauncher(client, options.baseline, "baseline"), ContainerLauncher(
+            client, options.image, "baked"
+        )
+    if all(commands) and not any(images):
+        from prebake_build.measure.processes import ProcessLauncher
 
-        for folder in (options.root, options.checkpoints):
-            if not folder.is_dir():
-                raise ConfigError(f"{folder}: there is no such folder")
-        return processes.naive(options.checkpoints), processes.baked(options.root)
-    raise ConfigError("name either --image and --baseline, or --root and --checkpoints")
+        for command in commands:
+            if "{port}" not in command:
+                raise ConfigError(f'"{command}": expected {{port}} where the service takes its port')
+        return (ProcessLauncher("baseline", shlex.split(options.baseline_command)),
+                ProcessLauncher("baked", shlex.split(options.candidate_command)))  # fmt: skip
+    raise ConfigError("name either --image and --baseline, or --command and --baseline-command")
 
 
 def _write(comparison: Comparison, folder: Path) -> None:

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prebake import layout
-from prebake.documents import quote, reason
+from prebake.baked import layout
+from prebake.baked.header import read_header
+from prebake.baked.model import BakedModel
+from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, PrebakeError
-from prebake.families import BakedModel
-from prebake.header import read_header
-from prebake_build.digest import check_files
+from prebake_build.files.digest import check_files
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from prebake.compat import torchvision_operators
-from prebake.documents import canonical_json
+from prebake.documents.table import canonical_json
+from prebake.families.compat import torchvision_operators
 from prebake_build.dummies import archives, progress_bar, tokenizers
 from prebake_build.dummies.weights import (
     BASIC_RULES,

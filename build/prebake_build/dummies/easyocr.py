@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from prebake.compat import torchvision_operators
-from prebake_build import digest
+from prebake.families.compat import torchvision_operators
 from prebake_build.dummies import archives, detector, progress_bar
 from prebake_build.dummies.weights import BIAS, NORM_WEIGHT, Fill, Tensor, constant, random, state_dict_of
-from prebake_build.sources.easyocr import Archive, archive_members, recognizer_of
+from prebake_build.files import digest
+from prebake_build.upstream.easyocr import Archive, archive_members, recognizer_of
 
 PREFIX = "module."
 """What `torch.nn.DataParallel`, which upstream trained under, puts before every key."""

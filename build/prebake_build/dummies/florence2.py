@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prebake.compat import torchvision_operators
-from prebake.documents import canonical_json
+from prebake.documents.table import canonical_json
+from prebake.families.compat import torchvision_operators
 from prebake_build.dummies import archives, progress_bar, tokenizers
 from prebake_build.dummies.weights import BASIC_RULES, Array, Fill, Rules, Tensor, fill_for, random, state_dict_of
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from prebake.documents import nearest, quote
+from prebake.baked.manifest import File
+from prebake.documents.messages import nearest, quote
 from prebake.errors import ConfigError
-from prebake.manifest import File
 
 SCHEMES = ("hf", "easyocr", "url", "path", "dummy")
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from prebake import layout
-from prebake.documents import quote
+from prebake.baked import layout
+from prebake.documents.messages import quote
 from prebake.errors import IntegrityError, SourceError
-from prebake_build.digest import CHUNK, disk_full_as
+from prebake_build.files.digest import CHUNK, disk_full_as
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 

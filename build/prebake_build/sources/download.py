@@ -17,9 +17,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
-from prebake.documents import quote, reason
+from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, SourceError
-from prebake_build.digest import CHUNK
+from prebake_build.files.digest import CHUNK
 
 TRIES = 4
 TIMEOUT = 30.0

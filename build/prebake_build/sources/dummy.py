@@ -11,10 +11,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from prebake.documents import nearest, quote
+from prebake.documents.messages import nearest, quote
 from prebake.errors import ConfigError, SourceError
-from prebake_build import digest
 from prebake_build.dummies import KINDS, SIZES, Dummy, write
+from prebake_build.files import digest
 from prebake_build.sources import Resolved
 
 _OPTIONS = ("size", "seed")

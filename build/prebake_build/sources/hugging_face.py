@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prebake import layout
-from prebake.documents import quote, reason
+from prebake.baked import layout
+from prebake.baked.manifest import File
+from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, PrebakeError, SourceError
-from prebake.manifest import File
-from prebake_build import digest
+from prebake_build.files import digest
 from prebake_build.sources import Resolved
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from prebake.documents import quote, reason
+from prebake.baked.manifest import File, set_digest
+from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, IntegrityError, SourceError
-from prebake.manifest import File, set_digest
-from prebake_build import digest
+from prebake_build.files import digest
 from prebake_build.sources import Resolved
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from prebake import layout
-from prebake.documents import quote
+from prebake.baked import layout
+from prebake.documents.messages import quote
 from prebake.errors import ConfigError, IntegrityError
-from prebake_build import digest
+from prebake_build.files import digest
 from prebake_build.sources import Resolved
 from prebake_build.sources.archives import SUFFIXES, is_archive, unpack
 from prebake_build.sources.download import check_url, download

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from prebake import compat
-from prebake.families import BakedModel
+from prebake.baked.model import BakedModel
+from prebake.families import compat
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,13 +38,13 @@ class EasyOcrFamily:
         import easyocr.recognition  # noqa: F401
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
-        from prebake.skeleton import Skeleton
+        from prebake.modules.skeleton import Skeleton
 
         with Skeleton():
             return networks(baked.manifest.options).eval()
 
     def ordinary(self, baked: BakedModel) -> nn.Module:
-        from prebake.tensors import read_tensors
+        from prebake.weights.tensors import read_tensors
 
         module = networks(baked.manifest.options)
         for file in baked.manifest.weights.files:

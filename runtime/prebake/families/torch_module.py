@@ -7,8 +7,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from prebake.baked.model import BakedModel
 from prebake.errors import ConfigError, LoadError
-from prebake.families import BakedModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,13 +31,13 @@ class TorchFamily:
         _factory(baked)
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
-        from prebake.skeleton import without_values
+        from prebake.modules.skeleton import without_values
 
         return without_values(lambda: build(baked.manifest.class_, _arguments(baked), f"{baked.folder}: class")).eval()
 
     def ordinary(self, baked: BakedModel) -> nn.Module:
-        from prebake.assembly import relink, slots
-        from prebake.tensors import aligned, read_tensors
+        from prebake.modules.assembly import relink, slots
+        from prebake.weights.tensors import aligned, read_tensors
 
         weights = baked.manifest.weights
         module = build(baked.manifest.class_, _arguments(baked), f"{baked.folder}: class")

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from prebake import compat
+from prebake.baked.model import BakedModel
 from prebake.errors import ConfigError, LoadError
-from prebake.families import BakedModel
+from prebake.families import compat
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,7 +67,7 @@ class TransformersFamily:
         _model_class(baked)
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
-        from prebake.skeleton import without_values
+        from prebake.modules.skeleton import without_values
 
         cls = _model_class(baked)
         config = cls.config_class.from_pretrained(baked.folder, local_files_only=True)

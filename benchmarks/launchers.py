@@ -1,0 +1,22 @@
+"""The two services that the benchmarks start: the reference service on baked models, and its naive twin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from image_analyzer.description import ImageAnalyzer
+from prebake_build.measure.processes import ProcessLauncher
+
+ask = ImageAnalyzer().request
+"""What both are asked first."""
+
+
+def baked(root: Path, label: str = "baked", **environment: str) -> ProcessLauncher:
+    """The service of baked models."""
+    return ProcessLauncher(label, ["prebake", "serve", "--root", str(root), "--port", "{port}"], **environment)
+
+
+def naive(checkpoints: Path) -> ProcessLauncher:
+    """The service without Prebake, on checkpoints that `prebake fetch` wrote."""
+    command = ["python", "-m", "image_analyzer.naive", "--checkpoints", str(checkpoints), "--port", "{port}"]
+    return ProcessLauncher("naive", command)

@@ -1,0 +1,173 @@
+"""`models.toml` to model folders: fetch, convert, prove, write, one model after another.
+
+What is fetched is what `models.lock` says. The worker process does everything that touches a checkpoint's
+bytes; this side holds the lock, the cache and the output folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prebake import errors
+from prebake.baked import layout
+from prebake.baked.manifest import Manifest, Source
+from prebake.documents.table import canonical_json
+from prebake.errors import ConfigError, DocumentError, IntegrityError, PrebakeError
+from prebake_build.baking.worker import Job
+from prebake_build.baking.writer import alone_in, new_folder
+from prebake_build.cache.checkpoints import Cache
+from prebake_build.declared.lock import Lock
+from prebake_build.declared.spec import ModelSpec, Spec
+from prebake_build.sources import Resolved
+from prebake_build.sources import Source as Upstream
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 3
+"""Of a folder's contents: raised when the worker writes others for the same checkpoint."""
+
+WITHHELD = (
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "EASYOCR_MIRROR",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
+)  # fmt: skip
+"""Environment variables that the worker does not get: tokens, and addresses that may carry a password."""
+
+
+def bake(spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, output: Path, *, force: bool) -> list[Path]:
+    """Bake the named models (all where none is named) into `output/NAME`; the folders, in the file's order.
+
+    Without a lock, or where the lock says that a model is unresolved, its source is resolved now, which is
+    said. A folder that stands there with the same
+    source, recipe and converter is left as it is, unless `force`. Raises PrebakeError; models baked before
+    the failing one stay, and what stood in the failing one's place too.
+    """
+    models = spec.select(names)
+    with alone_in(output):
+        return [_bake_one(spec, model, lock, cache, output, force, f"[{i}/{len(models)}] {model.name}")
+                for i, model in enumerate(models, 1)]  # fmt: skip
+
+
+def _bake_one(
+    spec: Spec, model: ModelSpec, lock: Lock | None, cache: Cache, output: Path, force: bool, say: str
+) -> Path:
+    source = spec.open(model)
+    if lock is None or lock.is_open(model.name, model.source):
+        logger.warning("%s: not locked: resolving %s now (prebake lock would pin it)", say, model.source)
+        resolved = cache.resolve(source)
+    else:
+        resolved = lock.require(model.name, model.source)
+    place = output / model.name
+    recipe = recipe_digest(model, resolved)
+    if not force and _is_up_to_date(place, recipe):
+        logger.info("%s: up to date", say)
+        return place
+    logger.info("%s: fetching %s", say, model.source)
+    checkpoint = cache.checkpoint(source, resolved)
+    family = model.family or _infer_family(model, checkpoint)
+    with new_folder(output, model.name) as folder:
+        _work(
+            Job(
+                name=model.name,
+                family=family,
+                class_=model.class_,
+                dtype=model.dtype,
+                options=_options(model, source),
+                loading={"retries": model.retries, "timeout": model.timeout, "required": model.required},
+                source=Source(uri=model.source, revision=resolved.revision, licence=resolved.licence).to_dict(),
+                recipe=recipe,
+                checkpoint=str(checkpoint),
+                folder=str(folder),
+            )
+        )
+    logger.info("%s: baked into %s", say, place)
+    return place
+
+
+def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
+    """What a baked folder depends on, as one digest: the checkpoint, the declaration, and the converter's version."""
+    declared = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    document = {
+        "model": declared,
+        "revision": resolved.revision,
+        "licence": resolved.licence,
+        "files": [file.to_dict() for file in resolved.files],
+        "converter": version("prebake-build"),
+        "format": FORMAT,
+    }
+    return "sha256:" + hashlib.sha256(canonical_json(document).encode()).hexdigest()
+
+
+def _is_up_to_date(place: Path, recipe: str) -> bool:
+    try:
+        manifest = Manifest.read(place)
+        manifest.check_sizes(place)
+    except (DocumentError, IntegrityError):
+        return False
+    return manifest.converter.get("recipe") == recipe
+
+
+def _infer_family(model: ModelSpec, checkpoint: Path) -> str:
+    if (checkpoint / "config.json").is_file() or (checkpoint / "adapter_config.json").is_file():
+        return "transformers"
+    raise ConfigError(
+        f"models.{model.name}.class: cannot be inferred, since the checkpoint has no config.json: "
+        'add class = "torch:package.module:factory"'
+    )
+
+
+def _options(model: ModelSpec, source: Upstream) -> Mapping[str, Any]:
+    from prebake_build.sources.dummy import DummySource
+    from prebake_build.sources.easyocr import EasyOcrSource
+
+    if isinstance(source, EasyOcrSource):
+        return {"languages": list(source.languages), "quantize": model.quantize}
+    if isinstance(source, DummySource) and source.dummy.languages:
+        return {"languages": list(source.dummy.languages), "quantize": model.quantize}
+    return {"arguments": dict(model.arguments)} if model.family == "torch" else {}
+
+
+def _work(job: Job) -> None:
+    """Run the worker and raise what it answered. Its messages go to our standard error as they come."""
+    quiet = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}
+    environment = {name: value for name, value in os.environ.items() if name not in WITHHELD}
+    environment |= {
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONHASHSEED": "0",  # what constructors make of sets keeps its order
+        "TOKENIZERS_PARALLELISM": "false",
+        layout.ENV_DEFER: "0",
+        **quiet,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "prebake_build.baking.worker"],
+        input=json.dumps(dataclasses.asdict(job)),
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0 or not done.stdout:
+        raise PrebakeError(
+            f"models.{job.name}: the worker ended with {_ending(done.returncode)}; its last words stand above"
+        )
+    answer: dict[str, str] = json.loads(done.stdout)
+    if answer.get("error") == "OSError":
+        raise OSError(int(answer["errno"]), answer["message"])
+    if answer:
+        kind = getattr(errors, answer["error"], PrebakeError)
+        raise kind(answer["message"])
+
+
+def _ending(code: int) -> str:
+    if code == -9:
+        return "signal 9 (killed, perhaps for want of memory)"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

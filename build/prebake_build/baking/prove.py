@@ -1,0 +1,76 @@
+"""What was written equals what was fetched: held key by key, bit by bit, through the production loader."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from prebake.baked.model import BakedModel
+from prebake.errors import IntegrityError, LoadError
+from prebake.modules.assembly import slots
+from prebake.tiers.loader import module_of
+
+
+def prove(ordinary: nn.Module, folder: Path) -> nn.Module | None:
+    """Load the folder in the ways the runtime would, and compare with the ordinary load of the checkpoint.
+
+    Mapped, every tensor must be there, the unsaved ones too. Through the framework's own loader on the
+    baked folder, every saved tensor must be there, so that the fallback gives the same model. A model that
+    cannot be mapped is said, and what the runtime will do instead. Returns the mapped module, or None. Raises
+    IntegrityError that lists what differs.
+    """
+    expected = {slot.key: slot.tensor for slot in slots(ordinary) if not slot.tensor.is_meta}
+    saved = {slot.key: slot.tensor for slot in slots(ordinary) if slot.saved}
+    baked = BakedModel.open(folder)
+    mapped = None
+    try:
+        mapped = module_of(baked, ("mapped",))[0]
+    except LoadError as error:
+        print(f"{baked.name}: every start will fall back to the ordinary load: {error}", file=sys.stderr)
+    else:
+        _compare(expected, mapped, folder, "mapped")
+    _compare(saved, module_of(baked, ("ordinary",))[0], folder, "loaded by its own framework")
+    return mapped
+
+
+def _compare(expected: dict[str, torch.Tensor], module: nn.Module, folder: Path, how: str) -> None:
+    found = {slot.key: slot.tensor for slot in slots(module)}
+    findings = [f"{key}: missing" for key in expected if key not in found]
+    findings += [
+        f"{key}: {difference}"
+        for key, tensor in expected.items()
+        if key in found and (difference := difference_of(tensor, found[key]))
+    ]
+    if findings:
+        raise IntegrityError(
+            f"{folder.name}: {how}, the baked model differs from the ordinary load of its checkpoint:\n  "
+            + "\n  ".join(findings[:10])
+            + (f"\n  and {len(findings) - 10} more" if len(findings) > 10 else "")
+        )
+
+
+def difference_of(expected: torch.Tensor, found: torch.Tensor) -> str | None:
+    """How two tensors differ, or None where they are equal in type, shape and every bit (NaN included)."""
+    if expected.dtype != found.dtype:
+        return f"expected {expected.dtype}, found {found.dtype}"
+    if expected.shape != found.shape:
+        return f"expected shape {tuple(expected.shape)}, found {tuple(found.shape)}"
+    if expected.is_meta or found.is_meta:
+        return f"{'expected' if expected.is_meta else 'found'} without values"
+    if not expected.numel() or torch.equal(_bits(expected), _bits(found)):
+        return None
+    wrong = int((_bits(expected) != _bits(found)).any(dim=-1).sum())
+    return f"{wrong:,} of {expected.numel():,} values differ"
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements' bytes: shape (number of elements, bytes per element)."""
+    whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    # one element counts as contiguous whatever its strides are, and view() wants them to be 1
+    whole = whole.as_strided((whole.numel(), 1), (1, 1))
+    if whole.is_complex():
+        whole = torch.view_as_real(whole).reshape(-1, 2)
+    return whole.view(torch.uint8)

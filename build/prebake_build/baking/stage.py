@@ -1,0 +1,82 @@
+"""What the Dockerfile's stages run: the part of `prebake bake` that decides bytes, without the command line.
+
+`select` writes the one model's own part of the models file and its lock; `bake` bakes from there. The
+stages cache by contents, so that adding a model, or changing another one, bakes no model again. The stage
+that runs this holds only the modules that this one imports, directly or not: a changed line in the service
+bakes nothing again either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import tomli_w
+
+from prebake.documents import toml
+from prebake.errors import PrebakeError
+from prebake_build.declared.lock import Lock
+from prebake_build.declared.spec import read_spec
+
+
+def select(models: Path, name: str, output: Path) -> None:
+    """Write `output/models.toml`, and `output/models.lock` where the models file has a lock, with one model.
+
+    What a bake recorded in the lock stays out: writing it down must not bake again. Raises PrebakeError.
+    """
+    read_spec(models).select([name])
+    tables = toml.loads(models.read_text(encoding="utf-8"))["models"]
+    (output / "models.toml").write_text(tomli_w.dumps({"models": {name: tables[name]}}), encoding="utf-8")
+    path = models.with_suffix(".lock")
+    if path.exists():
+        locked = {key: replace(model, baked=None) for key, model in Lock.read(path).models.items() if key == name}
+        (output / "models.lock").write_text(Lock(models=locked).text, encoding="utf-8")
+
+
+def bake_one(models: Path, name: str, output: Path) -> None:
+    """Bake the model into `output/NAME`, and give `output` the mtime that every build gives it.
+
+    Raises PrebakeError.
+    """
+    from prebake_build.baking.bake import bake
+    from prebake_build.cache.checkpoints import Cache
+
+    spec, path = read_spec(models), models.with_suffix(".lock")
+    lock = Lock.read(path) if path.exists() else None
+    with Cache() as cache:
+        bake(spec, [name], lock, cache, output, force=False)
+    os.utime(output, (0, 0))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The two commands; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m prebake_build.baking.stage", description=(__doc__ or "").partition("\n")[0]
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command, run, text in (
+        ("select", select, "write one model's part of the models file"),
+        ("bake", bake_one, "bake one model"),
+    ):
+        adding = commands.add_parser(command, help=text, description=text)
+        adding.add_argument("name", metavar="NAME", help="the model's table in the models file")
+        adding.add_argument("--models", type=Path, metavar="FILE", required=True)
+        adding.add_argument("--output", type=Path, metavar="DIR", required=True)
+        adding.set_defaults(run=run)
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        options.run(options.models, options.name, options.output)
+    except PrebakeError as error:
+        print(f"prebake: error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""A checkpoint file -> a state dict: names and tensors, and never anything that runs code.
+
+Pickles are read with `weights_only=True`: what they may construct is tensors and containers, and a file that
+wants anything else is refused. Beside the tensors, a pickled state dict carries the version of each module
+(`_metadata`), by which modules know how to read what older versions of them saved: it is kept.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prebake.documents.messages import reason
+from prebake.errors import SourceError
+from prebake.modules.assembly import slots
+from prebake.weights.tensors import map_tensors
+from prebake_build.baking.convert import identity_of
+
+StateDict = Mapping[str, torch.Tensor]
+
+_WANTED = re.compile(r"GLOBAL ([\w.]+)")
+_WHY = re.compile(r"WeightsUnpickler error:\s*(\S.*)")
+
+
+def read_state_dict(path: Path, where: str) -> StateDict:
+    """The tensors of a pickle or a safetensors file, mapped where the format allows it.
+
+    Raises SourceError where the file is damaged, wants to run code, or holds anything but names and tensors,
+    and TensorFileError for a damaged safetensors file.
+    """
+    if path.suffix == ".safetensors":
+        return map_tensors(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        raise refusal(error, f"{where}: {path.name}") from error
+    except Exception as error:  # the unpickler checks little: a changed byte gives KeyError, AssertionError, any
+        raise SourceError(f"{where}: {path.name} is no readable checkpoint: {first_line(error)}") from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise SourceError(f"{where}: {path.name} holds no state dict (expected names and tensors only)")
+    return state
+
+
+def refusal(error: pickle.UnpicklingError, where: str) -> SourceError:
+    """What is wrong with a pickle, in place of torch's advice to switch the protection off."""
+    if wanted := _WANTED.search(str(error)):
+        return SourceError(
+            f"{where}: refused: its pickle wants to construct {wanted[1]}, and loading that would run code of whoever "
+            "wrote it: only tensors and containers of them are loaded. Ask its author for safetensors, or convert a "
+            "copy where you trust it"
+        )
+    why = _WHY.search(str(error))
+    return SourceError(
+        f"{where}: is no checkpoint that can be loaded without running code: {why[1] if why else first_line(error)}"
+    )
+
+
+def cast(state: StateDict, dtype: torch.dtype) -> StateDict:
+    """The same with every floating-point tensor in `dtype`; tied tensors stay tied."""
+    done: dict[tuple[object, ...], torch.Tensor] = {}
+    tensors = {}
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            identity = identity_of(tensor)
+            if identity not in done:
+                done[identity] = tensor.to(dtype)
+            tensor = done[identity]
+        tensors[name] = tensor
+    return _like(state, tensors)
+
+
+def completed(state: StateDict, module: nn.Module) -> StateDict:
+    """The same with the names that the module ties to one that is there: safetensors' own writer drops those."""
+    tied: dict[tuple[object, ...], list[str]] = {}
+    for slot in slots(module):
+        if slot.saved and slot.tensor.numel():
+            tied.setdefault(identity_of(slot.tensor), []).append(slot.key)
+    tensors = dict(state)
+    for names in tied.values():
+        stored = next((name for name in names if name in state), None)
+        if stored is not None:
+            for name in names:
+                tensors.setdefault(name, state[stored])
+    return _like(state, tensors)
+
+
+def _like(state: StateDict, tensors: Mapping[str, torch.Tensor]) -> StateDict:
+    result: Any = OrderedDict(tensors)
+    if hasattr(state, "_metadata"):
+        result._metadata = state._metadata
+    return result  # type: ignore[no-any-return]
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"  # only this format of torch.save can be mapped
+
+
+def first_line(error: BaseException) -> str:
+    """An error as one line of a message."""
+    text = reason(error).strip().partition("\n")[0][:400] or type(error).__name__
+    return f"{text}: {error.filename}" if isinstance(error, OSError) and error.filename else text

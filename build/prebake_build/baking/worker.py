@@ -1,0 +1,138 @@
+"""The process that touches a checkpoint's bytes: load, convert, write, prove; one model, then it ends.
+
+Started by `prebake_build.baking.bake` as `python -m prebake_build.baking.worker`, with a job as JSON on standard input
+and a result as JSON on standard output. It has no token and no network setting, so that a checkpoint that
+did get code to run would find neither.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prebake import errors
+from prebake.baked import layout
+from prebake.baked.manifest import File, Loading, Manifest, Source, Weights
+from prebake.baked.model import BakedModel
+from prebake_build.files.digest import file_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What the parent asks for; plain values, so that it travels as JSON."""
+
+    name: str
+    family: str
+    class_: str | None
+    dtype: str
+    options: Mapping[str, Any]
+    loading: Mapping[str, Any]
+    source: Mapping[str, Any]
+    recipe: str
+    checkpoint: str
+    folder: str
+    """An empty folder, named like the model."""
+
+
+def run(job: Job) -> None:
+    """Bake one model into `job.folder`. Raises PrebakeError; the folder's contents are void then."""
+    from prebake_build.baking.convert import tensors_of
+    from prebake_build.baking.ordinary import Recipe, load_checkpoint
+    from prebake_build.baking.prove import prove
+    from prebake_build.baking.structures import add_structure
+    from prebake_build.baking.writer import write_tensors, write_text
+
+    folder = Path(job.folder)
+    say = f"{job.name}: "
+    recipe = Recipe(name=job.name, family=job.family, class_=job.class_, dtype=job.dtype, options=job.options)
+    _tell(say + "loading the checkpoint as its framework does")
+    ordinary = load_checkpoint(recipe, Path(job.checkpoint))
+    taken = tensors_of(ordinary.module, f"models.{job.name}")
+    _tell(say + f"writing {sum(t.numel() * t.element_size() for t in taken.stored.values()):,} bytes of weights")
+    files = [write_tensors(folder / layout.WEIGHTS, taken.state)]
+    if taken.hidden:
+        files.append(write_tensors(folder / layout.BUFFERS, taken.hidden))
+    files += _small_files(folder, Path(job.checkpoint), ordinary.keep, ordinary.texts)
+    manifest = Manifest(
+        name=job.name,
+        family=job.family,
+        class_=ordinary.class_,
+        options=ordinary.options,
+        loading=Loading(**job.loading),
+        source=Source(**job.source),
+        files=tuple(sorted(files, key=lambda file: file.path)),
+        weights=_weights(taken, folder),
+        converter={"prebake-build": version("prebake-build"), "recipe": job.recipe},
+        requires={package: version(package).partition("+")[0] for package in ordinary.requires},
+    )
+    write_text(folder / layout.MANIFEST, manifest.text)
+    _tell(say + "proving it against the checkpoint, bit by bit")
+    mapped = prove(ordinary.module, folder)
+    if mapped is not None:
+        add_structure(mapped, BakedModel(folder, manifest))
+
+
+def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: Mapping[str, str]) -> list[File]:
+    from prebake_build.baking.writer import write_text
+
+    for name in (layout.MANIFEST, layout.STRUCTURE):
+        if name in keep:
+            raise errors.SourceError(f"{checkpoint}: has a {name}, and baked models need that name")
+    paths = sorted({*keep, *texts})
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        if path in texts:
+            write_text(folder / path, texts[path])
+        else:
+            shutil.copyfile(checkpoint / path, folder / path)
+    return [file_of(folder, path) for path in paths]
+
+
+def _weights(taken: Any, folder: Path) -> Weights:
+    from prebake.weights.tensors import DTYPE_NAMES
+
+    dtypes: dict[str, int] = {}
+    for tensor in taken.stored.values():
+        name = DTYPE_NAMES[tensor.dtype]
+        dtypes[name] = dtypes.get(name, 0) + 1
+    return Weights(
+        files=(layout.WEIGHTS,),
+        buffers=layout.BUFFERS if taken.hidden else None,
+        tensors=len(taken.stored),
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in taken.stored.values()),
+        dtypes=dtypes,
+        aliases=taken.aliases,
+    )
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Read the job, run it, and answer with `{}` or the error's class and message."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever libraries print must not mix with the answer
+    result: dict[str, str] = {}
+    try:
+        run(Job(**json.load(sys.stdin)))
+    except errors.PrebakeError as error:
+        result = {"error": type(error).__name__, "message": str(error)}
+    except OSError as error:
+        result = {"error": "OSError", "message": error.strerror or str(error), "errno": str(error.errno or 0)}
+    with answer:
+        json.dump(result, answer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""Model folders: canonical bytes, and either the old folder or the new one, never half.
+
+Baking twice gives the same bytes: tensors and keys are sorted, no time stamp is written, files are 0644,
+folders 0755, mtime 0. A new folder is made beside its place and moved there in one system call. One bake at
+a time works in an output folder, so that whatever `.baking-…` it finds there is of one that was killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from prebake.baked import layout
+from prebake.baked.manifest import File
+from prebake.documents.messages import reason
+from prebake.errors import ConfigError, PrebakeError
+from prebake.weights.tensors import ALIGNMENT, DTYPE_NAMES
+from prebake_build.files.digest import FULL, sync_folder, sync_tree
+
+logger = logging.getLogger(__name__)
+
+_WORK = ".baking-"
+_REPLACED = "~"
+"""After the name of a folder that was moved out of the way; no model's name ends with it."""
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> File:
+    """Write one safetensors file, a tensor at a time, and hash it on the way.
+
+    Tensors are ordered by the largest power of two up to 64 that divides their size in bytes, large first, then
+    by name. So without gaps each starts on a multiple of that power: most on the 64 bytes that torch's own
+    allocator gives, and all on their elements. The header is padded with spaces: the data starts on a page.
+    """
+    order = sorted(tensors, key=lambda name: (-_divisor(tensors[name]), name))
+    head = _header(tensors, order)
+    digest = hashlib.sha256(head)
+    size = len(head)
+    with path.open("xb") as file:
+        file.write(head)
+        for name in order:
+            data = _bytes(tensors[name])
+            file.write(data)
+            digest.update(data)
+            size += len(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return File(path=path.name, size=size, sha256=digest.hexdigest())
+
+
+def _divisor(tensor: torch.Tensor) -> int:
+    return math.gcd(tensor.numel() * tensor.element_size(), ALIGNMENT)
+
+
+def _header(tensors: Mapping[str, torch.Tensor], order: list[str]) -> bytes:
+    # transformers refuses a file whose metadata does not name the framework
+    document: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name in order:
+        tensor = tensors[name]
+        end = position + tensor.numel() * tensor.element_size()
+        document[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape),
+                          "data_offsets": [position, end]}  # fmt: skip
+        position = end
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(8 + len(text)) % layout.PAGE)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """The elements, little-endian and in row-major order; a view where the tensor already is."""
+    assert sys.byteorder == "little", "safetensors is little-endian, and so are all platforms of torch's wheels"
+    whole = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
+    count = whole.numel() * whole.element_size()
+    if not count:
+        return memoryview(b"")
+    raw = (ctypes.c_char * count).from_address(whole.data_ptr())
+    raw._keep = whole  # type: ignore[attr-defined]  # the memory lives as long as the view
+    return memoryview(raw).cast("B")
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small new file, on disk when this returns."""
+    with path.open("x", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def alone_in(output: Path) -> Iterator[None]:
+    """Make the folder where it is absent, wait until no other bake works in it, and clear what killed ones left.
+
+    Raises ConfigError where there can be no such folder.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        handle = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot bake into this folder: {reason(error)}: name another") from error
+    try:
+        _lock(handle, output)
+        _clear_leftovers(output)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, output: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.info("%s: waiting for another bake", output)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:  # some network file systems cannot
+        logger.warning("%s: cannot be locked (%s): let no other bake work in it", output, reason(error))
+
+
+def _clear_leftovers(output: Path) -> None:
+    for work in sorted(output.glob(f"{_WORK}*")):
+        for replaced in work.glob(f"*{_REPLACED}"):
+            place = output / replaced.name.removesuffix(_REPLACED)
+            if not place.exists():
+                replaced.rename(place)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(output: Path, name: str) -> Iterator[Path]:
+    """A folder to fill, which becomes `output/name` when the block ends well, and disappears otherwise.
+
+    To be used inside `alone_in(output)`. Raises ConfigError where the output cannot be written to or
+    something else than a baked model stands there, PrebakeError where the disk is full. Whatever is raised,
+    what stood there before is untouched.
+    """
+    place = output / name
+    if os.path.lexists(place) and not (place / layout.MANIFEST).is_file():
+        raise ConfigError(
+            f"{place}: is in the way and no baked model (it has no {layout.MANIFEST}): move it, or name another output"
+        )
+    work: Path | None = None
+    try:
+        work = Path(tempfile.mkdtemp(prefix=f"{_WORK}{name}.", dir=output))
+        folder = work / name
+        folder.mkdir()
+        yield folder
+        make_canonical(folder)
+        sync_tree(folder)
+        _put_in_place(folder, place)
+    except OSError as error:
+        raise _explained(error, output, name) from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _explained(error: OSError, output: Path, name: str) -> PrebakeError:
+    what = f"{output}: cannot write the model {name}: {reason(error)}"
+    if error.errno in FULL:
+        with suppress(OSError):
+            what += f" ({shutil.disk_usage(output).free:,} bytes are free): free some space, then bake again"
+    what += ". What stood there before is unchanged." if (output / name).is_dir() else ""
+    return ConfigError(what) if error.errno in _NOT_WRITABLE else PrebakeError(what)
+
+
+def make_canonical(folder: Path) -> None:
+    """Give every file and folder below, and the folder itself, the one mode, owner and mtime."""
+    for path in (*sorted(folder.rglob("*"), reverse=True), folder):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        if os.geteuid() == 0:
+            os.chown(path, 0, 0)
+        os.utime(path, (0, 0))
+
+
+def _put_in_place(new: Path, place: Path) -> None:
+    if not place.exists():
+        new.rename(place)
+    else:
+        _exchange(new, place)
+    sync_folder(place.parent)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders in one step (renameat2 of Linux 3.15; see man 2 rename).
+
+    Where the kernel or the file system cannot, in two: between them the old folder is in the work folder,
+    and the next bake puts it back.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+        failed = rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE)
+        code = ctypes.get_errno() if failed else 0
+    except (AttributeError, OSError):
+        code = errno.ENOSYS
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTSUP):
+        old.rename(new.with_name(new.name + _REPLACED))
+        new.rename(old)
+    elif code:
+        raise OSError(code, os.strerror(code), str(old))

@@ -1,0 +1,308 @@
+"""The build cache: checkpoints as they were fetched, one folder for each (URI, revision).
+
+::
+
+    ~/.cache/prebake/            --cache, PREBAKE_CACHE, else XDG_CACHE_HOME/prebake
+    └── checkpoints/
+        ├── 0123456789abcdef/           sha256 of URI and revision
+        │   ├── entry.json              what it is; its mtime is the last use
+        │   └── files/
+        ├── 0123456789abcdef.lock       flock: shared while in use, exclusive while written or removed
+        └── 0123456789abcdef.….tmp/     being fetched, or left by a process that died
+
+Who holds the exclusive lock of a key may remove its temporary folders: their owner is gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from prebake.baked import layout
+from prebake.baked.manifest import File
+from prebake.documents.messages import reason
+from prebake.documents.table import canonical_json, read_json
+from prebake.errors import ConfigError, DocumentError, IntegrityError, SourceError
+from prebake_build.files import digest
+from prebake_build.files.flock import locked
+from prebake_build.sources import Resolved, ResolvesByFetching, Source
+
+FORMAT = 1
+ENTRY = "entry.json"
+
+_log = logging.getLogger(__name__)
+
+
+def default_folder() -> Path:
+    """`PREBAKE_CACHE`, else `prebake` below `XDG_CACHE_HOME` or `~/.cache`."""
+    if named := os.environ.get(layout.ENV_CACHE):
+        return Path(named).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME")
+    # A relative XDG_CACHE_HOME is to be ignored: XDG Base Directory Specification 0.8.
+    return (Path(home) if home and Path(home).is_absolute() else Path("~/.cache").expanduser()) / "prebake"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One checkpoint in the cache."""
+
+    folder: Path
+    uri: str
+    revision: str
+    files: tuple[File, ...]
+    last_use: float
+    """Seconds since the epoch."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Entry:
+        """Raises DocumentError."""
+        table = read_json(folder / ENTRY, FORMAT, "cache entry")
+        entry = cls(
+            folder=folder,
+            uri=table.take("uri", str),
+            revision=table.take("revision", str),
+            files=table.items("files", File.from_table),
+            last_use=(folder / ENTRY).stat().st_mtime,
+        )
+        table.finish()
+        return entry
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def text(self) -> str:
+        files = [file.to_dict() for file in self.files]
+        return canonical_json({"format": FORMAT, "uri": self.uri, "revision": self.revision, "files": files})
+
+    def check(self, *, hashes: bool) -> None:
+        """Raises IntegrityError that lists each mismatch."""
+        label = f"{self.folder} ({self.uri})"
+        if not (self.folder / "files").is_dir():
+            raise IntegrityError(f"{label}: its files are gone")
+        digest.check_files(self.folder / "files", self.files, label=label, hashes=hashes)
+
+
+class Cache:
+    """A folder of checkpoints, shared by any number of processes.
+
+    What `checkpoint` gave stays locked against `prune` until `close`: use it as a context manager.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder if folder is not None else default_folder()
+        self.checkpoints = self.folder / "checkpoints"
+        self._held: dict[str, int] = {}
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of every checkpoint that was handed out."""
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def resolve(self, source: Source) -> Resolved:
+        """`source.resolve()`; what it had to fetch for that becomes an entry.
+
+        Raises SourceError, IntegrityError.
+        """
+        if not isinstance(source, ResolvesByFetching):
+            with digest.disk_full_as(source.uri, self.folder):
+                return source.resolve()
+        key = _key(source.uri, "")
+        with self._exclusive(key), self._scratch(key, source.uri) as scratch:
+            resolved = source.resolve_into(scratch / "files")
+            entry_key = _key(source.uri, resolved.revision)
+            # An entry that was handed out is there already, and our own shared lock would block us for ever.
+            if entry_key not in self._held:
+                with self._exclusive(entry_key):
+                    if self._entry(entry_key, resolved, verify=False) is None:
+                        self._install(entry_key, scratch, source.uri, resolved)
+        return resolved
+
+    def checkpoint(self, source: Source, resolved: Resolved, *, verify: bool = False) -> Path:
+        """The folder with the files of `resolved`, fetched where the cache has them not.
+
+        A hit asks nobody upstream: sizes are checked, with `verify` hashes too, and a damaged entry is fetched
+        anew. Raises SourceError (no upstream, no space), IntegrityError where what came is not what was locked.
+        """
+        key = _key(source.uri, resolved.revision)
+        while True:
+            self._hold(key)
+            entry = self._entry(key, resolved, verify=verify)
+            if entry is not None:
+                # The last use; not where the entry is another user's, or the cache is mounted read-only.
+                with suppress(OSError):
+                    os.utime(entry.folder / ENTRY)
+                return entry.folder / "files"
+            self._release(key)
+            with self._exclusive(key):
+                if self._entry(key, resolved, verify=verify) is None:
+                    self._fetch(key, source, resolved)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """What is there, the most recently used first; folders that are no entries are left out with a warning."""
+        found = []
+        for path in sorted(self.checkpoints.glob("*/" + ENTRY)):
+            if path.parent.suffix != ".tmp":
+                try:
+                    found.append(Entry.read(path.parent))
+                except (DocumentError, OSError) as error:
+                    _log.warning("%s", error)
+        return tuple(sorted(found, key=lambda entry: (-entry.last_use, entry.folder.name)))
+
+    def remove(self, entry: Entry) -> bool:
+        """Remove one entry; False where it is in use."""
+        with self._exclusive(entry.folder.name, wait=False) as alone:
+            if alone:
+                self._discard(entry.folder)
+        return alone
+
+    def remove_leftovers(self) -> list[Path]:
+        """Remove what died processes left: temporary folders that nobody holds, and locks of nothing."""
+        removed: list[Path] = []
+        for lock in sorted(self.checkpoints.glob("*.lock")):
+            with self._exclusive(lock.stem, wait=False) as alone:
+                if alone:
+                    removed += self._leftovers(lock.stem)
+                    if not (self.checkpoints / lock.stem).exists():
+                        lock.unlink(missing_ok=True)
+        return removed
+
+    def _entry(self, key: str, resolved: Resolved, *, verify: bool) -> Entry | None:
+        folder = self.checkpoints / key
+        if not folder.is_dir():
+            return None
+        try:
+            entry = Entry.read(folder)
+            entry.check(hashes=verify)
+        except (DocumentError, IntegrityError, OSError) as error:
+            _log.warning("%s\nFetching it again.", error)
+            return None
+        return entry if entry.files == resolved.files else None
+
+    def _fetch(self, key: str, source: Source, resolved: Resolved) -> None:
+        self._check_space(source.uri, sum(file.size for file in resolved.files))
+        with self._scratch(key, source.uri) as scratch:
+            source.fetch(resolved, scratch / "files")
+            digest.check_files(scratch / "files", resolved.files, label=source.uri)
+            self._install(key, scratch, source.uri, resolved)
+
+    def _install(self, key: str, scratch: Path, uri: str, resolved: Resolved) -> None:
+        folder = self.checkpoints / key
+        entry = Entry(folder=folder, uri=uri, revision=resolved.revision, files=resolved.files, last_use=0)
+        digest.write_text(scratch / ENTRY, entry.text)
+        digest.sync_tree(scratch)
+        if folder.exists():
+            self._discard(folder)
+        scratch.rename(folder)
+        digest.sync_folder(self.checkpoints)
+
+    def _discard(self, folder: Path) -> None:
+        """Rename, then remove: a half-removed entry is never seen as one."""
+        doomed = self._temporary(folder.name)
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+    def _check_space(self, uri: str, size: int) -> None:
+        free = shutil.disk_usage(self.checkpoints).free
+        if free < size:
+            raise SourceError(
+                f"{uri}: needs {size:,} bytes, and {self.folder} has {free:,} free: free some space, "
+                "run `prebake cache prune`, or put the cache elsewhere with --cache or PREBAKE_CACHE"
+            )
+
+    @contextmanager
+    def _scratch(self, key: str, uri: str) -> Iterator[Path]:
+        """A folder with an empty `files` in it, removed afterwards unless it was renamed. Needs the exclusive lock."""
+        self._leftovers(key)
+        scratch = self._temporary(key)
+        try:
+            with digest.disk_full_as(uri, self.folder):
+                (scratch / "files").mkdir(parents=True)
+                yield scratch
+        except OSError as error:
+            raise SourceError(f"{uri}: cannot fetch into {scratch}: {reason(error)}") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _temporary(self, key: str) -> Path:
+        return self.checkpoints / f"{key}.{uuid.uuid4().hex}.tmp"
+
+    def _leftovers(self, key: str) -> list[Path]:
+        found = sorted(self.checkpoints.glob(f"{key}.*.tmp"))
+        for path in found:
+            _log.info("%s: removing what an interrupted fetch left", path)
+            shutil.rmtree(path)
+        return found
+
+    def _hold(self, key: str) -> None:
+        """Keep the key's lock shared until `close`."""
+        if key not in self._held:
+            self._held[key] = self._lock(key, exclusive=False)
+
+    def _release(self, key: str) -> None:
+        os.close(self._held.pop(key))
+
+    @contextmanager
+    def _exclusive(self, key: str, *, wait: bool = True) -> Iterator[bool]:
+        """Hold the key's lock alone; with `wait=False` give False where somebody else holds it."""
+        try:
+            handle = self._lock(key, exclusive=True, wait=wait)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.close(handle)
+
+    def _lock(self, key: str, *, exclusive: bool, wait: bool = True) -> int:
+        with digest.disk_full_as("build cache", self.folder):
+            try:
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+                return locked(self.checkpoints / f"{key}.lock", exclusive=exclusive, wait=wait)
+            except OSError as error:
+                if error.errno in digest.FULL or isinstance(error, BlockingIOError):
+                    raise
+                raise ConfigError(
+                    f"{self.folder}: cannot use this folder as the build cache: {reason(error)}: "
+                    "name another with --cache or PREBAKE_CACHE"
+                ) from error
+
+
+def _key(uri: str, revision: str) -> str:
+    return hashlib.sha256(f"{uri}\n{revision}".encode()).hexdigest()[:16]
+
+
+def doomed(
+    entries: Sequence[Entry], *, now: float, older_than: float | None = None, max_size: int | None = None
+) -> tuple[Entry, ...]:
+    """Of `entries`, the most recently used first, those that a prune removes.
+
+    `older_than`: seconds since the last use. `max_size`: bytes that the most recently used entries may keep.
+    """
+    found, kept = [], 0
+    for entry in entries:
+        old = older_than is not None and now - entry.last_use > older_than
+        if old or (max_size is not None and kept + entry.size > max_size):
+            found.append(entry)
+        else:
+            kept += entry.size
+    return tuple(found)

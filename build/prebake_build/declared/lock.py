@@ -1,0 +1,285 @@
+"""`models.lock`: exactly what we get, for each model of `models.toml`.
+
+The document is TOML with one spelling: sorted, written by `Lock.text`. A model that could not be resolved
+stays in it with the reason and with what is known, so that the file says what it does not know.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import tomli_w
+
+from prebake.baked import layout
+from prebake.baked.manifest import File
+from prebake.documents import toml
+from prebake.documents.messages import nearest, quote, reason
+from prebake.documents.table import Table, check_format
+from prebake.errors import ConfigError, DocumentError, IntegrityError, SourceError
+from prebake_build.declared.spec import Spec
+from prebake_build.files.digest import disk_full_as, write_text
+from prebake_build.sources import KnowsUpstream, Resolved, Source, Upstream
+
+FORMAT = 1
+_HEADER = """\
+# What `prebake lock` found for models.toml: exact revisions, sizes and hashes. Written by it, not by hand;
+# commit it. `prebake lock --check` tells whether upstream or models.toml has changed since.
+"""
+_KIND = re.compile(r"[a-z0-9]+:\S+")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baked:
+    """What a bake made of the locked checkpoint: the other end of the chain."""
+
+    converter: Mapping[str, str]
+    """Package → version that wrote the baked model."""
+    set_digest: str
+    """Of the baked model: `sha256:…`."""
+    layer_digest: str | None = None
+    """Of its image layer: `sha256:…`."""
+
+    @classmethod
+    def from_table(cls, table: Table) -> Baked:
+        baked = cls(
+            converter=table.mapping("converter", str),
+            set_digest=table.take("set_digest", str),
+            layer_digest=table.maybe("layer_digest", str),
+        )
+        for key in ("set_digest", "layer_digest"):
+            if (value := getattr(baked, key)) is not None and not _DIGEST.fullmatch(value):
+                raise table.fail(key, f'{quote(value)} is not "sha256:" and 64 hexadecimal digits')
+        table.finish()
+        return baked
+
+    def to_dict(self) -> dict[str, Any]:
+        layer = {"layer_digest": self.layer_digest} if self.layer_digest else {}
+        return {"set_digest": self.set_digest, **layer, "converter": dict(sorted(self.converter.items()))}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedModel:
+    """One model of the lock: resolved, or the reason why not."""
+
+    source: str
+    """The URI that was asked for."""
+    resolved: Resolved | None = None
+    unresolved: str | None = None
+    """Why there is no `resolved`; exactly one of the two is given."""
+    upstream: tuple[Upstream, ...] = ()
+    """For an unresolved model: what is known of its files."""
+    baked: Baked | None = None
+    """For a resolved model: what became of it."""
+
+    @classmethod
+    def from_table(cls, table: Table) -> LockedModel:
+        source = table.take("source", str)
+        unresolved = table.maybe("unresolved", str)
+        if unresolved is not None:
+            upstream = table.items("upstream", _upstream) if "upstream" in set(table) else ()
+            model = cls(source=source, unresolved=unresolved, upstream=upstream)
+        else:
+            baked = Baked.from_table(table.table("baked")) if "baked" in set(table) else None
+            model = cls(source=source, resolved=_resolved(table), baked=baked)
+        table.finish()
+        return model
+
+    def to_dict(self) -> dict[str, Any]:
+        if self.resolved is None:
+            upstream = [{"path": u.path, "url": u.url, "member": u.member, "md5": u.md5} for u in self.upstream]
+            known = {"upstream": upstream} if upstream else {}
+            return {"source": self.source, "unresolved": self.unresolved, **known}
+        licence = {"licence": self.resolved.licence} if self.resolved.licence else {}
+        return {
+            "source": self.source,
+            "revision": self.resolved.revision,
+            **licence,
+            "files": [file.to_dict() for file in self.resolved.files],
+            **({"baked": self.baked.to_dict()} if self.baked else {}),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lock:
+    """The whole file. `Lock.read` gives a checked one, `text` its only spelling."""
+
+    models: Mapping[str, LockedModel]
+
+    @classmethod
+    def read(cls, path: Path) -> Lock:
+        """Raises ConfigError where there is no such file, DocumentError (or NewerFormatError) where it is no lock."""
+        try:
+            data = toml.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: there is no such file: run `prebake lock --lock {path}`") from None
+        except OSError as error:
+            raise DocumentError(f"{path}: cannot read this lock: {reason(error)}") from error
+        except (toml.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise DocumentError(f"{path}: this lock is not TOML: {error}: run `prebake lock --lock {path}`") from error
+        table = Table(data, str(path))
+        check_format(table, FORMAT, "lock")
+        models = table.table("models", {})
+        lock = cls(models={name: LockedModel.from_table(models.table(name)) for name in models})
+        table.finish()
+        for name in lock.models:
+            if not layout.MODEL_NAME.fullmatch(name):
+                raise models.fail(name, f"{quote(name)} is no model name")
+        return lock
+
+    @property
+    def text(self) -> str:
+        """The lock as it is written."""
+        models = {name: self.models[name].to_dict() for name in sorted(self.models)}
+        return _HEADER + "\n" + tomli_w.dumps({"format": FORMAT, "models": models})
+
+    def write(self, path: Path) -> None:
+        """Write it whole or not at all. Raises ConfigError where the folder cannot be written to."""
+        try:
+            with disk_full_as(str(path), path.parent):
+                write_text(path, self.text)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot write the lock: {reason(error)}") from error
+
+    def require(self, name: str, source: str) -> Resolved:
+        """What was locked for this model of `models.toml`.
+
+        Raises ConfigError where it is not in the lock, is unresolved, or was locked for another source; each
+        message ends with the command that mends it.
+        """
+        model = self.models.get(name)
+        mend = f"run `prebake lock {name}`"
+        if model is None:
+            raise ConfigError(f"models.lock: does not have {quote(name)}{nearest(name, list(self.models))}: {mend}")
+        if model.source != source:
+            raise ConfigError(
+                f"models.lock: models.{name}.source: locked {quote(model.source)}, and models.toml has "
+                f"{quote(source)}: {mend}"
+            )
+        if model.resolved is None:
+            raise ConfigError(f"models.lock: models.{name} is unresolved: {model.unresolved}: {mend}")
+        return model.resolved
+
+    def is_open(self, name: str, source: str) -> bool:
+        """Whether the lock itself says that this model of `models.toml` could not be resolved yet."""
+        model = self.models.get(name)
+        return model is not None and model.source == source and model.resolved is None
+
+    def with_baked(self, name: str, baked: Baked) -> Lock:
+        """The same lock with what a bake made of one of its resolved models."""
+        return Lock(models={**self.models, name: replace(self.models[name], baked=baked)})
+
+
+class Resolves(Protocol):
+    """What `update` asks: the cache."""
+
+    def resolve(self, source: Source) -> Resolved: ...
+
+
+def update(
+    spec: Spec, names: Sequence[str], old: Lock | None, cache: Resolves, *, allow_unresolved: bool = False
+) -> Lock:
+    """Resolve the named models of `spec` (all where none is named) into a new lock; the others stay as they were.
+
+    A model whose source and resolution are unchanged keeps its `baked` table. With `allow_unresolved` a model
+    that cannot be resolved keeps its old resolution, or is written as unresolved; without it, raises SourceError
+    that lists every model that could not be resolved.
+    """
+    before = old.models if old else {}
+    models = {model.name: before[model.name] for model in spec.models if model.name in before}
+    failures: list[str] = []
+    for model in spec.select(names):
+        source = spec.open(model)
+        last = before.get(model.name)
+        last = last if last and last.source == model.source else None
+        try:
+            found = cache.resolve(source)
+        except (SourceError, IntegrityError) as error:
+            failures.append(f"models.{model.name}: {error}")
+            if not (last and last.resolved):
+                known = source.upstream() if isinstance(source, KnowsUpstream) else ()
+                models[model.name] = LockedModel(source=model.source, unresolved=str(error), upstream=known)
+        else:
+            baked = last.baked if last and last.resolved == found else None
+            models[model.name] = LockedModel(source=model.source, resolved=found, baked=baked)
+    if failures and not allow_unresolved:
+        raise SourceError(
+            "\n".join(failures) + "\nThe lock was not touched. `prebake lock --allow-unresolved` keeps or marks "
+            "what cannot be resolved, and writes the rest."
+        )
+    for failure in failures:
+        _log.warning("%s", failure)
+    return Lock(models=models)
+
+
+def drift(old: Lock, new: Lock) -> list[str]:
+    """What differs between two locks, one line each; empty where they agree.
+
+    A model that is unresolved in `new` is only held against its source: nothing else is known of it.
+    """
+    lines = [
+        f"{name}: is in the lock, and not in models.toml" for name in sorted(old.models.keys() - new.models.keys())
+    ]
+    for name in sorted(new.models):
+        if name in old.models:
+            lines += _model_drift(name, old.models[name], new.models[name])
+        else:
+            lines.append(f"{name}: is in models.toml, and not in the lock")
+    return lines
+
+
+def _model_drift(name: str, old: LockedModel, new: LockedModel) -> list[str]:
+    if old.source != new.source:
+        return [f"{name}.source: locked {quote(old.source)}, now {quote(new.source)}"]
+    was, now = old.resolved, new.resolved
+    if now is None:
+        return [] if old.upstream == new.upstream or was else [f"{name}.upstream: is published otherwise now"]
+    if was is None:
+        return [f"{name}: is unresolved in the lock, now {now.revision}"]
+    lines = []
+    if was.revision != now.revision:
+        lines.append(f"{name}.revision: locked {was.revision}, now {now.revision}")
+    if was.licence != now.licence:
+        lines.append(f"{name}.licence: locked {was.licence or 'none'}, now {now.licence or 'none'}")
+    before, after = ({file.path: file for file in resolved.files} for resolved in (was, now))
+    for path in sorted(before.keys() | after.keys()):
+        if before.get(path) != after.get(path):
+            lines.append(f"{name}.files: {path}: locked {_spell(before.get(path))}, now {_spell(after.get(path))}")
+    return lines
+
+
+def _spell(file: File | None) -> str:
+    return f"{file.size:,} bytes sha256:{file.sha256}" if file else "none"
+
+
+def _resolved(table: Table) -> Resolved:
+    resolved = Resolved(
+        revision=table.take("revision", str),
+        files=table.items("files", File.from_table),
+        licence=table.maybe("licence", str),
+    )
+    if not _KIND.fullmatch(resolved.revision):
+        raise table.fail("revision", f'{quote(resolved.revision)} is not of the form "commit:…" or "sha256:…"')
+    paths = [file.path for file in resolved.files]
+    if not paths or paths != sorted(set(paths)):
+        raise table.fail("files", "expected at least one, each path once, sorted")
+    return resolved
+
+
+def _upstream(table: Table) -> Upstream:
+    known = Upstream(**{key: table.take(key, str) for key in ("path", "url", "member", "md5")})
+    for key, path in (("path", known.path), ("member", known.member)):
+        if not layout.is_inside(path):
+            raise table.fail(key, f"{quote(path)} leaves the checkpoint")
+    if not _MD5.fullmatch(known.md5):
+        raise table.fail("md5", f"{quote(known.md5)} is not 32 hexadecimal digits")
+    table.finish()
+    return known

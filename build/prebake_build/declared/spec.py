@@ -1,0 +1,225 @@
+"""`models.toml`: what we want, typed.
+
+Every issue of the file is collected and raised once, each with its path in the document.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prebake.baked import layout
+from prebake.documents import toml
+from prebake.documents.messages import describe, nearest, quote, reason
+from prebake.documents.table import Table
+from prebake.errors import ConfigError, UnknownModelError
+from prebake_build.sources import Source, open_source
+
+T = TypeVar("T")
+
+FAMILIES = ("transformers", "easyocr", "torch")
+DTYPES = ("float32", "bfloat16", "float16", "source")
+MAX_RETRIES = 10
+
+_CLASS = {
+    "transformers": re.compile(r"[A-Za-z_]\w*", re.ASCII),
+    "easyocr": re.compile(r"Reader"),
+    "torch": re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII),
+}
+_EXAMPLE = {
+    "transformers": "transformers:BlipForConditionalGeneration",
+    "easyocr": "easyocr:Reader",
+    "torch": "torch:package.module:factory",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """One table of `models.toml`."""
+
+    name: str
+    """The name of the table: `layout.MODEL_NAME`."""
+    source: str
+    """The URI as written."""
+    family: str | None = None
+    """One of FAMILIES; None where it is to be inferred from `config.json`."""
+    class_: str | None = None
+    """What stands after the family: a class of transformers, `Reader`, or `package.module:factory`."""
+    dtype: str = "source"
+    """One of DTYPES."""
+    retries: int = 0
+    """How often a failed load is tried again, 0 to 10."""
+    quantize: bool = True
+    """easyocr: dynamic quantisation, upstream's default on a CPU."""
+    arguments: Mapping[str, Any]
+    """torch: keyword arguments of the factory; strings, numbers, booleans, lists and tables of them."""
+    timeout: float | None = None
+    """Seconds that a load may take."""
+    required: bool = True
+    """Whether readiness waits for this model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """The whole file. `read_spec` gives a checked one."""
+
+    path: Path
+    models: tuple[ModelSpec, ...]
+    """In the file's order."""
+
+    def select(self, names: Sequence[str]) -> tuple[ModelSpec, ...]:
+        """The models of these names, in the file's order; all of them where no name is given.
+
+        Raises UnknownModelError that lists the known names.
+        """
+        known = [model.name for model in self.models]
+        for name in names:
+            if name not in known:
+                raise UnknownModelError(
+                    f"{self.path}: there is no model {quote(name)} (it has {', '.join(known)}){nearest(name, known)}"
+                )
+        return tuple(model for model in self.models if not names or model.name in names)
+
+    def open(self, model: ModelSpec) -> Source:
+        """The source of one of the models; relative paths start at the folder of `models.toml`."""
+        return open_source(model.source, base=self.path.parent, where=f"{self.path}: models.{model.name}.source")
+
+
+def read_spec(path: Path) -> Spec:
+    """Read `models.toml`.
+
+    Raises ConfigError that lists every issue, one a line, each as `FILE: models.NAME.key: what is wrong`.
+    """
+    try:
+        data = toml.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file: write one, or name another with --models") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read it: {reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
+    except toml.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    issues = _Issues()
+    top = Table(data, str(path), ConfigError)
+    tables = issues.collect(lambda: top.table("models"), None)
+    issues.collect(top.finish, None)
+    if tables is not None and not list(tables):
+        issues.append(f"{tables.where}: is empty (expected a table [models.NAME] for each model)")
+    names = list(tables) if tables is not None else []
+    models = [_read_model(tables, name, path.parent, issues) for name in names if tables is not None]
+    if issues:
+        raise ConfigError("\n".join(issues))
+    return Spec(path=path, models=tuple(model for model in models if model is not None))
+
+
+class _Issues(list[str]):
+    """The messages so far: what `collect` calls may fail, and reading goes on with a stand-in."""
+
+    def collect(self, read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except ConfigError as error:
+            self.append(str(error))
+            return otherwise
+
+
+def _read_model(models: Table, name: str, base: Path, issues: _Issues) -> ModelSpec | None:
+    table = issues.collect(lambda: models.table(name), None)
+    if table is None:
+        return None
+    if not layout.MODEL_NAME.fullmatch(name):
+        issues.append(
+            f"{models.where}: {quote(name)} is no model name: use lower-case letters, digits, '.', '_' and '-', "
+            "at most 64, with a letter or digit at both ends"
+        )
+    source = issues.collect(lambda: _source(table, base), "")
+    nothing: tuple[str | None, str | None] = (None, None)
+    family, class_ = issues.collect(lambda: _class(table, source), nothing)
+    spec = ModelSpec(
+        name=name,
+        source=source,
+        family=family,
+        class_=class_,
+        dtype=issues.collect(lambda: table.one_of("dtype", DTYPES, "source"), "source"),
+        retries=issues.collect(lambda: _retries(table), 0),
+        quantize=issues.collect(lambda: table.take("quantize", bool, True), True),
+        arguments=issues.collect(lambda: _arguments(table), {}),
+        timeout=issues.collect(lambda: _timeout(table), None),
+        required=issues.collect(lambda: table.take("required", bool, True), True),
+    )
+    issues.collect(table.finish, None)
+    issues.extend(_misfits(table, spec))
+    return spec
+
+
+def _source(table: Table, base: Path) -> str:
+    uri = table.take("source", str)
+    open_source(uri, base=base, where=table.at("source"))
+    return uri
+
+
+def _class(table: Table, source: str) -> tuple[str | None, str | None]:
+    """Family and class; the family of an EasyOCR source needs no saying."""
+    reads_easyocr = source.startswith(("easyocr:", "dummy:easyocr"))
+    value = table.maybe("class", str)
+    if value is None:
+        return ("easyocr", None) if reads_easyocr else (None, None)
+    family, _, class_ = value.partition(":")
+    if family not in FAMILIES:
+        hint = nearest(family, FAMILIES) or f': did you mean "transformers:{family}"?' * bool(re.match("[A-Z]", family))
+        raise table.fail("class", f"{quote(family)} is no known family (expected one of {', '.join(FAMILIES)}){hint}")
+    if not _CLASS[family].fullmatch(class_):
+        raise table.fail("class", f"{quote(value)} is not of the form {quote(_EXAMPLE[family])}")
+    if source and reads_easyocr != (family == "easyocr"):
+        raise table.fail("class", f"the family {family} cannot read the source {quote(source)}")
+    return family, class_
+
+
+def _retries(table: Table) -> int:
+    retries = table.take("retries", int, 0)
+    if not 0 <= retries <= MAX_RETRIES:
+        raise table.fail("retries", f"{retries} is not between 0 and {MAX_RETRIES}")
+    return retries
+
+
+def _timeout(table: Table) -> float | None:
+    timeout = table.maybe("timeout", float)
+    if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
+        raise table.fail("timeout", f"{timeout:g} is no number of seconds above 0")
+    return timeout
+
+
+def _arguments(table: Table) -> dict[str, Any]:
+    arguments = table.take("arguments", dict, {})
+    for key, value in arguments.items():
+        if (found := _not_plain(value)) is not None:
+            raise table.fail(f"arguments.{key}", f"the manifest (JSON) cannot carry {found}")
+    return arguments
+
+
+def _not_plain(value: object) -> str | None:
+    """What in `value` JSON has no spelling for: TOML's dates and times, infinity and not-a-number."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return next((found for item in inner if (found := _not_plain(item)) is not None), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return None if isinstance(value, str | int | float) else describe(value)
+
+
+def _misfits(table: Table, spec: ModelSpec) -> list[str]:
+    """Keys that are known, and mean nothing for this model's family."""
+    of = f"this model's family is {spec.family}" if spec.family else 'give `class = "FAMILY:…"` where it is one'
+    found = []
+    if "quantize" in set(table) and spec.family != "easyocr":
+        found.append(f"{table.at('quantize')}: is only for the family easyocr ({of})")
+    if "arguments" in set(table) and spec.family != "torch":
+        found.append(f"{table.at('arguments')}: is only for the family torch ({of})")
+    if spec.family == "easyocr" and spec.dtype not in ("float32", "source"):
+        found.append(f"{table.at('dtype')}: {quote(spec.dtype)} does not fit the family easyocr (it is float32)")
+    return found

@@ -1,0 +1,172 @@
+"""Files on disk: hashed, listed, held against a list, and written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prebake.baked import layout
+from prebake.baked.manifest import File
+from prebake.documents.messages import quote
+from prebake.errors import IntegrityError, PrebakeError, SourceError
+
+CHUNK = 1 << 20
+"""Bytes read at once: large enough that hashing, not the loop, is what takes time."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What writing says where the disk, or the user's share of it, is used up."""
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, 64 hexadecimal digits, in constant memory."""
+    return _hash(path, "sha256")
+
+
+def md5_of(path: Path) -> str:
+    """The md5 of a file: only for comparing with a table that an upstream publishes."""
+    return _hash(path, "md5")
+
+
+def _hash(path: Path, algorithm: str) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def paths_of(folder: Path, *, hidden: bool = True) -> tuple[str, ...]:
+    """Every regular file below `folder`, as sorted relative POSIX paths.
+
+    `hidden=False` leaves out whatever starts with a dot. Raises IntegrityError that lists every symlink,
+    device and name that no manifest can carry: skipping them would bake something else than what is there.
+    """
+    findings: list[str] = []
+    paths = list(_walk(folder, "", hidden, findings))
+    if findings:
+        raise IntegrityError(f"{folder}: not only plain files:\n  " + "\n  ".join(sorted(findings)))
+    return tuple(sorted(paths))
+
+
+def _walk(folder: Path, prefix: str, hidden: bool, findings: list[str]) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not hidden and entry.name.startswith("."):
+                continue
+            path = prefix + entry.name
+            if entry.is_symlink():
+                findings.append(f"{path}: is a symlink to {Path(entry.path).readlink()}")
+            elif not layout.is_inside(entry.name):
+                findings.append(f"{quote(path)}: has a name that a manifest cannot carry")
+            elif entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path), path + "/", hidden, findings)
+            elif stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
+                yield path
+            else:
+                findings.append(f"{path}: is not a regular file")
+
+
+def file_of(folder: Path, path: str) -> File:
+    """One file of `folder`, with its size and hash."""
+    return File(path=path, size=(folder / path).stat().st_size, sha256=sha256_of(folder / path))
+
+
+def files_of(folder: Path, *, hidden: bool = True) -> tuple[File, ...]:
+    """Every file below `folder` with its size and hash, sorted by path.
+
+    Raises IntegrityError for symlinks and anything else that is no regular file.
+    """
+    return tuple(file_of(folder, path) for path in paths_of(folder, hidden=hidden))
+
+
+def check_files(
+    folder: Path,
+    files: Iterable[File],
+    *,
+    label: str | None = None,
+    allow: Collection[str] = (),
+    hashes: bool = True,
+) -> None:
+    """Hold a folder against a list of files: presence, size, sha256 (unless `hashes=False`), and nothing else there.
+
+    `label` begins the message (default: the folder); paths in `allow` may be there without being listed.
+    Raises IntegrityError that lists each mismatch.
+    """
+    listed = {file.path: file for file in files}
+    findings = [finding for file in listed.values() if (finding := _check_file(folder, file, hashes))]
+    findings += [f"{path}: not listed" for path in paths_of(folder) if path not in listed and path not in allow]
+    if findings:
+        raise IntegrityError(f"{label or folder}: not the files that were promised:\n  " + "\n  ".join(findings))
+
+
+def _check_file(folder: Path, file: File, hashes: bool) -> str | None:
+    path = folder / file.path
+    if not path.is_file():
+        return f"{file.path}: missing"
+    if (size := path.stat().st_size) != file.size:
+        return f"{file.path}: expected {file.size:,} bytes, found {size:,}"
+    if hashes and (found := sha256_of(path)) != file.sha256:
+        return f"{file.path}: expected sha256 {file.sha256}, found {found}"
+    return None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a document whole or not at all: temporary file beside it, fsync, rename. Mode 0644 before the umask."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes 0600; a lock in a checkout and an entry in a shared cache are read by others.
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file and folder below `folder`, and itself."""
+    for path in (folder, *folder.rglob("*")):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def disk_full_as(what: str, folder: Path, error: type[PrebakeError] = SourceError) -> Iterator[None]:
+    """Turn a full disk or quota inside the block into one clear message; other OS errors pass."""
+    try:
+        yield
+    except OSError as found:
+        if found.errno not in FULL:
+            raise
+        raise error(
+            f"{what}: no space left while writing below {found.filename or folder}: free some space, "
+            "run `prebake cache prune`, or put the cache elsewhere with --cache or PREBAKE_CACHE"
+        ) from found

@@ -1,0 +1,98 @@
+"""A comparison as files: `startup.html`, one page with figures and both timelines drawn, and `startup.json`.
+
+The page is a single file with inline SVG: it opens anywhere, without network or scripts.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from prebake.telemetry import drawing
+from prebake_build.measure.compare import FIGURES, Comparison
+
+PACKAGES = ("prebake", "torch", "transformers", "easyocr", "torchvision", "safetensors")
+
+
+def to_json(comparison: Comparison, title: str) -> str:
+    """Every sample, with the versions and the machine they were taken on."""
+    document = {
+        "format": 1,
+        "title": title,
+        "baseline": comparison.baseline,
+        "candidate": comparison.candidate,
+        "machine": machine(),
+        "versions": versions(),
+        "same_answers": comparison.same_answers,
+        "ratios": {figure: comparison.ratio(figure) for figure in FIGURES},
+        "samples": {
+            label: [{figure: getattr(sample, figure) for figure in FIGURES} for sample in samples]
+            for label, samples in comparison.samples.items()
+        },
+        "timelines": {label: comparison.typical(label).startup for label in comparison.samples},
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, without naming the machine."""
+    return {"processors": os.cpu_count(), "architecture": platform.machine(), "system": platform.system(),
+            "python": platform.python_version()}  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Package → installed version."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def to_html(comparison: Comparison, title: str) -> str:
+    """The page. Both timelines share one axis, so that a bar's length means the same in both."""
+    starts = {label: comparison.typical(label).startup for label in (comparison.baseline, comparison.candidate)}
+    longest = max(map(drawing.length, starts.values()))
+    about = ", ".join(f"{name} {value}" for name, value in {**versions(), **machine()}.items())
+    answers = "the same" if comparison.same_answers else "<strong>different</strong>"
+    rounds = len(comparison.samples[comparison.candidate])
+    drawings = [f"<h2>{html.escape(label)}</h2>{drawing.svg(startup, f'the {label} start', longest)}"
+                for label, startup in starts.items()]  # fmt: skip
+    note = (
+        f'<p class="note">Starts of each that count: {rounds}, in turn; medians, with the lowest and highest. '
+        f"First answers of both: {answers}. The drawn starts are those with the median time to ready. "
+        f"{html.escape(about)}.</p>"
+    )
+    return drawing.page(title, headline(comparison), [_table(comparison), *drawings, note])
+
+
+def headline(comparison: Comparison) -> str:
+    """The one sentence that matters."""
+    middle = {label: statistics.median(comparison.values(label, "ready")) for label in comparison.samples}
+    ratio = statistics.median(comparison.ratio("ready"))
+    before, after = middle[comparison.baseline], middle[comparison.candidate]
+    return f"ready after {after:.2f} s instead of {before:.2f} s: {100 * (1 - ratio):.0f} % sooner"
+
+
+def _table(comparison: Comparison) -> str:
+    labels = (comparison.baseline, comparison.candidate)
+    rows = [
+        [name, *(_cell([v * factor for v in comparison.values(label, figure)], unit) for label in labels),
+         _cell(comparison.ratio(figure), "")]
+        for figure, (name, unit, factor) in FIGURES.items()
+    ]  # fmt: skip
+    return drawing.table(["", *labels, "ratio"], rows)
+
+
+def _cell(values: Sequence[float], unit: str) -> str:
+    digits = 0 if unit == "MB" else 2
+    low, middle, high = (f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    return f"<b>{middle}</b> {unit} <small>{low} to {high}</small>"

@@ -1,0 +1,57 @@
+"""What is in a baked model, from its manifest and its headers: no framework, no weights read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prebake.baked.header import read_header
+from prebake.baked.model import BakedModel
+
+
+def describe(baked: BakedModel, *, tensors: bool = False) -> dict[str, Any]:
+    """The model as plain values; `tensors` adds every tensor's dtype, shape and file.
+
+    Raises TensorFileError where a file of weights is not what its header says.
+    """
+    manifest, weights = baked.manifest, baked.manifest.weights
+    document: dict[str, Any] = {
+        "name": manifest.name,
+        "folder": str(baked.folder),
+        "family": manifest.family,
+        "class": manifest.class_,
+        "options": dict(manifest.options),
+        "source": manifest.source.to_dict(),
+        "set_digest": manifest.set_digest,
+        "files": len(manifest.files),
+        "bytes": sum(file.size for file in manifest.files),
+        "weights": weights.to_dict(),
+        "converter": dict(manifest.converter),
+        "requires": dict(manifest.requires),
+    }
+    if tensors:
+        document["tensors"] = [
+            {"name": name, "dtype": entry.dtype, "shape": list(entry.shape), "file": file}
+            for file in weights.all_files
+            for name, entry in sorted(read_header(baked.folder / file).entries.items())
+        ]
+    return document
+
+
+def lines(document: dict[str, Any]) -> str:
+    """The description for a person."""
+    weights, source = document["weights"], document["source"]
+    dtypes = ", ".join(f"{count} x {dtype}" for dtype, count in sorted(weights["dtypes"].items()))
+    rows = [
+        ("model", f"{document['name']} ({document['family']}:{document['class']})"),
+        ("source", f"{source['uri']} at {source['revision']}"),
+        ("licence", source["licence"] or "not declared"),
+        ("weights", f"{weights['bytes']:,} bytes in {weights['tensors']} tensors ({dtypes})"),
+        ("tied", f"{len(weights['aliases'])} names share another's tensor" if weights["aliases"] else "none"),
+        ("files", f"{document['files']}, {document['bytes']:,} bytes"),
+        ("digest", document["set_digest"]),
+        ("made by", ", ".join(f"{package} {version}" for package, version in sorted(document["converter"].items()))),
+        ("proven with", ", ".join(f"{package} {version}" for package, version in sorted(document["requires"].items()))),
+    ]
+    text = [f"{name:<12}{value}" for name, value in rows]
+    text += [f"  {t['name']}  {t['dtype']} {t['shape']}" for t in document.get("tensors", [])]
+    return "\n".join(text)

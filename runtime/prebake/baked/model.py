@@ -1,0 +1,53 @@
+"""A folder with a baked model, and all such folders under a root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prebake.baked import layout
+from prebake.baked.manifest import Manifest
+from prebake.documents.messages import quote
+from prebake.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class BakedModel:
+    """A model folder and what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> BakedModel:
+        """Raises DocumentError where the folder holds no readable manifest."""
+        return cls(folder, Manifest.read(folder))
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The files of tensors."""
+        return tuple(self.folder / file for file in self.manifest.weights.all_files)
+
+
+def find_models(root: Path) -> list[BakedModel]:
+    """Every model folder under the root, sorted by name.
+
+    Raises ConfigError where the root does not exist, holds no model, or a folder's name differs from its
+    manifest's; DocumentError where a manifest cannot be read or a folder has none.
+    """
+    if not root.is_dir():
+        raise ConfigError(
+            f"{root}: there is no such folder (expected the root of baked models; set {layout.ENV_ROOT} or --root)"
+        )
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    models = [BakedModel.open(folder) for folder in folders]
+    for baked in models:
+        if baked.name != baked.folder.name:
+            raise ConfigError(f"{baked.folder}: its manifest is that of the model {quote(baked.name)}")
+    if not models:
+        raise ConfigError(f"{root}: holds no baked model (run: prebake bake --output {root})")
+    return models

@@ -1,0 +1,26 @@
+"""What several subcommands' arguments share. Other distributions' commands may use it too."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prebake.baked import layout
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def subcommand(commands: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    """A subcommand whose help shows an example."""
+    return commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
+    """Add `--root`."""
+    parser.add_argument("--root", type=Path, default=layout.default_root(),
+                        help=f"folder of baked models (default: {layout.ENV_ROOT}, now %(default)s)")  # fmt: skip

@@ -1,0 +1,141 @@
+"""`prebake check`: start every model, show where the time went, and hold it against a budget."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prebake.baked import layout
+from prebake.commands.arguments import add_root, subcommand
+from prebake.errors import ConfigError
+from prebake.loading.models import Models
+from prebake.startup import deferred, quickstart, readahead
+from prebake.telemetry import report, timeline
+from prebake.telemetry.budget import Budget, Start, exceeded, parse_size
+from prebake.telemetry.services import Service, find_service
+
+if TYPE_CHECKING:
+    from prebake.commands.arguments import Commands
+    from prebake.startup.recorder import Recorder
+
+
+def add(commands: Commands) -> None:
+    """Add the subcommand."""
+    parser = subcommand(
+        commands, "check", "start every model, show where the time went, and hold it against a budget",
+        "prebake check --root models --ready 3 --first-answer 5 --peak-memory '1.5 GB'",
+    )  # fmt: skip
+    add_root(parser)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="write the timeline for chrome://tracing or Perfetto"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the timeline, drawn, and all else as a page")
+    parser.add_argument("--budget", metavar="FILE", default=os.environ.get(layout.ENV_BUDGET),
+                        help=f"TOML file of limits (default: {layout.ENV_BUDGET}); options override it")  # fmt: skip
+    parser.add_argument("--ready", type=float, metavar="S", help="seconds until all required models are loaded")
+    parser.add_argument("--first-answer", type=float, metavar="S", help="seconds until the first answer")
+    parser.add_argument("--peak-memory", metavar="SIZE", help='resident memory, such as "1.5 GB"')
+    parser.add_argument(
+        "--shorter", type=float, metavar="PERCENT", help="how much sooner than the baseline it must be ready"
+    )
+    parser.add_argument(
+        "--memory-above", type=float, metavar="PERCENT", help="how far peak memory may be above the baseline's"
+    )
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="recorded start to compare with")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="record this start, for a later --baseline")
+    parser.add_argument(
+        "--record-reads", type=Path, metavar="FILE",
+        help=f"write down what this start read from disk; {readahead.ENV}=FILE has later ones read it ahead",
+    )  # fmt: skip
+    parser.add_argument(
+        "--service", metavar="NAME", help="service that answers once: an installed one, or MODULE:OBJECT"
+    )
+    parser.add_argument("--warn-only", action="store_true", help="tell what was exceeded, and exit 0 all the same")
+    parser.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    budget = Budget.read(Path(options.budget)) if options.budget else Budget()
+    size = parse_size(options.peak_memory, "--peak-memory") if options.peak_memory else None
+    budget = budget.with_limits(ready=options.ready, first_answer=options.first_answer, peak_memory=size,
+                                shorter=options.shorter, memory_above=options.memory_above)  # fmt: skip
+    baseline = Start.read(options.baseline) if options.baseline else None
+    if budget.needs_baseline and baseline is None:
+        raise ConfigError("the budget compares with a baseline: name its file with --baseline")
+    service = find_service(options.service)
+    recorder = _recorder() if options.record_reads else None
+    models = start_all(options.root, service, recorder)
+    if recorder:
+        _write(options.record_reads, recorder.text(without=[file for baked in models.baked for file in baked.weights]))
+    start = Start.of(timeline.process)
+    findings = exceeded(start, budget, baseline)
+    told = report.document(timeline.process, models.status(), baseline)
+    if options.trace:
+        _write(options.trace, json.dumps(report.chrome_trace(timeline.process)))
+    if options.html:
+        from prebake.telemetry.drawing import startup_page
+
+        _write(options.html, startup_page(told))
+    if options.save:
+        _write(options.save, start.text)
+    if options.json:
+        print(json.dumps({"baseline": None} | told | {"start": start.to_dict(), "over_budget": findings}, indent=2))
+    else:
+        print(report.text(timeline.process))
+        print("\n".join(_model_lines(models)))
+        print(f"\n{report.headline(told)}")
+    for finding in findings:
+        print(f"prebake: over budget: {finding}", file=sys.stderr)
+    return 1 if findings and not options.warn_only else 0
+
+
+def _recorder() -> Recorder:
+    from prebake.startup.recorder import Recorder
+
+    return Recorder()
+
+
+def start_all(root: Path, service: Service | None = None, recorder: Recorder | None = None) -> Models:
+    """Load every model under the root and have the service answer once; the timeline has the marks afterwards.
+
+    `recorder` listens meanwhile. Raises the first model's error where one cannot be loaded.
+    """
+    quickstart.collector.pause()
+    if recorder:
+        recorder.begin()
+        for module in service.modules if service else ():
+            import_module(module)
+    models = Models(root)
+    quickstart.begin()
+    models.start()
+    models.wait()
+    timeline.mark(timeline.READY)
+    if recorder:
+        recorder.ready()
+    quickstart.collector.resume()
+    if service and service.answer(models):
+        timeline.mark(timeline.FIRST_ANSWER)
+    return models
+
+
+def _model_lines(models: Models) -> list[str]:
+    lines = []
+    for status in models.status():
+        why = f" ({status.fallback_reason})" if status.fallback_reason else ""
+        lines.append(f"{status.name}: {status.tier} in {status.seconds:.3f} s{why}")
+    for package, user in deferred.report().items():
+        lines.append(f"deferred: {package}" + (f", imported after all for {user}" if user else ""))
+    return lines
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot write it: {error.strerror}") from error

@@ -1,0 +1,36 @@
+"""`prebake inspect`: what a folder of baked models holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prebake.baked import layout
+from prebake.baked.inspection import describe, lines
+from prebake.baked.model import BakedModel, find_models
+from prebake.commands.arguments import subcommand
+
+if TYPE_CHECKING:
+    from prebake.commands.arguments import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the subcommand."""
+    parser = subcommand(commands, "inspect", "show what is in a folder of baked models, or in one of them",
+                         "prebake inspect models/caption --tensors")  # fmt: skip
+    parser.add_argument("folder", type=Path, nargs="?", default=layout.default_root(), metavar="DIR",
+                        help=f"default: {layout.ENV_ROOT}, now %(default)s")  # fmt: skip
+    parser.add_argument("--tensors", action="store_true", help="list every tensor")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    folder: Path = options.folder
+    is_model = (folder / layout.MANIFEST).exists()
+    models = [BakedModel.open(folder)] if is_model else find_models(folder)
+    documents = [describe(baked, tensors=options.tensors) for baked in models]
+    print(json.dumps(documents, indent=2, ensure_ascii=False) if options.json else "\n\n".join(map(lines, documents)))
+    return 0

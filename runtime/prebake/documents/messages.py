@@ -1,0 +1,46 @@
+"""What messages are made of: reasons, values, kinds, and the nearest known word."""
+
+from __future__ import annotations
+
+import difflib
+import json
+
+KINDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false",
+          list: "a list", dict: "a table"}  # fmt: skip
+"""Types of a document, as messages name them."""
+
+
+def reason(error: BaseException) -> str:
+    """An OS error without its number and file name; any other error as it is."""
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
+def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """`: did you mean "…"?` where a known word is close, else nothing."""
+    found = difflib.get_close_matches(word, known, n=1)
+    return f': did you mean "{found[0]}"?' if found else ""
+
+
+def quote(value: str) -> str:
+    """A value as messages show it: in double quotes, cut at 80 characters, halves of surrogate pairs escaped."""
+    text = json.dumps(value if len(value) <= 80 else value[:77] + "...", ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()
+
+
+def describe(value: object) -> str:
+    """What was found, in the words of the document's format."""
+    for kind in (bool, int, float, list, dict):
+        if isinstance(value, kind):
+            return f"{KINDS[kind]} ({spelled(value)})" if kind in (bool, int, float) else KINDS[kind]
+    if isinstance(value, str):
+        return f"the string {quote(value)}"
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def spelled(value: object) -> str:
+    """A number as messages show it. Python refuses to spell one of more than 4,300 digits, which TOML can hold in
+    hexadecimal: a large one is hexadecimal here too, and cut at 80 characters."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        text = f"{value:#x}"
+        return text if len(text) <= 80 else text[:77] + "..."
+    return repr(value)

@@ -1,0 +1,163 @@
+"""Reading JSON and TOML into types: every error names the file and the path in it.
+
+A `Table` wraps one mapping. Take its values by name and type, then call `finish()`, which refuses the
+keys nobody took and proposes the nearest known one. Types end where this module is used: below the
+`from_dict` of a document no `dict[str, Any]` travels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from prebake.documents.messages import KINDS, describe, nearest, quote, reason, spelled
+from prebake.errors import DocumentError, NewerFormatError
+
+T = TypeVar("T")
+
+_MISSING: Any = object()
+
+
+class Table:
+    """One mapping of a document, and where it stands in it.
+
+    `where` is what messages begin with (`models.toml: models.caption`); `error` is the class they are
+    raised as, so that a configuration file and a damaged manifest end with different exit codes.
+    """
+
+    def __init__(self, data: object, where: str, error: type[Exception] = DocumentError) -> None:
+        if not isinstance(data, Mapping):
+            raise error(f"{where}: expected a table, found {describe(data)}")
+        self._data = data
+        self._known: list[str] = []
+        self.where = where
+        self.error = error
+
+    def at(self, key: str) -> str:
+        """The path of `key`, as messages write it."""
+        return f"{self.where}{'.' if ': ' in self.where else ': '}{key}"
+
+    def fail(self, key: str, message: str) -> Exception:
+        """The error to raise about `key`."""
+        return self.error(f"{self.at(key)}: {message}")
+
+    def take(self, key: str, kind: type[T], default: T = _MISSING) -> T:
+        """The value of `key`, checked to be of `kind`; `default` where it is absent."""
+        self._known.append(key)
+        value = self._data.get(key, _MISSING)
+        if value is _MISSING:
+            if default is _MISSING:
+                raise self.fail(key, f"is missing (expected {KINDS[kind]})")
+            return default
+        if kind is float and type(value) is int and abs(value) < 2**63:  # larger ones may be beyond floats
+            return cast(T, float(value))
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise self.fail(key, f"expected {KINDS[kind]}, found {describe(value)}")
+        return value
+
+    def maybe(self, key: str, kind: type[T]) -> T | None:
+        """Like `take`, with None for a key that is absent or null."""
+        if self._data.get(key) is None:
+            self._known.append(key)
+            return None
+        return self.take(key, kind)
+
+    def one_of(self, key: str, allowed: tuple[str, ...], default: str = _MISSING) -> str:
+        """A string out of a closed set."""
+        value = self.take(key, str, default)
+        if value not in allowed:
+            raise self.fail(key, f"{quote(value)} is not one of {', '.join(allowed)}{nearest(value, allowed)}")
+        return value
+
+    def table(self, key: str, default: Mapping[str, Any] = _MISSING) -> Table:
+        """A nested table."""
+        return Table(self.take(key, dict, cast(Any, default)), self.at(key), self.error)
+
+    def items(self, key: str, read: Callable[[Table], T]) -> tuple[T, ...]:
+        """A list of tables, each handed to `read`."""
+        return tuple(read(Table(item, f"{self.at(key)}[{i}]", self.error))
+                     for i, item in enumerate(self.take(key, list)))  # fmt: skip
+
+    def strings(self, key: str, default: list[str] = _MISSING) -> tuple[str, ...]:
+        """A list of strings."""
+        values = self.take(key, list, cast(Any, default))
+        for i, value in enumerate(values):
+            if not isinstance(value, str):
+                raise self.fail(f"{key}[{i}]", f"expected a string, found {describe(value)}")
+        return tuple(values)
+
+    def mapping(self, key: str, kind: type[T], default: Mapping[str, T] = _MISSING) -> dict[str, T]:
+        """A table whose keys are free and whose values are all of one kind."""
+        inner = self.table(key, cast(Any, default))
+        return {name: inner.take(name, kind) for name in inner}
+
+    def __iter__(self) -> Iterator[str]:
+        for key in self._data:
+            if not isinstance(key, str):
+                raise self.error(f"{self.where}: expected keys that are strings, found {describe(key)}")
+            yield key
+
+    def finish(self) -> None:
+        """Refuse every key that nobody took."""
+        for key in self:
+            if key not in self._known:
+                raise self.fail(key, f"unknown key{nearest(key, self._known)}")
+
+
+def read_json(path: Path, newest: int, what: str) -> Table:
+    """A JSON document with a `format` number of at most `newest`.
+
+    Raises DocumentError where it is absent, unreadable, not JSON or without a format, and
+    NewerFormatError where a newer Prebake wrote it. The table's `format` key is already taken.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DocumentError(f"{path}: there is no such file (expected a {what})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DocumentError(f"{path}: cannot read this {what}: {reason(error)}") from error
+    try:
+        table = Table(_strict_json(text), str(path))
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{path}: this {what} is not JSON: {error}") from error
+    check_format(table, newest, what)
+    return table
+
+
+def _strict_json(text: str) -> object:
+    """JSON as RFC 8259 has it. Raises ValueError for what Python's parser lets pass: a key that stands twice
+    (the last would win), NaN and infinities, and halves of surrogate pairs, which no file can hold."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        table: dict[str, object] = {}
+        for key, value in pairs:
+            if key in table:
+                raise ValueError(f"the key {quote(key)} stands twice in one table")
+            table[key] = value
+        return table
+
+    def no_number(name: str) -> object:
+        raise ValueError(f"{name} is no number of JSON")
+
+    document: object = json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
+    json.dumps(document, ensure_ascii=False).encode()
+    return document
+
+
+def check_format(table: Table, newest: int, what: str) -> None:
+    """Take `format` from the table and refuse what this version cannot read."""
+    found = table.take("format", int)
+    if found > newest:
+        raise NewerFormatError(
+            f"{table.at('format')}: this {what} has format {spelled(found)}, and this Prebake reads up to "
+            f"{newest}: update prebake, or bake again with this version"
+        )
+    if found < 1:
+        raise DocumentError(f"{table.at('format')}: {found} is no format of a {what}")
+
+
+def canonical_json(document: Mapping[str, Any]) -> str:
+    """The one spelling of a document: sorted keys, two spaces, UTF-8, a newline at the end."""
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,0 +1,317 @@
+"""Many models: lazy or all at once, each loaded once however many threads ask.
+
+Every model has a slot with at most one flight: a daemon thread that loads it and settles a future. Whoever
+asks waits for that future. A failed flight is kept, and the next caller after a pause starts a new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prebake.baked import layout
+from prebake.baked.integrity import check_verify
+from prebake.baked.model import BakedModel, find_models
+from prebake.documents.messages import nearest, quote
+from prebake.errors import ConfigError, LoadTimeoutError, PrebakeError, UnknownModelError
+from prebake.loading.prefetch import Prefetch
+from prebake.startup.quickstart import collector
+from prebake.telemetry import timeline
+from prebake.tiers.loader import TIERS, LoadedModel, check_tiers, import_first, load_baked
+
+logger = logging.getLogger(__name__)
+
+RETRY_PAUSE = 5.0
+"""Seconds that a failed model rests before the next use tries again."""
+
+
+class State(str, Enum):
+    """What became of one model so far."""
+
+    IDLE = "idle"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """One model's state, as `/readyz` shows it."""
+
+    name: str
+    state: State
+    required: bool
+    tier: str | None = None
+    fallback_reason: str | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__ if name != "name"} | {"state": self.state.value}
+
+
+class _Slot:
+    """One model and its flight. Guarded by the lock of its `Models`."""
+
+    def __init__(self, baked: BakedModel) -> None:
+        self.baked = baked
+        self.flight: Future[LoadedModel] | None = None
+        self.failed_at = 0.0
+
+    @property
+    def state(self) -> State:
+        if self.flight is None:
+            return State.IDLE
+        if not self.flight.done():
+            return State.LOADING
+        return State.FAILED if self.flight.exception() else State.READY
+
+
+class Models:
+    """The baked models under a root folder. Making one reads manifests only.
+
+    `tiers` restricts how models may come into memory (default: the environment's `PREBAKE_TIERS`, comma
+    separated, else all); `device` is where their weights go; `verify="full"` hashes every file before its load.
+    Raises ConfigError where the root holds no model, and DocumentError where a manifest cannot be read.
+    """
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        *,
+        tiers: Sequence[str] | None = None,
+        device: str = "cpu",
+        verify: str = "size",
+    ) -> None:
+        self.root = Path(root) if root is not None else layout.default_root()
+        declared = os.environ.get(layout.ENV_TIERS)
+        self._tiers = check_tiers(tiers if tiers is not None else declared.split(",") if declared else TIERS)
+        self._slots = {baked.name: _Slot(baked) for baked in find_models(self.root)}
+        self._lock = threading.Lock()
+        self._unread: list[_Slot] = []
+        self._prefetch = Prefetch()
+        self._all_at_once = False
+        self._load: Callable[..., LoadedModel] = partial(load_baked, device=device, verify=check_verify(verify))
+        _living.add(self)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models' names, sorted."""
+        return tuple(self._slots)
+
+    @property
+    def baked(self) -> tuple[BakedModel, ...]:
+        """Folder and manifest of each model, loaded or not."""
+        return tuple(slot.baked for slot in self._slots.values())
+
+    @property
+    def timeline(self) -> timeline.Timeline:
+        """The spans of this process so far."""
+        return timeline.process
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._slots
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getitem__(self, name: str) -> LoadedModel:
+        """The loaded model; loads it now if nobody did.
+
+        Raises UnknownModelError, LoadTimeoutError after the model's own timeout, or the error of the load.
+        """
+        slot = self._slot(name)
+        self._prefetch.first(slot.baked.weights)
+        return self._wait(slot, self._flight(slot), slot.baked.manifest.loading.timeout, time.monotonic())
+
+    async def get(self, name: str) -> LoadedModel:
+        """Like `models[name]`, without blocking the event loop."""
+        import asyncio  # 20 ms that only those pay who use it
+
+        slot = self._slot(name)
+        self._prefetch.first(slot.baked.weights)
+        flight, timeout = self._flight(slot), slot.baked.manifest.loading.timeout
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(flight)), timeout)
+        except asyncio.TimeoutError:
+            return _settled(slot, flight, timeout)
+
+    def start(self) -> None:
+        """Load every model in the background, all at once; returns immediately.
+
+        A fork waits while these loads import: a child could not finish what another thread began to import. Python's
+        garbage collector rests until the last load is settled: it would run over and over while
+        frameworks import.
+        """
+        self._all_at_once = True
+        for slot in self._slots.values():
+            self._flight(slot)
+
+    def wait(self, timeout: float | None = None, *, required_only: bool = False) -> None:
+        """Wait until every model is loaded, starting those that nobody asked for yet.
+
+        A model is waited for until it is loaded, until its own timeout, or until `timeout` seconds after the
+        call. Then raises the first error, which is a LoadTimeoutError where the time was not enough.
+        """
+        began = time.monotonic()
+        errors: list[BaseException] = []
+        slots = [slot for slot in self._slots.values() if slot.baked.manifest.loading.required or not required_only]
+        flights = [(slot, self._flight(slot)) for slot in slots]
+        for slot, flight in flights:
+            limits = [limit for limit in (timeout, slot.baked.manifest.loading.timeout) if limit is not None]
+            try:
+                self._wait(slot, flight, min(limits, default=None), began)
+            except Exception as error:  # kept until all are settled: one must not hide another
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def status(self) -> tuple[Status, ...]:
+        """Every model's state; loads nothing."""
+        return tuple(_status(slot) for slot in self._slots.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether every required model is loaded."""
+        return all(status.state is State.READY for status in self.status() if status.required)
+
+    def unload(self, name: str) -> None:
+        """Forget a loaded model; its memory goes when its last user lets go of it. The next use loads it anew."""
+        slot = self._slot(name)
+        with self._lock:
+            if slot.flight is not None and slot.flight.done():
+                slot.flight = None
+
+    def _slot(self, name: str) -> _Slot:
+        try:
+            return self._slots[name]
+        except KeyError:
+            raise UnknownModelError(
+                f"{self.root}: no model {quote(name)} (there are: {', '.join(self.names)}){nearest(name, self.names)}"
+            ) from None
+
+    def _flight(self, slot: _Slot) -> Future[LoadedModel]:
+        with self._lock:
+            if slot.flight is not None and not self._may_try_again(slot):
+                return slot.flight
+            flight = slot.flight = Future()
+            flight.set_running_or_notify_cancel()
+        collector.pause()
+        thread = threading.Thread(target=self._fly, args=(slot, flight), name=f"prebake-{slot.baked.name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system allows no more threads: nobody else would settle the flight
+            _fail(slot, flight, error)
+        return flight
+
+    def _may_try_again(self, slot: _Slot) -> bool:
+        return slot.state is State.FAILED and time.monotonic() - slot.failed_at >= RETRY_PAUSE
+
+    def _fly(self, slot: _Slot, flight: Future[LoadedModel]) -> None:
+        try:
+            with timeline.span("load", slot.baked.name):
+                if self._all_at_once:
+                    import_first(self.baked)
+                loaded = self._load_with_retries(slot.baked)
+        except BaseException as error:
+            _fail(slot, flight, error)
+        else:
+            logger.info("%s: %s in %.3f s", loaded.name, loaded.tier, loaded.seconds)
+            collector.resume()
+            if loaded.tier == "mapped":
+                self._read_ahead(slot)
+            flight.set_result(loaded)
+
+    def _read_ahead(self, loaded: _Slot) -> None:
+        """Have mapped weights read before they are used, once nothing else loads: imports need the disk first."""
+        with self._lock:
+            self._unread.append(loaded)  # its flight lands in a moment
+            if any(slot.state is State.LOADING and slot not in self._unread for slot in self._slots.values()):
+                return
+            slots, self._unread = self._unread, []
+        self._prefetch.add(path for slot in slots for path in slot.baked.weights)
+
+    def _load_with_retries(self, baked: BakedModel) -> LoadedModel:
+        for attempt in range(baked.manifest.loading.retries):
+            try:
+                return self._load(baked, self._tiers)
+            except ConfigError:
+                raise  # the same configuration fails the same way
+            except Exception as error:
+                pause = min(0.2 * 2**attempt, 5.0)
+                logger.warning("%s: try %d failed (%s); again in %.1f s", baked.name, attempt + 1, error, pause)
+                time.sleep(pause)
+        return self._load(baked, self._tiers)
+
+    def _wait(self, slot: _Slot, flight: Future[LoadedModel], limit: float | None, began: float) -> LoadedModel:
+        left = None if limit is None else max(0.0, began + limit - time.monotonic())
+        try:
+            return flight.result(left)
+        except FutureTimeoutError:
+            return _settled(slot, flight, limit)
+
+    def _after_fork(self) -> None:
+        """In a forked child: loaded models stay, flights of the parent's threads are gone."""
+        self._lock, self._prefetch = threading.Lock(), Prefetch()
+        for slot in self._slots.values():
+            if slot.state is State.LOADING:
+                slot.flight = None
+                collector.resume()
+
+
+_living: weakref.WeakSet[Models] = weakref.WeakSet()
+"""Every `Models` that somebody holds: a fork handler of its own would hold it, and its weights, for ever."""
+
+
+def _after_fork_in_child() -> None:
+    for models in list(_living):
+        models._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _status(slot: _Slot) -> Status:
+    name, required, flight = slot.baked.name, slot.baked.manifest.loading.required, slot.flight
+    if flight is None or not flight.done():
+        return Status(name=name, required=required, state=State.IDLE if flight is None else State.LOADING)
+    error = flight.exception()
+    if error is not None:
+        text = str(error) if isinstance(error, PrebakeError) else f"{type(error).__name__}: {error}"
+        return Status(name=name, required=required, state=State.FAILED, error=text)
+    loaded = flight.result()
+    return Status(
+        name=name, required=required, state=State.READY, tier=loaded.tier,
+        fallback_reason=loaded.fallback_reason, seconds=round(loaded.seconds, 4),
+    )  # fmt: skip
+
+
+def _fail(slot: _Slot, flight: Future[LoadedModel], error: BaseException) -> None:
+    slot.failed_at = time.monotonic()
+    logger.error("%s: %s", slot.baked.name, error)
+    collector.resume()
+    flight.set_exception(error)
+
+
+def _settled(slot: _Slot, flight: Future[LoadedModel], limit: float | None) -> LoadedModel:
+    """What to answer after a timeout: the outcome, where the load ended this moment or with a timeout of its own."""
+    if flight.done():
+        return flight.result()
+    raise LoadTimeoutError(
+        f"{slot.baked.name}: not loaded within {limit:g} s (still loading: ask again, or raise its timeout)"
+    ) from None

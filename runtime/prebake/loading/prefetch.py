@@ -1,0 +1,71 @@
+"""Reading mapped weights into the page cache before they are used.
+
+Files are read through, a piece at a time, by a thread that holds neither the interpreter's lock nor the lock of the
+address space. The usual hints do worse, measured in docs/decisions/0009: `posix_fadvise(WILLNEED)` reads no more
+than the disk's read-ahead in one call and makes single pages, each a fault of its own later; `MADV_POPULATE_READ`
+holds up every allocation of the first answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from prebake.startup.readahead import through
+
+PIECE = 1 << 20
+"""Bytes read at once: after each the thread waits for the interpreter's lock."""
+
+
+class Prefetch:
+    """Reads files into the page cache, in order, from a thread that lives as long as there are any.
+
+    A hint and nothing more: what is absent or cannot be read is passed over. Pieces that are in the page
+    cache cost a few system calls each.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._unread: list[tuple[Path, Iterator[None]]] = []
+        self._thread: threading.Thread | None = None
+
+    def add(self, paths: Iterable[Path]) -> None:
+        """Read these, after those that were added before."""
+        with self._lock:
+            self._unread += [(path, _through(path)) for path in paths]
+            if self._unread and self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="prebake-prefetch", daemon=True)
+                self._thread.start()
+
+    def first(self, paths: Iterable[Path]) -> None:
+        """Somebody waits for these: what is left of them is read before anything else."""
+        if not self._unread:
+            return
+        wanted = set(paths)
+        with self._lock:
+            self._unread.sort(key=lambda unread: unread[0] not in wanted)  # the others stay in order
+
+    def join(self) -> None:
+        """Wait until all are read."""
+        if (thread := self._thread) is not None:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._unread:
+                    self._thread = None
+                    return
+                unread = self._unread[0]
+            try:
+                next(unread[1])
+            except StopIteration:
+                with self._lock:
+                    self._unread.remove(unread)
+
+
+def _through(path: Path) -> Iterator[None]:
+    with suppress(OSError):
+        yield from through(path, memoryview(bytearray(PIECE)))

@@ -1,0 +1,111 @@
+"""How a process started, as a person or a tool reads it: a document, a drawn table, Chrome's trace format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prebake.startup import deferred
+from prebake.telemetry.timeline import READY, Memory, Span, Timeline
+
+if TYPE_CHECKING:
+    from prebake.loading.models import Status
+    from prebake.telemetry.budget import Start
+
+WIDTH = 40
+"""Characters of the drawing."""
+
+
+def document(timeline: Timeline, statuses: Iterable[Status], baseline: Start | None = None) -> dict[str, Any]:
+    """All that `/startup` and `prebake check --json` tell: timeline, models, what was deferred, the ratio to a recorded
+    baseline. Times in seconds, memory in bytes."""
+    told = timeline.to_dict()
+    told["models"] = {status.name: status.to_dict() for status in statuses}
+    told["deferred"] = deferred.report()
+    if baseline is not None:
+        ready = timeline.marks.get(READY)
+        ratio = round(ready / baseline.ready, 4) if ready is not None else None
+        told["baseline"] = baseline.to_dict() | {"ratio": ratio}
+    return told
+
+
+def headline(startup: Mapping[str, Any]) -> str:
+    """The one sentence that matters."""
+    ready, baseline = startup["marks"].get(READY), startup.get("baseline")
+    if ready is None:
+        return "not ready yet"
+    compared = f", {baseline['ratio']:.2f} of the baseline's {baseline['ready']:.2f} s" if baseline else ""
+    return f"ready after {ready:.2f} s{compared}"
+
+
+def text(timeline: Timeline) -> str:
+    """The spans in order of their start, each drawn on one axis of time, then marks and memory."""
+    spans = sorted(timeline.spans, key=lambda span: (span.start, -span.end))
+    ends = [span.end for span in spans] + list(timeline.marks.copy().values())
+    scale = WIDTH / max([*ends, 0.001])
+    rows: list[tuple[str, ...]] = [("phase", "model", "start", "seconds", "")]
+    for span in spans:
+        rows.append(("  " * span.depth + span.name, span.model or "", f"{span.start:.3f}", f"{span.seconds:.3f}",
+                     _bar(span, scale)))  # fmt: skip
+    for name, at in sorted(timeline.marks.copy().items(), key=lambda item: item[1]):
+        rows.append((name, "", f"{at:.3f}", "", " " * min(int(at * scale), WIDTH - 1) + "◆"))
+    lines = _columns(rows, right=(2, 3))
+    return "\n".join([*lines, "", *memory_lines(timeline.memory.copy()), ""])
+
+
+def _bar(span: Span, scale: float) -> str:
+    begin = min(int(span.start * scale), WIDTH - 1)
+    return " " * begin + "█" * max(1, round(span.end * scale) - begin)
+
+
+MEMORY_KINDS = ("resident", "anonymous", "file", "peak", "faults", "from disk")
+
+
+def memory_sizes(at: Memory) -> list[str]:
+    """Of each of these kinds, in MB (10⁶ bytes); page faults are counts."""
+    sizes = [f"{value / 1e6:,.0f}" for value in (at.rss, at.anonymous, at.file, at.peak_rss)]
+    return [*sizes, f"{at.minor_faults:,}", f"{at.major_faults:,}"]
+
+
+def memory_lines(memory: dict[str, Memory]) -> list[str]:
+    """A table of the memory at each mark."""
+    if not memory:
+        return []
+    rows: list[tuple[str, ...]] = [("memory, MB", *MEMORY_KINDS)]
+    rows += [(name, *memory_sizes(at)) for name, at in memory.items()]
+    return _columns(rows, right=(1, 2, 3, 4, 5, 6))
+
+
+def _columns(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(width) if i in right else cell.ljust(width)
+                      for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+            for row in rows]  # fmt: skip
+
+
+def chrome_trace(timeline: Timeline) -> dict[str, Any]:
+    """The spans as `chrome://tracing` and Perfetto open them (Trace Event Format; times in microseconds)."""
+    told = timeline.to_dict()
+    threads = {name: number for number, name in enumerate(dict.fromkeys(span["thread"] for span in told["spans"]))}
+    pid = told["pid"]
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "name": "thread_name", "pid": pid, "tid": number, "args": {"name": name}}
+        for name, number in threads.items()
+    ]
+    events += [
+        {
+            "ph": "X",
+            "name": span["name"],
+            "cat": span["model"] or "process",
+            "pid": pid,
+            "tid": threads[span["thread"]],
+            "ts": span["start"] * 1e6,
+            "dur": (span["end"] - span["start"]) * 1e6,
+            "args": {"model": span["model"]},
+        }
+        for span in told["spans"]
+    ]
+    events += [
+        {"ph": "i", "name": name, "pid": pid, "tid": 0, "ts": at * 1e6, "s": "p"} for name, at in told["marks"].items()
+    ]
+    return {"traceEvents": events, "displayTimeUnit": "ms"}

@@ -1,0 +1,1 @@
+"""Tensors out of safetensors files: mapped, read, or copied to an accelerator."""

@@ -1,0 +1,120 @@
+"""The reference service's own work: captions, Korean and English text, Florence-2's tasks.
+
+It asks a mapping of models for `caption`, `ocr` and `florence`, and loads what it needs on first use. Any
+mapping will do whose values have `model` and `processor`, or `reader`: the naive baseline has its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prebake.errors import ConfigError, LoadError, UnknownModelError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CAPTION, OCR, FLORENCE = "caption", "ocr", "florence"
+
+TASKS = (
+    "<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>", "<OD>", "<DENSE_REGION_CAPTION>",
+    "<REGION_PROPOSAL>", "<OCR>", "<OCR_WITH_REGION>", "<CAPTION_TO_PHRASE_GROUNDING>",
+    "<REFERRING_EXPRESSION_SEGMENTATION>", "<REGION_TO_SEGMENTATION>", "<OPEN_VOCABULARY_DETECTION>",
+    "<REGION_TO_CATEGORY>", "<REGION_TO_DESCRIPTION>", "<REGION_TO_OCR>",
+)  # fmt: skip
+"""Florence-2's task tokens, as `Florence2Processor` knows them."""
+TASKS_WITHOUT_TEXT = TASKS[:8]
+
+
+class Loaded(Protocol):
+    """What one model must offer."""
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def processor(self) -> Any: ...
+    @property
+    def reader(self) -> Any: ...
+
+
+class LoadedByName(Protocol):
+    def __getitem__(self, name: str, /) -> Any: ...
+    def __contains__(self, name: object, /) -> bool: ...
+
+
+class Analyzer:
+    """Answers about images. Safe under threads: one question at a time for each model."""
+
+    def __init__(self, models: LoadedByName) -> None:
+        self._models = models
+        # fast tokenizers and EasyOCR's reader keep state while they work
+        self._locks = {name: threading.Lock() for name in (CAPTION, OCR, FLORENCE)}
+
+    def caption(self, image: Image, max_tokens: int = 20) -> str:
+        """What the image shows, in English; `max_tokens` bounds its length."""
+        loaded, turn = self._use(CAPTION)
+        with turn, _inference():
+            inputs = loaded.processor(images=image, return_tensors="pt").to(loaded.model.device)
+            tokens = loaded.model.generate(**inputs, max_new_tokens=max_tokens)
+            return str(loaded.processor.decode(tokens[0], skip_special_tokens=True)).strip()
+
+    def read(self, image: Image) -> list[dict[str, Any]]:
+        """Korean and English text in the image: `text`, `box` (four corners, pixels) and `confidence` (0 to 1)."""
+        import numpy
+
+        loaded, turn = self._use(OCR)
+        pixels = numpy.ascontiguousarray(numpy.asarray(image)[:, :, ::-1])  # EasyOCR takes arrays as BGR
+        with turn:
+            return [
+                {"text": text, "box": [[int(x), int(y)] for x, y in box], "confidence": round(float(confidence), 4)}
+                for box, text, confidence in loaded.reader.readtext(pixels)
+            ]
+
+    def florence(self, image: Image, task: str = "<CAPTION>", text: str = "") -> Any:
+        """One of Florence-2's tasks; `text` is the phrase or region that some tasks take.
+
+        Raises ConfigError for a task that is not known, or a text where the task takes none or needs one.
+        """
+        check_task(task, text)
+        loaded, turn = self._use(FLORENCE)
+        with turn, _inference():
+            inputs = loaded.processor(text=task + text, images=image, return_tensors="pt").to(loaded.model.device)
+            tokens = loaded.model.generate(**inputs, max_new_tokens=256)
+            written = loaded.processor.batch_decode(tokens, skip_special_tokens=False)[0]
+            parsed = loaded.processor.post_process_generation(written, task=task, image_size=image.size)
+        return parsed[task]
+
+    def analyze(self, image: Image) -> dict[str, Any]:
+        """Everything at once, from the models that are there."""
+        parts: dict[str, tuple[str, Callable[[Image], Any]]] = {
+            "caption": (CAPTION, self.caption),
+            "text": (OCR, self.read),
+            "objects": (FLORENCE, lambda image: self.florence(image, "<OD>")),
+        }
+        return {name: answer(image) for name, (model, answer) in parts.items() if model in self._models}
+
+    def _use(self, name: str) -> tuple[Any, threading.Lock]:
+        try:
+            return self._models[name], self._locks[name]
+        except UnknownModelError:
+            raise
+        except ConfigError as error:  # the image's fault, not the question's
+            raise LoadError(str(error)) from error
+
+
+def check_task(task: str, text: str) -> None:
+    """Raises ConfigError where Florence-2 has no such task, or the text does not fit it."""
+    if task not in TASKS:
+        raise ConfigError(f'"{task}" is no task of Florence-2 (expected one of {", ".join(TASKS)})')
+    if task in TASKS_WITHOUT_TEXT and text:
+        raise ConfigError(f"{task} takes no text")
+    if task not in TASKS_WITHOUT_TEXT and not text:
+        raise ConfigError(f"{task} needs a text")
+
+
+def _inference() -> AbstractContextManager[Any]:
+    import torch
+
+    return torch.inference_mode()

@@ -1,0 +1,56 @@
+"""`prebake serve`: the reference service."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prebake import Models, Start, quickstart
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+DEFAULT_PORT = 8000
+
+_EXAMPLE = """\
+example:
+  prebake serve --root models --port 8000
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add `prebake serve`."""
+    parser = commands.add_parser(
+        "serve", help="answer about images over HTTP while the models load", epilog=_EXAMPLE,
+        description="Answer about images over HTTP while the models load.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--root", default=os.environ.get("PREBAKE_ROOT") or "/models",
+                        help="folder of baked models (default: PREBAKE_ROOT, now %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s; images use 0.0.0.0)"
+    )
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s")
+    parser.add_argument("--verify", choices=("size", "full"), default="size",
+                        help="before a load: compare sizes (default), or hash every file")  # fmt: skip
+    parser.add_argument("--lazy", action="store_true", help="load each model when it is first asked for")
+    parser.add_argument(
+        "--baseline", metavar="FILE", default=os.environ.get("PREBAKE_BASELINE"),
+        help="recorded start that /startup compares with (default: PREBAKE_BASELINE)",
+    )  # fmt: skip
+    parser.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from image_analyzer.idle import WhenIdle
+    from image_analyzer.service import Application, serve
+
+    models = Models(options.root, verify=options.verify)
+    baseline = Start.read(Path(options.baseline)) if options.baseline else None
+    quickstart.begin()
+    begin = (lambda: None) if options.lazy else models.start
+    application = Application(models, lazy=options.lazy, idle=WhenIdle(), baseline=baseline)
+    serve(application, host=options.host, port=options.port, begin=begin)
+    return 0

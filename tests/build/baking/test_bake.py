@@ -1,0 +1,137 @@
+"""`prebake bake` makes the right folder, always the same, and only where it is not there already."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers.baking import LINEAR, bake, declare, names, tree
+from prebake.baked.manifest import Manifest
+from prebake_build.baking.bake import recipe_digest
+from prebake_build.declared.spec import ModelSpec
+from prebake_build.sources import Resolved
+
+pytestmark = pytest.mark.usefixtures("in_process")
+
+
+def test_a_model_is_baked_and_told(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = bake(capsys, linear)
+    manifest = Manifest.read(linear.parent / "out" / "m")
+    assert (code, out) == (0, f"m  {manifest.set_digest}  32 bytes\n")
+    assert names(linear.parent / "out" / "m") == ["manifest.json", "model.safetensors"]
+
+
+def test_what_was_baked_is_told_as_json(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = bake(capsys, linear, "--json")
+    folder = linear.parent / "out" / "m"
+    assert code == 0
+    assert json.loads(out) == [{"name": "m", "folder": str(folder), "set_digest": Manifest.read(folder).set_digest}]
+
+
+def test_only_the_named_models_are_baked(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    declare(linear.parent, LINEAR + LINEAR.replace("models.m", "models.other"))
+    assert bake(capsys, linear, "other")[0] == 0
+    assert names(linear.parent / "out") == ["other"]
+
+
+def test_the_manifest_has_what_models_toml_declares(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    declare(linear.parent, LINEAR + "retries = 3\ntimeout = 7.5\nrequired = false\n")
+    assert bake(capsys, linear)[0] == 0
+    manifest = Manifest.read(linear.parent / "out" / "m")
+    assert manifest.loading.to_dict() == {"retries": 3, "timeout": 7.5, "required": False}
+    assert (manifest.family, manifest.class_, manifest.source.uri) == ("torch", "helpers.networks:linear", "path:c")
+    assert manifest.source.revision.startswith("sha256:")
+
+
+def test_baking_twice_gives_the_same_bytes_modes_and_times(bert: Path) -> None:
+    models = bert
+    for output, seed in (("one", "0"), ("two/deep", "1")):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PREBAKE_CACHE": str(models.parent / f"cache-{seed}")}
+        subprocess.run(
+            [sys.executable, "-m", "prebake", "bake", "--models", str(models), "--output", output],
+            cwd=models.parent, env=environment, check=True, capture_output=True, umask=0o077 if seed == "1" else 0o022,
+        )  # fmt: skip
+    one = tree(models.parent / "one" / "m")
+    assert one == tree(models.parent / "two" / "deep" / "m")
+    assert {mtime for _, mtime, _ in one.values()} == {0}
+
+
+def test_a_model_that_is_up_to_date_is_left_alone(
+    linear: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    bake(capsys, linear)
+    folder = linear.parent / "out" / "m"
+    before = folder.stat().st_ino
+    caplog.set_level("INFO")
+    code, out, _ = bake(capsys, linear)
+    assert (code, folder.stat().st_ino) == (0, before)
+    assert "[1/1] m: up to date" in caplog.messages
+    assert out.startswith("m  sha256:")
+
+
+def test_force_bakes_again_what_is_up_to_date(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bake(capsys, linear)
+    folder = linear.parent / "out" / "m"
+    before, content = folder.stat().st_ino, tree(folder)
+    assert bake(capsys, linear, "--force")[0] == 0
+    assert folder.stat().st_ino != before
+    assert tree(folder) == content
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "manifest.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 10)], ids=["missing", "truncated"])
+def test_a_damaged_folder_is_baked_again_or_refused(
+    linear: Path, capsys: pytest.CaptureFixture[str], file: str, damage: Any
+) -> None:
+    bake(capsys, linear)
+    folder = linear.parent / "out" / "m"
+    before = tree(folder)
+    damage(folder / file)
+    code, _, err = bake(capsys, linear)
+    if (folder / "manifest.json").exists():
+        assert (code, tree(folder)) == (0, before)
+    else:
+        assert (code, "is in the way and no baked model" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["retries = 1", "timeout = 3", "required = false", 'dtype = "float16"', "arguments = {}"],
+)
+def test_a_changed_option_means_a_new_bake(linear: Path, capsys: pytest.CaptureFixture[str], change: str) -> None:
+    bake(capsys, linear)
+    folder = linear.parent / "out" / "m"
+    before = folder.stat().st_ino
+    declare(linear.parent, LINEAR + change + "\n")
+    assert bake(capsys, linear)[0] == 0
+    assert (folder.stat().st_ino == before) == (change == "arguments = {}")
+
+
+def test_a_changed_checkpoint_means_a_new_bake(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bake(capsys, linear)
+    digest = Manifest.read(linear.parent / "out" / "m").set_digest
+    torch.save(torch.nn.Linear(3, 2).state_dict(), linear.parent / "c" / "w.pth")
+    assert bake(capsys, linear)[0] == 0
+    assert Manifest.read(linear.parent / "out" / "m").set_digest != digest
+
+
+def test_every_part_of_what_a_manifest_says_is_in_the_recipe() -> None:
+    model = ModelSpec(name="m", source="path:c", arguments={})
+    resolved = Resolved(revision="commit:1", files=())
+    known = {recipe_digest(model, resolved)}
+    changes: dict[str, Any] = {"class_": "X", "dtype": "float16", "quantize": False, "arguments": {"a": 1}}
+    for changed in (
+        recipe_digest(model, replace(resolved, revision="commit:2")),
+        recipe_digest(model, replace(resolved, licence="mit")),
+        *(recipe_digest(replace(model, **{key: value}), resolved) for key, value in changes.items()),
+    ):
+        assert changed not in known
+        known.add(changed)

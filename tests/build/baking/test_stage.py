@@ -1,0 +1,107 @@
+"""What the Dockerfile's stages run: one model's part of the models file, and its bake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prebake_build.baking.stage import main, select
+from prebake_build.declared.lock import Lock
+from prebake_build.declared.spec import read_spec
+
+MODELS = """\
+# a comment
+[models.caption]
+source = "dummy:blip-base?size=tiny"
+dtype = "float32"
+
+[models.florence]
+source = "dummy:florence-2-base?size=tiny"
+retries = 3
+"""
+LOCK = """\
+format = 1
+
+[models.caption]
+source = "dummy:blip-base?size=tiny"
+revision = "dummy:1"
+
+[[models.caption.files]]
+path = "config.json"
+size = 2
+sha256 = "{digest}"
+
+[models.caption.baked]
+set_digest = "sha256:{digest}"
+
+[models.caption.baked.converter]
+prebake-build = "0.1.0"
+
+[models.florence]
+source = "dummy:florence-2-base?size=tiny"
+unresolved = "not yet"
+""".format(digest="0" * 64)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    path = tmp_path / "models.toml"
+    path.write_text(MODELS)
+    return path
+
+
+def selected(models: Path, name: str) -> dict[str, str]:
+    """What `select` writes, by file name."""
+    output = models.parent / f"selected-{name}"
+    output.mkdir(exist_ok=True)
+    select(models, name, output)
+    return {path.name: path.read_text() for path in output.iterdir()}
+
+
+def test_one_model_is_selected_as_it_was_declared(models: Path) -> None:
+    (chosen,) = read_spec(models).select(["florence"])
+    selected(models, "florence")
+    assert read_spec(models.parent / "selected-florence/models.toml").models == (chosen,)
+
+
+def test_a_changed_comment_or_another_model_selects_the_same_text(models: Path) -> None:
+    models.with_suffix(".lock").write_text(LOCK)
+    before = selected(models, "caption")
+    models.write_text(MODELS.replace("a comment", "another").replace("retries = 3", "retries = 4"))
+    models.with_suffix(".lock").write_text(LOCK.replace("not yet", "still not"))
+    assert selected(models, "caption") == before
+
+
+def test_what_a_bake_recorded_in_the_lock_selects_the_same_text(models: Path) -> None:
+    models.with_suffix(".lock").write_text(LOCK)
+    before = selected(models, "caption")
+    models.with_suffix(".lock").write_text(LOCK.replace("0.1.0", "0.2.0"))
+    assert selected(models, "caption") == before
+
+
+def test_the_lock_that_is_selected_locks_the_same_files(models: Path) -> None:
+    models.with_suffix(".lock").write_text(LOCK)
+    text = selected(models, "caption")["models.lock"]
+    (models.parent / "one.lock").write_text(text)
+    before, after = Lock.read(models.with_suffix(".lock")), Lock.read(models.parent / "one.lock")
+    assert list(after.models) == ["caption"]
+    assert after.models["caption"].resolved == before.models["caption"].resolved
+
+
+def test_without_a_lock_none_is_written(models: Path) -> None:
+    assert list(selected(models, "caption")) == ["models.toml"]
+
+
+def test_an_unknown_model_is_exit_2_with_the_nearest_name(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = models.parent
+    assert main(["select", "captoin", "--models", str(models), "--output", str(output)]) == 2
+    message = f'{models}: there is no model "captoin" (it has caption, florence): did you mean "caption"?'
+    assert capsys.readouterr().err == f"prebake: error: {message}\n"
+
+
+def test_a_bake_gives_the_root_folder_no_time_either(models: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "models"
+    assert main(["bake", "caption", "--models", str(models), "--output", str(output)]) == 0
+    assert {path.stat().st_mtime for path in (output, *output.rglob("*"))} == {0.0}
+    assert (output / "caption/manifest.json").is_file()

@@ -1,0 +1,242 @@
+"""`models.toml` into types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import ROOT
+from prebake.errors import ConfigError, UnknownModelError
+from prebake_build.declared.spec import ModelSpec, read_spec
+from prebake_build.sources.path import PathSource
+
+DTYPES = "float32, bfloat16, float16, source"
+BLIP = "transformers:BlipForConditionalGeneration"
+NO_FAMILY = "no known family (expected one of transformers, easyocr, torch)"
+NO_SCHEME = "has no known scheme (expected one of hf:, easyocr:, url:, path:, dummy:)"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "models.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def issues(folder: Path, text: str) -> list[str]:
+    """The lines of the error, without the folder."""
+    with pytest.raises(ConfigError) as error:
+        read_spec(write(folder, text))
+    return str(error.value).replace(f"{folder}/", "").splitlines()
+
+
+def one(folder: Path, lines: str, source: str = "path:weights") -> list[str]:
+    return issues(folder, f'[models.caption]\nsource = "{source}"\n{lines}\n')
+
+
+def test_the_repositorys_own_file_is_read() -> None:
+    assert read_spec(ROOT / "models.toml").models == (
+        ModelSpec(
+            name="caption",
+            source="hf:Salesforce/blip-image-captioning-base@82a37760796d32b1411fe092ab5d4e227313294b",
+            family="transformers",
+            class_="BlipForConditionalGeneration",
+            dtype="float32",
+            arguments={},
+        ),
+        ModelSpec(name="ocr", source="easyocr:ko+en", family="easyocr", arguments={}),
+        ModelSpec(
+            name="florence",
+            source="hf:florence-community/Florence-2-base",
+            dtype="float32",
+            retries=3,
+            arguments={},
+        ),
+    )
+
+
+def test_every_key_has_its_place(tmp_path: Path) -> None:
+    text = """
+        [models."my.net"]
+        source = "path:weights"
+        class = "torch:package.module:factory"
+        dtype = "bfloat16"
+        retries = 10
+        timeout = 30
+        required = false
+        [models."my.net".arguments]
+        hidden = 4
+        names = ["a", "b"]
+        nested = { ratio = 0.5 }
+    """
+    assert read_spec(write(tmp_path, text)).models == (
+        ModelSpec(
+            name="my.net",
+            source="path:weights",
+            family="torch",
+            class_="package.module:factory",
+            dtype="bfloat16",
+            retries=10,
+            timeout=30.0,
+            required=False,
+            arguments={"hidden": 4, "names": ["a", "b"], "nested": {"ratio": 0.5}},
+        ),
+    )
+
+
+def test_the_family_is_left_open_unless_the_source_says_it(tmp_path: Path) -> None:
+    text = '[models.a]\nsource = "path:x"\n[models.b]\nsource = "easyocr:en"\nquantize = false\n'
+    a, b = read_spec(write(tmp_path, text)).models
+    assert (a.family, a.class_, b.family, b.class_, b.quantize) == (None, None, "easyocr", None, False)
+
+
+def test_relative_paths_start_where_models_toml_is(tmp_path: Path) -> None:
+    spec = read_spec(write(tmp_path, '[models.a]\nsource = "path:x"\n'))
+    assert spec.open(spec.models[0]) == PathSource(uri="path:x", folder=tmp_path / "x")
+
+
+# --- select ------------------------------------------------------------------------------------------------------
+
+
+def test_select_keeps_the_files_order_and_takes_all_for_none(tmp_path: Path) -> None:
+    spec = read_spec(write(tmp_path, "".join(f'[models.{name}]\nsource = "path:x"\n' for name in "cab")))
+    assert [model.name for model in spec.select([])] == ["c", "a", "b"]
+    assert [model.name for model in spec.select(["b", "c", "b"])] == ["c", "b"]
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownModelError) as error:
+        read_spec(ROOT / "models.toml").select(["ocr", "captoin"])
+    assert str(error.value) == (
+        f'{ROOT}/models.toml: there is no model "captoin" (it has caption, ocr, florence): did you mean "caption"?'
+    )
+    assert error.value.exit_code == 2
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('dtype = "float31"', f'dtype: "float31" is not one of {DTYPES}: did you mean "float32"?'),
+        ("dtype = 32", "dtype: expected a string, found a whole number (32)"),
+        ("retires = 3", 'retires: unknown key: did you mean "retries"?'),
+        ("colour = 3", "colour: unknown key"),
+        ("retries = -1", "retries: -1 is not between 0 and 10"),
+        ("retries = 11", "retries: 11 is not between 0 and 10"),
+        ("retries = true", "retries: expected a whole number, found true or false (True)"),
+        ("timeout = 0", "timeout: 0 is no number of seconds above 0"),
+        ("timeout = inf", "timeout: inf is no number of seconds above 0"),
+        ('required = "yes"', 'required: expected true or false, found the string "yes"'),
+        ('class = "Blip"', f'class: "Blip" is {NO_FAMILY}: did you mean "transformers:Blip"?'),
+        ('class = "transformer:Blip"', f'class: "transformer" is {NO_FAMILY}: did you mean "transformers"?'),
+        ('class = "transformers:"', f'class: "transformers:" is not of the form "{BLIP}"'),
+        ('class = "transformers:a.B"', f'class: "transformers:a.B" is not of the form "{BLIP}"'),
+        ('class = "torch:module"', 'class: "torch:module" is not of the form "torch:package.module:factory"'),
+        ('class = "torch:os; x:f"', 'class: "torch:os; x:f" is not of the form "torch:package.module:factory"'),
+        ('class = "easyocr:Reader"', 'class: the family easyocr cannot read the source "path:weights"'),
+        ('class = "transformers:Blip"\nquantize = true',
+         "quantize: is only for the family easyocr (this model's family is transformers)"),
+        ("arguments = {}", 'arguments: is only for the family torch (give `class = "FAMILY:…"` where it is one)'),
+        ('class = "torch:a:b"\narguments = { day = [2026-01-02] }',
+         "arguments.day: the manifest (JSON) cannot carry a date"),
+        ('class = "torch:a:b"\narguments = { x = nan }', "arguments.x: the manifest (JSON) cannot carry nan"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, message: str) -> None:
+    assert one(tmp_path, lines) == [f"models.toml: models.caption.{message}"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("huggingface:a/b", f'"huggingface:a/b" {NO_SCHEME}'),
+        ("hff:a/b", f'"hff:a/b" {NO_SCHEME}: did you mean "hf"?'),
+        ("a/b", f'"a/b" {NO_SCHEME}'),
+        ("hf:a", '"hf:a" is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"'),
+        ("easyocr:ko,en", '"easyocr:ko,en" is not of the form "easyocr:ko+en", each language once'),
+        ("url:ftp://a/b", '"ftp://a/b" is no http:// or https:// URL with a host'),
+        ("path:", '"path:" is not of the form "path:FOLDER"'),
+    ],
+)  # fmt: skip
+def test_a_source_that_nothing_can_read_is_refused(tmp_path: Path, source: str, message: str) -> None:
+    assert one(tmp_path, "", source) == [f"models.toml: models.caption.source: {message}"]
+
+
+def test_easyocr_has_its_own_family_and_type(tmp_path: Path) -> None:
+    assert one(tmp_path, 'class = "transformers:Blip"', "easyocr:en") == [
+        'models.toml: models.caption.class: the family transformers cannot read the source "easyocr:en"'
+    ]
+    assert one(tmp_path, 'dtype = "bfloat16"', "easyocr:en") == [
+        'models.toml: models.caption.dtype: "bfloat16" does not fit the family easyocr (it is float32)'
+    ]
+
+
+def test_all_issues_are_raised_at_once(tmp_path: Path) -> None:
+    text = """
+        model = 1
+        [models.Caption]
+        dtype = "float31"
+        retries = -1
+        [models.ocr]
+        source = "easyocr:xx"
+        [models]
+        other = "x"
+    """
+    found = issues(tmp_path, text)
+    assert found[:5] == [
+        'models.toml: model: unknown key: did you mean "models"?',
+        "models.toml: models: \"Caption\" is no model name: use lower-case letters, digits, '.', '_' and '-', at most "
+        "64, with a letter or digit at both ends",
+        "models.toml: models.Caption.source: is missing (expected a string)",
+        'models.toml: models.Caption.dtype: "float31" is not one of float32, bfloat16, float16, source: '
+        'did you mean "float32"?',
+        "models.toml: models.Caption.retries: -1 is not between 0 and 10",
+    ]
+    assert found[5].startswith('models.toml: models.ocr.source: EasyOCR knows no language "xx" (expected some of abq, ')
+    assert found[6:] == ['models.toml: models.other: expected a table, found the string "x"']
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "models.toml: models: is missing (expected a table)"),
+        ("[models]", "models.toml: models: is empty (expected a table [models.NAME] for each model)"),
+        ("models = 1", "models.toml: models: expected a table, found a whole number (1)"),
+        ("[models", "models.toml: is not TOML: "),
+        pytest.param("x = " + "[" * 5000, "models.toml: is not TOML: ", id="deep values"),
+        pytest.param("[models.net.arguments" + ".a" * 600 + "]", "models.toml: is not TOML: ", id="tables 600 deep"),
+        pytest.param("[models.net.arguments" + ".a" * 5000 + "]", "models.toml: is not TOML: ", id="deep tables"),
+        pytest.param("x = " + "9" * 5000, "models.toml: is not TOML: ", id="many digits"),
+        pytest.param(
+            "[models.net]\narguments = {x = 0x" + "f" * 5000 + "}",
+            "models.toml: is not TOML: ",
+            id="many hexadecimal digits",
+        ),
+    ],
+)
+def test_a_file_without_models_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    assert issues(tmp_path, text)[0].startswith(message)
+
+
+def test_an_absent_file_and_one_that_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no such file: write one, or name another with --models$"):
+        read_spec(tmp_path / "models.toml")
+    (tmp_path / "models.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=r"is not UTF-8: invalid start byte at byte 0$"):
+        read_spec(tmp_path / "models.toml")
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused_with_a_message(text: str) -> None:
+    """Never another exception: `models.toml` is written by hand."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        try:
+            read_spec(write(Path(folder), text))
+        except ConfigError as error:
+            assert str(error).startswith(f"{folder}/models.toml: ")

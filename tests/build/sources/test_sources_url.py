@@ -1,0 +1,197 @@
+"""`url:` files and archives, and the downloader below."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import socket
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.archive_files import GOOD, make_tar, make_zip
+from helpers.hub_server import Answer, FileServer
+from prebake.errors import ConfigError, IntegrityError, SourceError
+from prebake_build.cache.checkpoints import Cache
+from prebake_build.sources.url import UrlSource
+
+NO_NAME = "ends in no file name (a file, or an archive: .zip, .tar, .tar.gz, .tgz)"
+WHERE = "models.toml: models.tiny.source"
+
+
+def sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def source(url: str, pin: str = "") -> UrlSource:
+    return UrlSource.parse(f"url:{url}{pin}", f"{url}{pin}", WHERE)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with FileServer({"models/weights.pt": b"weights" * 1000}) as server:
+        yield server
+
+
+# --- one file ----------------------------------------------------------------------------------------------------
+
+
+def test_the_revision_is_the_sha256_of_the_download(server: FileServer) -> None:
+    body = server.files["models/weights.pt"]
+    resolved = source(f"{server.url}/models/weights.pt").resolve()
+    assert resolved.revision == f"sha256:{sha256(body)}"
+    assert [(file.path, file.size, file.sha256) for file in resolved.files] == [("weights.pt", 7000, sha256(body))]
+
+
+def test_what_resolving_fetched_is_not_fetched_again(server: FileServer) -> None:
+    tiny = source(f"{server.url}/models/weights.pt")
+    with Cache() as cache:
+        resolved = cache.resolve(tiny)
+        folder = cache.checkpoint(tiny, resolved)
+    assert (folder / "weights.pt").read_bytes() == server.files["models/weights.pt"]
+    assert len(server.requests) == 1
+
+
+def test_a_locked_url_is_fetched_into_an_empty_cache(server: FileServer) -> None:
+    tiny = source(f"{server.url}/models/weights.pt")
+    resolved = tiny.resolve()
+    with Cache() as cache:
+        assert (cache.checkpoint(tiny, resolved) / "weights.pt").exists()
+
+
+def test_a_pin_that_does_not_fit_is_refused(server: FileServer) -> None:
+    found = sha256(server.files["models/weights.pt"])
+    tiny = source(f"{server.url}/models/weights.pt", f"#sha256={'0' * 64}")
+    with Cache() as cache, pytest.raises(IntegrityError) as error:
+        cache.resolve(tiny)
+    assert str(error.value) == (
+        f"{tiny.uri}: expected sha256 {'0' * 64}, found {found}: upstream has changed the file, or it was "
+        "damaged on the way; take the new one with `prebake lock` (and in `#sha256=`) if you trust it"
+    )
+    assert [path.suffix for path in cache.checkpoints.iterdir()] == [".lock"]
+
+
+def test_a_file_that_changed_since_it_was_locked_is_refused(server: FileServer) -> None:
+    tiny = source(f"{server.url}/models/weights.pt")
+    resolved = tiny.resolve()
+    server.files["models/weights.pt"] = b"other"
+    with Cache() as cache, pytest.raises(IntegrityError, match="upstream has changed the file"):
+        cache.checkpoint(tiny, resolved)
+
+
+def test_redirects_are_followed_on_http(server: FileServer) -> None:
+    server.script = [Answer(status=302, headers={"Location": "/models/weights.pt"})]
+    assert source(f"{server.url}/latest/weights.pt").resolve().files[0].size == 7000
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
+def test_redirects_away_from_http_are_refused(server: FileServer, target: str) -> None:
+    server.script = [Answer(status=302, headers={"Location": target})]
+    with pytest.raises(SourceError, match=r"the server answers 302 .*(which is refused|is not allowed)"):
+        source(f"{server.url}/x.pt").resolve()
+
+
+def test_transient_failures_are_tried_again(server: FileServer) -> None:
+    cut = Answer(headers={"Content-Length": "7000", "X-Cut": "1"}, body=b"weights")
+    server.script = [Answer(status=503), Answer(status=429), cut]
+    assert source(f"{server.url}/models/weights.pt").resolve().files[0].size == 7000
+    assert len(server.requests) == 4
+
+
+def test_four_failures_are_enough(server: FileServer) -> None:
+    server.script = [Answer(status=502)] * 9
+    with pytest.raises(SourceError) as error:
+        source(f"{server.url}/models/weights.pt?signature=secret").resolve()
+    assert str(error.value) == (
+        f"url:{server.url}/models/weights.pt?signature=secret: cannot fetch {server.url}/models/weights.pt: "
+        "the server answers 502 Bad Gateway (4 tries): check the address, the network and the proxy settings"
+    )
+    assert len(server.requests) == 4
+
+
+def test_a_missing_file_is_asked_for_once(server: FileServer) -> None:
+    with pytest.raises(SourceError) as error:
+        source(f"{server.url}/models/none.pt").resolve()
+    assert str(error.value) == (
+        f"url:{server.url}/models/none.pt: cannot fetch {server.url}/models/none.pt: the server answers 404 Not Found"
+    )
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(SourceError, match=r"Connection refused \(4 tries\): check the address, the network"):
+        source(f"{url}/models/weights.pt").resolve()
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(response: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("prebake_build.sources.download._copy", full)
+    tiny = source(f"{server.url}/models/weights.pt")
+    with Cache() as cache, pytest.raises(SourceError) as error:
+        cache.resolve(tiny)
+    assert str(error.value).startswith(f"{tiny.uri}: no space left while writing below {cache.checkpoints}/")
+    assert [path.suffix for path in cache.checkpoints.iterdir()] == [".lock"]
+
+
+# --- the URI -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        ("", '"" is no http:// or https:// URL with a host'),
+        ("ftp://host/x", '"ftp://host/x" is no http:// or https:// URL with a host'),
+        ("file:///etc/passwd", '"file:///etc/passwd" is no http:// or https:// URL with a host'),
+        ("https:///x", '"https:///x" is no http:// or https:// URL with a host'),
+        ("https://host:99999/x", '"https://host:99999/x" is no URL: Port out of range 0-65535'),
+        ("https://me:pw@host/x", "leave user and password out of the URL: they would end up in the lock and the image"),
+        ("https://host/a b", '"https://host/a b" has characters that a URL spells with % and two digits'),
+        ("https://host/x#md5=1", '"#md5=1" is not "#sha256=" and 64 hexadecimal digits'),
+        ("https://host/x#", '"#" is not "#sha256=" and 64 hexadecimal digits'),
+        ("https://host/", f'"https://host/" {NO_NAME}'),
+        ("https://host/..", f'"https://host/.." {NO_NAME}'),
+        ("https://host/..%2fx", f'"https://host/..%2fx" {NO_NAME}'),
+    ],
+)  # fmt: skip
+def test_a_uri_that_cannot_be_fetched_is_refused(rest: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        source(rest)
+    assert str(error.value) == f"{WHERE}: {message}"
+
+
+def test_the_file_name_is_the_last_part_without_query() -> None:
+    assert source("https://host/a/w%2Dx.pt?download=1").name == "w-x.pt"
+
+
+# --- archives ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("m.zip", make_zip({"sub/": b"", **GOOD})),
+        ("m.tgz", make_tar(*((name, tarfile.REGTYPE, body) for name, body in GOOD.items()))),
+        ("m.tar.gz", make_tar((".", tarfile.DIRTYPE, b""),
+                              *((f"./{name}", tarfile.REGTYPE, body) for name, body in GOOD.items()))),
+        ("m.tar", make_tar(*((name, tarfile.REGTYPE, body) for name, body in GOOD.items()), mode="w:")),
+    ],
+    ids=["zip", "tgz", "tar.gz", "tar"],
+)  # fmt: skip
+def test_an_archive_becomes_the_checkpoint(server: FileServer, name: str, body: bytes) -> None:
+    server.files[name] = body
+    tiny = source(f"{server.url}/{name}", f"#sha256={sha256(body)}")
+    with Cache() as cache:
+        resolved = cache.resolve(tiny)
+        folder = cache.checkpoint(tiny, resolved, verify=True)
+        found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert found == GOOD
+    assert resolved.revision == f"sha256:{sha256(body)}"
