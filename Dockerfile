@@ -2,7 +2,7 @@
 # final image together: one layer for each model on top of the stage `runtime`.
 #
 #   base ── dependencies ─┬─ runtime ── baseline
-#                         └─ builder ─┬─ runtime-wheel, build-wheel, naive-checkpoints
+#                         └─ builder ─┬─ runtime-wheel, build-wheel, service-wheel, naive-checkpoints
 #                                     └─ converter ── bake ── weights (one for each model)
 #
 # There is no `# syntax=` line: the front end that comes with the engine is enough, and nothing has to be pulled for it.
@@ -38,7 +38,7 @@ RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
     --mount=type=cache,target=/root/.cache/pip,id=prebake-pip \
     pip --python /opt/prebake/bin/python install --no-compile --prefer-binary --disable-pip-version-check \
       --find-links /wheels ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint /constraints.txt \
-      torch torchvision transformers easyocr pillow safetensors waitress 'tomli; python_version < "3.11"' \
+      torch torchvision transformers easyocr pillow prometheus_client safetensors waitress 'tomli; python_version < "3.11"' \
  && { python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/prebake/lib || true; } \
  && find /opt/prebake -exec touch --no-dereference --date=@0 {} +
 
@@ -52,7 +52,7 @@ RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
       --find-links /wheels --constraint /constraints.txt \
       hatchling huggingface_hub tomli-w tqdm
 
-# runtime-wheel, build-wheel: the two distributions of this repository
+# runtime-wheel, build-wheel, service-wheel: the three distributions of this repository
 FROM builder AS runtime-wheel
 RUN --mount=type=bind,source=runtime,target=/source \
     pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
@@ -61,17 +61,35 @@ FROM builder AS build-wheel
 RUN --mount=type=bind,source=build,target=/source \
     pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
       --wheel-dir /dist /source
+FROM builder AS service-wheel
+RUN --mount=type=bind,source=service,target=/source \
+    pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
+      --wheel-dir /dist /source
 
-# converter-source: the modules that decide what the weights' layers hold, and no others, so that a changed line in any
-# other one bakes nothing again: this step runs, its result is the same, and what mounts it stays cached
-FROM base AS converter-source
-RUN --mount=type=bind,source=runtime,target=/source/runtime \
-    --mount=type=bind,source=build,target=/source/build \
-    python3 /source/build/prebake_build/closure.py /source /converter-source
+# converter-source: the rooms that decide what the weights' layers hold (docs/overview.md), and no others: a changed line
+# in the service, in telemetry or in what makes a start quick bakes nothing again
+FROM scratch AS converter-source
+COPY runtime/pyproject.toml runtime/README.md runtime/LICENSE /runtime/
+COPY runtime/prebake/__init__.py runtime/prebake/errors.py /runtime/prebake/
+COPY runtime/prebake/documents /runtime/prebake/documents
+COPY runtime/prebake/baked /runtime/prebake/baked
+COPY runtime/prebake/weights /runtime/prebake/weights
+COPY runtime/prebake/modules /runtime/prebake/modules
+COPY runtime/prebake/families /runtime/prebake/families
+COPY runtime/prebake/tiers /runtime/prebake/tiers
+COPY build/pyproject.toml build/README.md build/LICENSE /build/
+COPY build/prebake_build/__init__.py /build/prebake_build/
+COPY build/prebake_build/files /build/prebake_build/files
+COPY build/prebake_build/upstream /build/prebake_build/upstream
+COPY build/prebake_build/dummies /build/prebake_build/dummies
+COPY build/prebake_build/sources /build/prebake_build/sources
+COPY build/prebake_build/cache /build/prebake_build/cache
+COPY build/prebake_build/declared /build/prebake_build/declared
+COPY build/prebake_build/baking /build/prebake_build/baking
 
-# converter: those modules, installed
+# converter: those rooms, installed
 FROM builder AS converter
-RUN --mount=type=bind,from=converter-source,source=/converter-source,target=/source \
+RUN --mount=type=bind,from=converter-source,target=/source \
     pip --python /opt/prebake/bin/python install --no-deps --no-build-isolation --no-index --no-compile \
       /source/runtime /source/build
 
@@ -85,7 +103,7 @@ FROM converter AS selected
 ARG MODEL
 RUN --mount=type=bind,from=declared,source=/declared,target=/declared \
     mkdir /selected \
- && /opt/prebake/bin/python -m prebake_build.stage select "${MODEL}" --models /declared/*.toml --output /selected
+ && /opt/prebake/bin/python -m prebake_build.baking.stage select "${MODEL}" --models /declared/*.toml --output /selected
 
 # bake: fetch (through a cache that outlives the build), convert, prove, write. The token is in this step's environment
 # and in no layer.
@@ -97,7 +115,7 @@ RUN --mount=type=bind,from=selected,source=/selected,target=/selected \
     --mount=type=bind,from=checkpoints,target=/checkpoints \
     --mount=type=cache,target=/cache,id=prebake-cache \
     --mount=type=secret,id=hf_token,env=HF_TOKEN \
-    PREBAKE_CACHE=/cache /opt/prebake/bin/python -m prebake_build.stage bake "${MODEL}" \
+    PREBAKE_CACHE=/cache /opt/prebake/bin/python -m prebake_build.baking.stage bake "${MODEL}" \
       --models /selected/models.toml --output /out/models
 
 # weights: the baked model and nothing else
@@ -106,13 +124,16 @@ COPY --link --from=bake /out /
 
 # runtime: the service without its models
 FROM dependencies AS runtime
-RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/dist \
-    pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile /dist/*.whl \
+RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/runtime-dist \
+    --mount=type=bind,from=service-wheel,source=/dist,target=/service-dist \
+    pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile \
+      /runtime-dist/*.whl /service-dist/*.whl \
  && pip --python /opt/prebake/bin/python check \
- && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/prebake/lib/python3.*/site-packages/prebake \
- && ln -s /opt/prebake/lib/python3.*/site-packages/prebake/probe.py /opt/prebake/probe.py \
+ && python3 -m compileall -q --invalidation-mode unchecked-hash \
+      /opt/prebake/lib/python3.*/site-packages/prebake /opt/prebake/lib/python3.*/site-packages/image_analyzer \
+ && ln -s /opt/prebake/lib/python3.*/site-packages/prebake/telemetry/probe.py /opt/prebake/probe.py \
  && PREBAKE_MEMO=/opt/prebake/memo /opt/prebake/bin/python -B -c \
-      'from prebake import quickstart; quickstart.begin(); import transformers' \
+      'import prebake; prebake.quickstart.begin(); import transformers' \
  && find /opt/prebake -newermt @1 -exec touch --no-dereference --date=@0 {} +
 # OMP_WAIT_POLICY: idle threads of OpenMP spin by default, which on cores that others use too took the first caption from
 # 2.4 s of processor time to 8; later ones are as fast either way.
@@ -150,18 +171,12 @@ RUN --mount=type=bind,from=declared,source=/declared,target=/declared \
     --mount=type=bind,from=checkpoints,target=/checkpoints \
     --mount=type=cache,target=/cache,id=prebake-cache \
     --mount=type=secret,id=hf_token,env=HF_TOKEN \
-    PREBAKE_CACHE=/cache /opt/prebake/bin/python -m prebake_build.naive prepare \
+    PREBAKE_CACHE=/cache /opt/prebake/bin/prebake fetch \
       --models /declared/*.toml --output /out/checkpoints ${MODELS} \
  && chmod -R u=rwX,go=rX /out && find /out -exec touch --no-dereference --date=@0 {} +
 
 # baseline: the naive service, with everything else as in the image
 FROM runtime AS baseline
-USER 0:0
-RUN --mount=type=bind,from=build-wheel,source=/dist,target=/dist \
-    pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile /dist/*.whl \
- && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/prebake/lib/python3.*/site-packages/prebake_build \
- && find /opt/prebake -newermt @1 -exec touch --no-dereference --date=@0 {} +
 COPY --link --from=naive-checkpoints /out /
-USER 65532:65532
-ENTRYPOINT ["/opt/prebake/bin/python", "-m", "prebake_build.naive"]
-CMD ["serve", "--checkpoints", "/checkpoints", "--host", "0.0.0.0", "--port", "8000"]
+ENTRYPOINT ["/opt/prebake/bin/python", "-m", "image_analyzer.naive"]
+CMD ["--checkpoints", "/checkpoints", "--host", "0.0.0.0", "--port", "8000"]

@@ -21,8 +21,10 @@ WHEELS := $(firstword $(foreach dir,$(shell $(PYTHON) -m pip config get global.f
 
 demo: $(VENV)/ready
 	$(BIN)/prebake bake --models models.dummy.toml --output $(DEMO)/models --cache $(DEMO)/cache caption ocr
-	$(BIN)/python -m prebake_build.naive prepare --models models.dummy.toml --cache $(DEMO)/cache --output $(DEMO)/checkpoints caption ocr
-	$(BIN)/prebake measure --root $(DEMO)/models --checkpoints $(DEMO)/checkpoints --rounds $(ROUNDS) --output dist
+	$(BIN)/prebake fetch --models models.dummy.toml --cache $(DEMO)/cache --output $(DEMO)/checkpoints caption ocr
+	$(BIN)/prebake measure --rounds $(ROUNDS) --output dist \
+	  --command 'prebake serve --root $(DEMO)/models --port {port}' \
+	  --baseline-command 'python -m image_analyzer.naive --checkpoints $(DEMO)/checkpoints --port {port}'
 
 test: check
 	$(BIN)/pytest
@@ -31,6 +33,7 @@ check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/ready
 	$(BIN)/ruff format .

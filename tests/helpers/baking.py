@@ -27,7 +27,7 @@ from prebake_build.baking.worker import Job
 
 torchvision_operators()
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 LINEAR = '[models.m]\nsource = "path:c"\nclass = "torch:helpers.networks:linear"\n'
 BERT = '[models.m]\nsource = "path:c"\n'

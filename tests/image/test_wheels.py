@@ -1,4 +1,4 @@
-"""The two wheels hold what they should, nothing else, and work without the source tree."""
+"""The three wheels hold what they should, nothing else, and work without the source tree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)],
             check=True, capture_output=True,
         )  # fmt: skip
-    return {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
+    return {path.name.partition("-")[0].replace("prebake_image", "image"): path for path in folder.glob("*.whl")}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,8 @@ def test_a_wheel_holds_its_package_to_the_last_file_and_nothing_else(wheels: dic
     with zipfile.ZipFile(wheels[name]) as wheel:
         names = {path for path in wheel.namelist() if ".dist-info/" not in path}
     assert names == expected
-    assert "prebake/page.html" in names or name == "prebake_build"
+    assert f"{name}/py.typed" in names
+    assert ("image_analyzer/page.html" in names) == (name == "image_analyzer")
 
 
 @pytest.mark.parametrize("name", HALVES)
@@ -64,7 +65,14 @@ def test_a_wheel_carries_its_licence_and_its_needs(wheels: dict[str, Path], name
     assert (metadata["License-Expression"], metadata["Requires-Python"]) == ("Apache-2.0", ">=3.10")
     needed = {need.split(";")[0].strip() for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need}
     if name == "prebake":
-        assert needed == {"tomli>=2", "waitress>=3"}  # no framework: a service brings its own
+        assert needed == {"tomli>=2"}  # no framework: a service brings its own
+    elif name == "image_analyzer":
+        assert needed == {
+            "pillow",
+            f"prebake[easyocr,transformers]=={metadata['Version']}",
+            "prometheus-client>=0.20",
+            "waitress>=3",
+        }
     else:
         assert f"prebake=={metadata['Version']}" in needed
 
@@ -80,10 +88,10 @@ def outside(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 def test_every_module_is_imported_from_the_wheels(installed: Path) -> None:
     script = (
-        "import importlib, pathlib, pkgutil, sys, prebake, prebake_build\n"
+        "import importlib, pathlib, pkgutil, sys, prebake, prebake_build, image_analyzer\n"
         "site = pathlib.Path(sys.argv[1])\n"
-        "from prebake.compat import torchvision_operators; torchvision_operators()\n"
-        "for package in (prebake, prebake_build):\n"
+        "from prebake.families.compat import torchvision_operators; torchvision_operators()\n"
+        "for package in (prebake, prebake_build, image_analyzer):\n"
         "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        if not module.name.endswith('__main__'):\n"
         "            found = importlib.import_module(module.name)\n"
@@ -93,11 +101,14 @@ def test_every_module_is_imported_from_the_wheels(installed: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_command_has_both_halves_and_the_page(installed: Path) -> None:
+def test_the_command_has_all_three_and_the_page(installed: Path) -> None:
     done = outside(installed, "-m", "prebake", "--help")
     assert (done.returncode, " bake " in done.stdout, " serve " in done.stdout) == (0, True, True)
     script = "from image_analyzer.service import _page; print(len(_page().body))"
-    assert int(outside(installed, "-c", script).stdout) == (ROOT / "runtime" / "prebake" / "page.html").stat().st_size
+    assert (
+        int(outside(installed, "-c", script).stdout)
+        == (ROOT / "service" / "image_analyzer" / "page.html").stat().st_size
+    )
 
 
 def test_the_runtime_alone_has_its_own_commands(wheels: dict[str, Path], tmp_path: Path) -> None:
@@ -113,4 +124,5 @@ def test_the_runtime_alone_has_its_own_commands(wheels: dict[str, Path], tmp_pat
          "from prebake.__main__ import main; main()", str(tmp_path / "site"), "--help"],
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
-    assert (done.returncode, " serve " in done.stdout, " bake " in done.stdout) == (0, True, False), done.stderr
+    found = [command for command in ("check", "inspect", "serve", "bake") if f"\n    {command} " in done.stdout]
+    assert (done.returncode, found) == (0, ["check", "inspect"]), done.stderr

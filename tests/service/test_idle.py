@@ -52,7 +52,7 @@ def test_what_was_freed_leaves_the_process() -> None:
     script = """
 import ctypes, gc
 from image_analyzer.idle import give_back
-from prebake.timeline import Memory
+from prebake.telemetry.timeline import Memory
 kept = []
 blocks = []
 for i in range(2000):  # below the size that is mapped on its own, and a block in between that keeps the heap's end

@@ -23,7 +23,7 @@ PICTURE = picture(size=(320, 240))
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny models' checkpoints where their frameworks expect them."""
     folder = tmp_path_factory.mktemp("naive")
-    fetch(TESTS / "models.tiny.toml", [], folder / "checkpoints", folder / "cache")
+    fetch(TESTS / "helpers" / "models.tiny.toml", [], folder / "checkpoints", folder / "cache")
     return folder / "checkpoints"
 
 

@@ -109,7 +109,7 @@ class _Reader:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         """Finds nothing, and has whoever imports one of these modules wait. (To import something here would ask it.)"""
         if (event := self._waiting.pop(name, None)) is not None:
-            timeline = sys.modules.get("prebake.timeline")
+            timeline = sys.modules.get("prebake.telemetry.timeline")
             with timeline.span(f"wait for the disk: {name}") if timeline else nullcontext():
                 event.wait(LONGEST)
 
@@ -128,7 +128,7 @@ class _Reader:
         os.close(told)
         with suppress(ChildProcessError):  # where somebody waits for all children of this process, they saw it end
             os.waitpid(process, 0)
-        if timeline := sys.modules.get("prebake.timeline"):
+        if timeline := sys.modules.get("prebake.telemetry.timeline"):
             timeline.mark("read ahead")
 
 

@@ -98,7 +98,7 @@ def test_killed_at_any_moment_the_output_is_the_old_model_or_the_new_one(
     processes: None,
 ) -> None:  # fmt: skip
     (linear.parent / "slow.py").write_text(SLOW)
-    declare(linear.parent, LINEAR.replace("networks", "slow"))
+    declare(linear.parent, LINEAR.replace("helpers.networks", "slow"))
     monkeypatch.setenv("PYTHONPATH", str(linear.parent))
     monkeypatch.setenv("STARTED", "/dev/null")
     monkeypatch.setenv("PAUSE", "0")

@@ -85,7 +85,7 @@ PROGRAM = """
 import sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
-from prebake import deferred
+from prebake.startup import deferred
 deferred.defer()
 from prebake.tiers.loader import load
 import torch

@@ -128,7 +128,7 @@ def test_a_forked_child_has_what_was_loaded_and_loads_the_rest_itself(tmp_path: 
         bake_module(tmp_path, name, "helpers.runtime_fakes:plain")
     said = python_says(
         "import gc, os, pathlib, sys, threading, torch\n"
-        "import runtime_fakes, prebake\n"
+        "from helpers import runtime_fakes\nimport prebake\n"
         "models = prebake.Models(sys.argv[1])\n"
         "a = models['a'].model\n"
         "plain, building, parent = runtime_fakes.plain, threading.Event(), os.getpid()\n"
@@ -160,7 +160,7 @@ def test_a_forked_child_has_what_was_loaded_and_loads_the_rest_itself(tmp_path: 
 def test_a_fork_waits_for_an_import_that_another_thread_began() -> None:
     said = python_says(
         "import os, threading\n"
-        "from prebake import loader\n"
+        "from prebake.tiers import loader\n"
         "begun, go_on, done = threading.Event(), threading.Event(), []\n"
         "def importing():\n"
         "    with loader.IMPORTS: begun.set(); go_on.wait(60); done.append('imported')\n"
@@ -200,7 +200,7 @@ def test_mapped_weights_are_file_memory_that_a_child_shares_and_unload_gives_bac
     bake_module(tmp_path, "big", "helpers.runtime_fakes:big")
     said = python_says(
         "import gc, os, sys, torch, weakref, prebake\n"
-        "from prebake.timeline import Memory\n"
+        "from prebake.telemetry.timeline import Memory\n"
         "torch.set_num_threads(1)\n"  # a child of a process whose OpenMP threads have run must not use OpenMP
         "models = prebake.Models(sys.argv[1])\n"
         "before = Memory.now()\n"

@@ -101,7 +101,7 @@ def test_building_does_not_import_sympy() -> None:
     assert python_says(
         "import sys, torch\n"
         "from prebake.modules.skeleton import Skeleton\n"
-        "from runtime_fakes import odd\n"
+        "from helpers.runtime_fakes import odd\n"
         "before = 'sympy' in sys.modules\n"
         "with Skeleton(): odd()\n"
         "print(before, 'sympy' in sys.modules)"

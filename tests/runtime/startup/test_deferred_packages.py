@@ -11,7 +11,9 @@ import pytest
 from helpers.runtime_fakes import python_says
 from prebake.startup.deferred import DEFERRED
 
-PREAMBLE = "import sys, warnings; warnings.simplefilter('ignore')\nfrom prebake import deferred\ndeferred.defer()\n"
+PREAMBLE = (
+    "import sys, warnings; warnings.simplefilter('ignore')\nfrom prebake.startup import deferred\ndeferred.defer()\n"
+)
 
 USES = [
     ("scipy", "import scipy.ndimage, numpy\nassert scipy.ndimage.label(numpy.eye(3))[1] == 3"),
@@ -55,7 +57,7 @@ USES = [
                             "assert torch.distributions.kl_divergence(n, n) == 0"),
     ("torch.testing", "import torch\ntorch.testing.assert_close(torch.ones(1), torch.ones(1))"),
     ("torch.masked", "import torch\nassert torch.masked.sum(torch.ones(2), mask=torch.tensor([True, False])) == 1"),
-    ("torchvision.models", "from prebake import compat\ncompat.torchvision_operators()\n"
+    ("torchvision.models", "from prebake.families import compat\ncompat.torchvision_operators()\n"
                            "import torchvision, torch\nfrom torchvision.models import resnet18, VGG\n"
                            "assert deferred.report().get('torchvision.models') is None\n"
                            "assert resnet18().eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)\n"

@@ -14,7 +14,7 @@ from prebake.startup import memo
 
 SCRIPT = """
 import json, sys
-from prebake import memo
+from prebake.startup import memo
 memo.install()
 import transformers
 from transformers.utils import import_utils
@@ -56,7 +56,7 @@ def test_the_second_start_reads_the_memo_and_finds_the_same(tmp_path: Path) -> N
 def test_importing_the_library_reads_no_model_that_nobody_asked_for(tmp_path: Path) -> None:
     script = """
 import sys
-from prebake import memo
+from prebake.startup import memo
 memo.install()
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)

@@ -145,7 +145,7 @@ def test_a_forked_child_waits_for_nobody(tmp_path: Path) -> None:
     (tmp_path / "list").write_text(text_of([([(str(file), ())], "colorsys"), ([], None)]))
     said = python_says(
         "import os, threading\n"
-        "from prebake import readahead\n"
+        "from prebake.startup import readahead\n"
         "readahead.LONGEST, plain, go_on = 3600.0, os.read, threading.Event()\n"
         "os.read = lambda *arguments: go_on.wait(60) and plain(*arguments)\n"
         "readahead.begin()\n"

@@ -21,7 +21,7 @@ def test_the_clock_starts_at_the_birth_of_the_process_not_at_the_import() -> Non
     """A process that sleeps before it imports prebake finds its first mark after the sleep."""
     said = python_says(
         "import time; time.sleep(0.4); before = time.monotonic()\n"
-        "from prebake import timeline\n"
+        "from prebake.telemetry import timeline\n"
         "timeline.mark('imported')\n"
         "print(timeline.process.marks['imported'], before - timeline.process.birth)"
     )
@@ -227,7 +227,7 @@ def test_without_proc_the_clock_starts_at_the_import_and_memory_is_the_peak(monk
 def test_a_forked_child_starts_its_own_timeline() -> None:
     said = python_says(
         "import os, time\n"
-        "from prebake import timeline\n"
+        "from prebake.telemetry import timeline\n"
         "with timeline.span('parent'): time.sleep(0.3)\n"
         "timeline.mark('ready')\n"
         "child = os.fork()\n"
