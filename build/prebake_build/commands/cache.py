@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prebake.errors import IntegrityError
+from prebake.documents.sizes import format_size, parse_size
+from prebake.errors import ConfigError, IntegrityError
 from prebake_build.cache.checkpoints import Cache, Entry, doomed
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ examples:
 The cache is the folder of --cache, else of PREBAKE_CACHE, else ~/.cache/prebake.
 exit codes: 0 fine; 1 verify found damage; 2 wrong use or configuration
 """
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?", re.IGNORECASE)
 _DAY = 86_400
 
 
@@ -119,7 +118,7 @@ def _prune(args: argparse.Namespace) -> int:
         print(f"removed  {_line(entry)}")
     for entry in in_use:
         print(f"in use   {_line(entry)}")
-    _print_total(f"{cache.folder}: freed {_human(sum(entry.size for entry in removed))}")
+    _print_total(f"{cache.folder}: freed {format_size(sum(entry.size for entry in removed))}")
     return 0
 
 
@@ -136,12 +135,12 @@ def _document(entry: Entry) -> dict[str, Any]:
 
 
 def _line(entry: Entry) -> str:
-    return f"{entry.folder.name}  {_human(entry.size):>9}  {_when(entry.last_use)}  {entry.uri}  {entry.revision}"
+    return f"{entry.folder.name}  {format_size(entry.size):>9}  {_when(entry.last_use)}  {entry.uri}  {entry.revision}"
 
 
 def _entries(entries: tuple[Entry, ...]) -> str:
     noun = "entry" if len(entries) == 1 else "entries"
-    return f"{len(entries)} {noun}, {_human(sum(entry.size for entry in entries))}"
+    return f"{len(entries)} {noun}, {format_size(sum(entry.size for entry in entries))}"
 
 
 def _print_json(cache: Cache, **document: Any) -> None:
@@ -156,16 +155,6 @@ def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _human(size: int) -> str:
-    """Bytes in decimal units, as disk usage and registries show them."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"
-
-
 def _days(text: str) -> float:
     try:
         days = float(text)
@@ -177,8 +166,7 @@ def _days(text: str) -> float:
 
 
 def _size(text: str) -> int:
-    found = _SIZE.fullmatch(text.strip())
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size (500MB, 20GB, 1TiB, or bytes)")
-    power = " KMGT".index((found[2] or " ").upper())
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    try:
+        return parse_size(text, "size")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("size: ")) from None

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from prebake.documents.columns import columns
 from prebake.errors import PrebakeError
 from prebake.telemetry.services import Request
 
@@ -215,10 +216,7 @@ def table(comparison: Comparison) -> str:
         cells = [_spread([value * factor for value in comparison.values(label, figure)], unit)
                  for label in (comparison.baseline, comparison.candidate)]  # fmt: skip
         rows.append((title, *cells, _spread(comparison.ratio(figure), "")))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(columns(rows))
 
 
 def _spread(values: Sequence[float], unit: str) -> str:

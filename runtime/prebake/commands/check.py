@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from prebake.baked import layout
 from prebake.commands.arguments import add_root, subcommand
+from prebake.documents.sizes import parse_size
 from prebake.errors import ConfigError
 from prebake.loading.models import Models
 from prebake.startup import deferred, quickstart, readahead
 from prebake.telemetry import report, timeline
-from prebake.telemetry.budget import Budget, Start, exceeded, parse_size
+from prebake.telemetry.budget import Budget, Start, exceeded
 from prebake.telemetry.services import Service, find_service
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ A budget is a TOML file; every key may be left out::
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +18,12 @@ from typing import Any
 
 from prebake.documents import toml
 from prebake.documents.messages import reason
+from prebake.documents.sizes import parse_size
 from prebake.documents.table import Table, canonical_json, read_json
 from prebake.errors import ConfigError
 from prebake.telemetry import timeline
 
 BASELINE_FORMAT = 1
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*((?:[kKMGT]i?)?)B?")
-_POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,16 +111,6 @@ class Budget:
     @property
     def needs_baseline(self) -> bool:
         return self.shorter is not None or self.memory_above is not None
-
-
-def parse_size(text: str, where: str) -> int:
-    """`1.5 GB` or `512MiB` in bytes. Raises ConfigError."""
-    found = _SIZE.fullmatch(text.strip())
-    if not found:
-        raise ConfigError(f'{where}: "{text}" is no size (expected for example "1.5 GB" or "512 MiB")')
-    number, unit = found.groups()
-    base = 1024 if unit.endswith("i") else 1000
-    return int(float(number) * base ** _POWERS[unit.removesuffix("i")])
 
 
 def exceeded(start: Start, budget: Budget, baseline: Start | None = None) -> list[str]:

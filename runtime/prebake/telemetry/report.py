@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from prebake.documents.columns import columns
 from prebake.startup import deferred
 from prebake.telemetry.timeline import READY, Memory, Span, Timeline
 
@@ -49,7 +50,7 @@ def text(timeline: Timeline) -> str:
                      _bar(span, scale)))  # fmt: skip
     for name, at in sorted(timeline.marks.copy().items(), key=lambda item: item[1]):
         rows.append((name, "", f"{at:.3f}", "", " " * min(int(at * scale), WIDTH - 1) + "◆"))
-    lines = _columns(rows, right=(2, 3))
+    lines = columns(rows, right=(2, 3))
     return "\n".join([*lines, "", *memory_lines(timeline.memory.copy()), ""])
 
 
@@ -73,14 +74,7 @@ def memory_lines(memory: dict[str, Memory]) -> list[str]:
         return []
     rows: list[tuple[str, ...]] = [("memory, MB", *MEMORY_KINDS)]
     rows += [(name, *memory_sizes(at)) for name, at in memory.items()]
-    return _columns(rows, right=(1, 2, 3, 4, 5, 6))
-
-
-def _columns(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.rjust(width) if i in right else cell.ljust(width)
-                      for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-            for row in rows]  # fmt: skip
+    return columns(rows, right=(1, 2, 3, 4, 5, 6))
 
 
 def chrome_trace(timeline: Timeline) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prebake.errors import ConfigError, DocumentError
-from prebake.telemetry.budget import Budget, Start, exceeded, parse_size
+from prebake.telemetry.budget import Budget, Start, exceeded
 from prebake.telemetry.timeline import FIRST_ANSWER, READY, Memory, Timeline
 
 START = Start(ready=2.0, first_answer=4.0, peak_memory=600_000_000)
@@ -99,22 +99,6 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, body: bytes | None) -> N
         path.write_bytes(body)
     with pytest.raises(ConfigError):
         Budget.read(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("0", 0), ("512", 512), ("512 B", 512), ("1k", 1000), ("1 KB", 1000), ("512MiB", 512 << 20),
-     ("1.5 GB", 1_500_000_000), (" 2 TiB ", 2 << 40), ("0.5 Gi", 1 << 29)],
-)  # fmt: skip
-def test_sizes_with_and_without_units(text: str, size: int) -> None:
-    assert parse_size(text, "--peak-memory") == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-1", "1,5 GB", "1e9", "5 i", "5 iB", "5 EB", "1 GB GB", "inf", "1.1.1"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        parse_size(text, "--peak-memory")
-    assert str(error.value) == f'--peak-memory: "{text}" is no size (expected for example "1.5 GB" or "512 MiB")'
 
 
 @given(st.floats(0.001, 1e6), st.none() | st.floats(0.001, 1e6), st.integers(1, 2**50))
