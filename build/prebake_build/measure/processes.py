@@ -41,11 +41,15 @@ class ProcessService:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._output = tempfile.NamedTemporaryFile(prefix="prebake-service.", suffix=".log")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [word.replace("{port}", str(port)) for word in command],
-            stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", **environment},
-        )  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                [word.replace("{port}", str(port)) for word in command],
+                stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", **environment},
+            )  # fmt: skip
+        except OSError:
+            self._output.close()
+            raise
 
     @property
     def pid(self) -> int:
