@@ -3,7 +3,7 @@
 #
 #   base ── dependencies ─┬─ runtime ── baseline
 #                         └─ builder ─┬─ runtime-wheel, build-wheel, service-wheel, naive-checkpoints
-#                                     └─ converter ── bake ── weights (one for each model)
+#                                     └─ converter ── fetched ── bake ── weights (one for each model)
 #
 # There is no `# syntax=` line: the front end that comes with the engine is enough, and nothing has to be pulled for it.
 # docs/decisions/0003-image-layers.md tells why the stages are cut here.
@@ -50,7 +50,7 @@ RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
     --mount=type=cache,target=/root/.cache/pip,id=prebake-pip \
     pip --python /opt/prebake/bin/python install --prefer-binary --disable-pip-version-check \
       --find-links /wheels --constraint /constraints.txt \
-      hatchling huggingface_hub tomli-w tqdm
+      hatchling huggingface_hub platformdirs tomli-w tqdm
 
 # runtime-wheel, build-wheel, service-wheel: the three distributions of this repository
 FROM builder AS runtime-wheel
@@ -105,9 +105,9 @@ RUN --mount=type=bind,from=declared,source=/declared,target=/declared \
     mkdir /selected \
  && /opt/prebake/bin/python -m prebake_build.baking.stage select "${MODEL}" --models /declared/*.toml --output /selected
 
-# bake: fetch (through a cache that outlives the build), convert, prove, write. The token is in this step's environment
-# and in no layer.
-FROM converter AS bake
+# fetched: the checkpoint, in a cache that outlives the build; of the stage itself only what was resolved, as a lock. The
+# token is in this step's environment and in no layer.
+FROM converter AS fetched
 ARG MODEL
 ARG HF_ENDPOINT
 ARG EASYOCR_MIRROR
@@ -115,8 +115,17 @@ RUN --mount=type=bind,from=selected,source=/selected,target=/selected \
     --mount=type=bind,from=checkpoints,target=/checkpoints \
     --mount=type=cache,target=/cache,id=prebake-cache \
     --mount=type=secret,id=hf_token,env=HF_TOKEN \
+    PREBAKE_CACHE=/cache /opt/prebake/bin/python -m prebake_build.baking.stage fetch "${MODEL}" \
+      --models /selected/models.toml --output /fetched
+
+# bake: convert, prove, write. What reads the checkpoint has no token and no network, and cannot change the cache.
+FROM converter AS bake
+ARG MODEL
+RUN --network=none \
+    --mount=type=bind,from=fetched,source=/fetched,target=/fetched \
+    --mount=type=cache,target=/cache,id=prebake-cache,readonly \
     PREBAKE_CACHE=/cache /opt/prebake/bin/python -m prebake_build.baking.stage bake "${MODEL}" \
-      --models /selected/models.toml --output /out/models
+      --models /fetched/models.toml --output /out/models
 
 # weights: the baked model and nothing else
 FROM scratch AS weights

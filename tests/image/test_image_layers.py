@@ -25,7 +25,11 @@ def lists_last(layers: tuple[Layer, ...]) -> list[Layer]:
 
 
 def baked(build: Build) -> list[str]:
-    return [step for step in build.ran if "prebake_build.baking.stage bake" in step]
+    return [
+        step
+        for step in build.ran
+        if "prebake_build.baking.stage fetch" in step or "prebake_build.baking.stage bake" in step
+    ]
 
 
 def test_each_model_is_one_layer_and_the_same_in_the_weights_image(engine: Any, built: Build) -> None:

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,10 +22,11 @@ from prebake.baked import layout
 from prebake.baked.manifest import Manifest, Source
 from prebake.documents.table import canonical_json
 from prebake.errors import ConfigError, DocumentError, IntegrityError, PrebakeError
+from prebake_build.baking.isolation import isolated
 from prebake_build.baking.worker import Job
 from prebake_build.baking.writer import alone_in, new_folder
 from prebake_build.cache.checkpoints import Cache
-from prebake_build.declared.lock import Lock
+from prebake_build.declared.lock import Lock, resolution
 from prebake_build.declared.spec import ModelSpec, Spec
 from prebake_build.sources import Resolved
 from prebake_build.sources import Source as Upstream
@@ -35,12 +35,6 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 3
 """Of a folder's contents: raised when the worker writes others for the same checkpoint."""
-
-WITHHELD = (
-    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "EASYOCR_MIRROR",
-    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
-)  # fmt: skip
-"""Environment variables that the worker does not get: tokens, and addresses that may carry a password."""
 
 
 def bake(spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, output: Path, *, force: bool) -> list[Path]:
@@ -61,11 +55,7 @@ def _bake_one(
     spec: Spec, model: ModelSpec, lock: Lock | None, cache: Cache, output: Path, force: bool, say: str
 ) -> Path:
     source = spec.open(model)
-    if lock is None or lock.is_open(model.name, model.source):
-        logger.warning("%s: not locked: resolving %s now (prebake lock would pin it)", say, model.source)
-        resolved = cache.resolve(source)
-    else:
-        resolved = lock.require(model.name, model.source)
+    resolved = resolution(model, source, lock, cache, say)
     place = output / model.name
     recipe = recipe_digest(model, resolved)
     if not force and _is_up_to_date(place, recipe):
@@ -139,22 +129,22 @@ def _options(model: ModelSpec, source: Upstream) -> Mapping[str, Any]:
 def _work(job: Job) -> None:
     """Run the worker and raise what it answered. Its messages go to our standard error as they come."""
     quiet = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}
-    environment = {name: value for name, value in os.environ.items() if name not in WITHHELD}
-    environment |= {
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONHASHSEED": "0",  # what constructors make of sets keeps its order
-        "TOKENIZERS_PARALLELISM": "false",
-        layout.ENV_DEFER: "0",
-        **quiet,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "prebake_build.baking.worker"],
-        input=json.dumps(dataclasses.asdict(job)),
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-        check=False,
-    )
+    with isolated(Path(job.checkpoint), Path(job.folder)) as worker:
+        done = subprocess.run(
+            [sys.executable, "-m", "prebake_build.baking.worker", worker.plan],
+            input=json.dumps(dataclasses.asdict(job)),
+            stdout=subprocess.PIPE,
+            env={
+                **worker.environment,
+                "HF_HUB_OFFLINE": "1",
+                "PYTHONHASHSEED": "0",  # what constructors make of sets keeps its order
+                "TOKENIZERS_PARALLELISM": "false",
+                layout.ENV_DEFER: "0",
+                **quiet,
+            },
+            text=True,
+            check=False,
+        )
     if done.returncode != 0 or not done.stdout:
         raise PrebakeError(
             f"models.{job.name}: the worker ended with {_ending(done.returncode)}; its last words stand above"

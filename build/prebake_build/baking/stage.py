@@ -1,9 +1,9 @@
 """What the Dockerfile's stages run: the part of `prebake bake` that decides bytes, without the command line.
 
-`select` writes the one model's own part of the models file and its lock; `bake` bakes from there. The
-stages cache by contents, so that adding a model, or changing another one, bakes no model again. The stage
-that runs this holds only the modules that this one imports, directly or not: a changed line in the service
-bakes nothing again either.
+`select` writes the one model's own part of the models file and its lock; `fetch` puts its checkpoint into the cache,
+which needs the network and perhaps a token; `bake` bakes from there and needs neither. The stages cache by contents,
+so that adding a model, or changing another one, bakes no model again. The stage that runs this holds only the modules
+that this one imports, directly or not: a changed line in the service bakes nothing again either.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ import tomli_w
 
 from prebake.documents import toml
 from prebake.errors import PrebakeError
-from prebake_build.declared.lock import Lock
+from prebake_build.declared.lock import Lock, LockedModel, resolution
 from prebake_build.declared.spec import read_spec
+from prebake_build.files.atomic import write_text
+
+logger = logging.getLogger(__name__)
 
 
 def select(models: Path, name: str, output: Path) -> None:
@@ -31,37 +34,58 @@ def select(models: Path, name: str, output: Path) -> None:
     """
     read_spec(models).select([name])
     tables = toml.loads(models.read_text(encoding="utf-8"))["models"]
-    (output / "models.toml").write_text(tomli_w.dumps({"models": {name: tables[name]}}), encoding="utf-8")
+    write_text(output / "models.toml", tomli_w.dumps({"models": {name: tables[name]}}))
     path = models.with_suffix(".lock")
     if path.exists():
         locked = {key: replace(model, baked=None) for key, model in Lock.read(path).models.items() if key == name}
-        (output / "models.lock").write_text(Lock(models=locked).text, encoding="utf-8")
+        write_text(output / "models.lock", Lock(models=locked).text)
+
+
+def fetch_one(models: Path, name: str, output: Path) -> None:
+    """Put the model's checkpoint into the build cache, and write `output/models.toml` and `output/models.lock`.
+
+    The lock says what was fetched, also where there was none before: `bake_one` resolves nothing. Raises PrebakeError.
+    """
+    from prebake_build.cache.checkpoints import Cache
+
+    spec, path = read_spec(models), models.with_suffix(".lock")
+    (model,) = spec.select([name])
+    source = spec.open(model)
+    with Cache() as cache:
+        resolved = resolution(model, source, Lock.read(path) if path.exists() else None, cache, name)
+        logger.info("%s: fetching %s", name, model.source)
+        cache.checkpoint(source, resolved)
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / "models.toml", models.read_text(encoding="utf-8"))
+    locked = LockedModel(source=model.source, resolved=resolved)
+    write_text(output / "models.lock", Lock(models={name: locked}).text)
 
 
 def bake_one(models: Path, name: str, output: Path) -> None:
-    """Bake the model into `output/NAME`, and give `output` the mtime that every build gives it.
+    """Bake what `fetch_one` fetched into `output/NAME`, and give `output` the mtime that every build gives it.
 
-    Raises PrebakeError.
+    Asks no source, so that the step needs no network. Raises PrebakeError.
     """
     from prebake_build.baking.bake import bake
     from prebake_build.cache.checkpoints import Cache
 
     spec, path = read_spec(models), models.with_suffix(".lock")
     lock = Lock.read(path) if path.exists() else None
-    with Cache() as cache:
+    with Cache(offline=True) as cache:
         bake(spec, [name], lock, cache, output, force=False)
     os.utime(output, (0, 0))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The two commands; the exit code."""
+    """The three commands; the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m prebake_build.baking.stage", description=(__doc__ or "").partition("\n")[0]
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command, run, text in (
         ("select", select, "write one model's part of the models file"),
-        ("bake", bake_one, "bake one model"),
+        ("fetch", fetch_one, "put one model's checkpoint into the cache, and write what was fetched"),
+        ("bake", bake_one, "bake one model from the cache, without network"),
     ):
         adding = commands.add_parser(command, help=text, description=text)
         adding.add_argument("name", metavar="NAME", help="the model's table in the models file")

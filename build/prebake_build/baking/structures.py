@@ -27,7 +27,7 @@ from prebake.families.transformers import HASH
 from prebake.modules.assembly import slots
 from prebake.modules.structure import bare_state, bases_of, functions_of, is_allowed, restore, spelled
 from prebake_build.baking.convert import identity_of
-from prebake_build.baking.writer import write_text
+from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import file_of
 
 _SCALARS = (bool, int, float, str, type(None))
@@ -169,7 +169,7 @@ def add_structure(module: nn.Module, baked: BakedModel) -> None:
     if not family.packages:
         return
     try:
-        write_text(path, structure_of(module, baked))
+        write_text(path, structure_of(module, baked), new=True)
         files = sorted((*manifest.files, file_of(baked.folder, layout.STRUCTURE)), key=lambda file: file.path)
         manifest = dataclasses.replace(manifest, structure=layout.STRUCTURE, files=tuple(files))
         _check(module, BakedModel(baked.folder, manifest), family)
@@ -177,7 +177,6 @@ def add_structure(module: nn.Module, baked: BakedModel) -> None:
         path.unlink(missing_ok=True)
         print(f"{baked.name}: every start will run its constructor: {error}", file=sys.stderr)
         return
-    (baked.folder / layout.MANIFEST).unlink()
     write_text(baked.folder / layout.MANIFEST, manifest.text)
 
 

@@ -1,14 +1,16 @@
 """The process that touches a checkpoint's bytes: load, convert, write, prove; one model, then it ends.
 
-Started by `prebake_build.baking.bake` as `python -m prebake_build.baking.worker`, with a job as JSON on standard input
-and a result as JSON on standard output. It has no token and no network setting, so that a checkpoint that
-did get code to run would find neither.
+Started by `prebake_build.baking.bake` as `python -m prebake_build.baking.worker PLAN`, with a job as JSON on standard input and a
+result as JSON on standard output. First it gives up what it does not need (`prebake_build.baking.sandbox`), so that a
+checkpoint that did get code to run would find no token, no network and no other process.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -22,7 +24,11 @@ from prebake import errors
 from prebake.baked import layout
 from prebake.baked.manifest import File, Loading, Manifest, Source, Weights
 from prebake.baked.model import BakedModel
+from prebake_build.baking import memory, sandbox
+from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import file_of
+
+_NO_MEMORY = re.compile(r"(?:can't|cannot) allocate memory|bad_alloc|not enough memory", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +54,7 @@ def run(job: Job) -> None:
     from prebake_build.baking.ordinary import Recipe, load_checkpoint
     from prebake_build.baking.prove import prove
     from prebake_build.baking.structures import add_structure
-    from prebake_build.baking.writer import write_tensors, write_text
+    from prebake_build.baking.writer import write_tensors
 
     folder = Path(job.folder)
     say = f"{job.name}: "
@@ -73,7 +79,7 @@ def run(job: Job) -> None:
         converter={"prebake-build": version("prebake-build"), "recipe": job.recipe},
         requires={package: version(package).partition("+")[0] for package in ordinary.requires},
     )
-    write_text(folder / layout.MANIFEST, manifest.text)
+    write_text(folder / layout.MANIFEST, manifest.text, new=True)
     _tell(say + "proving it against the checkpoint, bit by bit")
     mapped = prove(ordinary.module, folder)
     if mapped is not None:
@@ -81,8 +87,6 @@ def run(job: Job) -> None:
 
 
 def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: Mapping[str, str]) -> list[File]:
-    from prebake_build.baking.writer import write_text
-
     for name in (layout.MANIFEST, layout.STRUCTURE):
         if name in keep:
             raise errors.SourceError(f"{checkpoint}: has a {name}, and baked models need that name")
@@ -90,7 +94,7 @@ def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: M
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         if path in texts:
-            write_text(folder / path, texts[path])
+            write_text(folder / path, texts[path], new=True)
         else:
             shutil.copyfile(checkpoint / path, folder / path)
     return [file_of(folder, path) for path in paths]
@@ -117,8 +121,25 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _limit_reached(error: BaseException, plan: sandbox.Plan | None) -> str:
+    """What to add to the message where memory was refused while it is limited."""
+    cause: BaseException | None = error
+    while cause is not None and plan is not None and plan.memory is not None:
+        refused = isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM
+        if refused or _NO_MEMORY.search(str(cause)):
+            return (
+                f" (memory is limited to {plan.memory:,} bytes here, which is what was available and room for mapped "
+                f"files: {memory.ENV}=BYTES sets another limit, 0 none)"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return ""
+
+
 def main() -> int:
     """Read the job, run it, and answer with `{}` or the error's class and message."""
+    plan = sandbox.Plan(**json.loads(sys.argv[1])) if len(sys.argv) > 1 else None
+    if plan is not None:
+        sandbox.enter(plan)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever libraries print must not mix with the answer
@@ -126,9 +147,14 @@ def main() -> int:
     try:
         run(Job(**json.load(sys.stdin)))
     except errors.PrebakeError as error:
-        result = {"error": type(error).__name__, "message": str(error)}
+        result = {"error": type(error).__name__, "message": str(error) + _limit_reached(error, plan)}
     except OSError as error:
-        result = {"error": "OSError", "message": error.strerror or str(error), "errno": str(error.errno or 0)}
+        text = (error.strerror or str(error)) + _limit_reached(error, plan)
+        result = {"error": "OSError", "message": text, "errno": str(error.errno or 0)}
+    except (MemoryError, RuntimeError) as error:
+        if not (limited := _limit_reached(error, plan)):
+            raise
+        result = {"error": "PrebakeError", "message": f"{type(error).__name__}: {error}{limited}"}
     with answer:
         json.dump(result, answer)
     return 0

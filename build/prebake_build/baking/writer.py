@@ -29,7 +29,8 @@ from prebake.baked.manifest import File
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError, PrebakeError
 from prebake.weights.tensors import ALIGNMENT, DTYPE_NAMES
-from prebake_build.files.digest import FULL, sync_folder, sync_tree
+from prebake_build.files.atomic import sync_folder, sync_tree
+from prebake_build.files.digest import FULL
 
 logger = logging.getLogger(__name__)
 
@@ -93,14 +94,6 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     raw = (ctypes.c_char * count).from_address(whole.data_ptr())
     raw._keep = whole  # type: ignore[attr-defined]  # the memory lives as long as the view
     return memoryview(raw).cast("B")
-
-
-def write_text(path: Path, text: str) -> None:
-    """A small new file, on disk when this returns."""
-    with path.open("x", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -6,6 +6,7 @@
     └── checkpoints/
         ├── 0123456789abcdef/           sha256 of URI and revision
         │   ├── entry.json              what it is; its mtime is the last use
+        │   ├── proof.json              which files were hashed, and what they were then
         │   └── files/
         ├── 0123456789abcdef.lock       flock: shared while in use, exclusive while written or removed
         └── 0123456789abcdef.….tmp/     being fetched, or left by a process that died
@@ -20,87 +21,47 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from prebake.baked import layout
-from prebake.baked.manifest import File
 from prebake.documents.messages import reason
-from prebake.documents.table import canonical_json, read_json
 from prebake.errors import ConfigError, DocumentError, IntegrityError, SourceError
-from prebake_build.files import digest
+from prebake_build.cache.checkpoints import proofs
+from prebake_build.cache.entries import ENTRY, Entry
+from prebake_build.files import atomic, digest
 from prebake_build.files.flock import locked
 from prebake_build.sources import Resolved, ResolvesByFetching, Source
 
-FORMAT = 1
-ENTRY = "entry.json"
+_FETCH_FIRST = (
+    "run `python -m prebake_build.baking.stage fetch` first (in an image build, `docker buildx bake "
+    "--set=*.no-cache-filter=fetched` runs that stage again)"
+)
 
 _log = logging.getLogger(__name__)
 
 
 def default_folder() -> Path:
-    """`PREBAKE_CACHE`, else `prebake` below `XDG_CACHE_HOME` or `~/.cache`."""
+    """`PREBAKE_CACHE`, else the user's cache folder: `prebake` below `XDG_CACHE_HOME` or `~/.cache`."""
     if named := os.environ.get(layout.ENV_CACHE):
         return Path(named).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME")
-    # A relative XDG_CACHE_HOME is to be ignored: XDG Base Directory Specification 0.8.
-    return (Path(home) if home and Path(home).is_absolute() else Path("~/.cache").expanduser()) / "prebake"
+    import platformdirs
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """One checkpoint in the cache."""
-
-    folder: Path
-    uri: str
-    revision: str
-    files: tuple[File, ...]
-    last_use: float
-    """Seconds since the epoch."""
-
-    @classmethod
-    def read(cls, folder: Path) -> Entry:
-        """Raises DocumentError."""
-        table = read_json(folder / ENTRY, FORMAT, "cache entry")
-        entry = cls(
-            folder=folder,
-            uri=table.take("uri", str),
-            revision=table.take("revision", str),
-            files=table.items("files", File.from_table),
-            last_use=(folder / ENTRY).stat().st_mtime,
-        )
-        table.finish()
-        return entry
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
-
-    @property
-    def text(self) -> str:
-        files = [file.to_dict() for file in self.files]
-        return canonical_json({"format": FORMAT, "uri": self.uri, "revision": self.revision, "files": files})
-
-    def check(self, *, hashes: bool) -> None:
-        """Raises IntegrityError that lists each mismatch."""
-        label = f"{self.folder} ({self.uri})"
-        if not (self.folder / "files").is_dir():
-            raise IntegrityError(f"{label}: its files are gone")
-        digest.check_files(self.folder / "files", self.files, label=label, hashes=hashes)
+    return platformdirs.user_cache_path("prebake")
 
 
 class Cache:
     """A folder of checkpoints, shared by any number of processes.
 
-    What `checkpoint` gave stays locked against `prune` until `close`: use it as a context manager.
+    What `checkpoint` gave stays locked against `prune` until `close`: use it as a context manager. With
+    `offline=True` it asks no source: what it does not have is a SourceError.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, offline: bool = False) -> None:
         self.folder = folder if folder is not None else default_folder()
+        self.offline = offline
         self.checkpoints = self.folder / "checkpoints"
         self._held: dict[str, int] = {}
 
@@ -122,6 +83,8 @@ class Cache:
 
         Raises SourceError, IntegrityError.
         """
+        if self.offline:
+            raise SourceError(f"{source.uri}: is not resolved, and there is no network here: {_FETCH_FIRST}")
         if not isinstance(source, ResolvesByFetching):
             with digest.disk_full_as(source.uri, self.folder):
                 return source.resolve()
@@ -139,8 +102,9 @@ class Cache:
     def checkpoint(self, source: Source, resolved: Resolved, *, verify: bool = False) -> Path:
         """The folder with the files of `resolved`, fetched where the cache has them not.
 
-        A hit asks nobody upstream: sizes are checked, with `verify` hashes too, and a damaged entry is fetched
-        anew. Raises SourceError (no upstream, no space), IntegrityError where what came is not what was locked.
+        A hit asks nobody upstream: what was not hashed since it last changed is hashed, with `verify` everything, and
+        a damaged entry is fetched anew. Raises SourceError (no upstream, no space), IntegrityError where what came is
+        not what was locked.
         """
         key = _key(source.uri, resolved.revision)
         while True:
@@ -152,6 +116,11 @@ class Cache:
                     os.utime(entry.folder / ENTRY)
                 return entry.folder / "files"
             self._release(key)
+            if self.offline:
+                raise SourceError(
+                    f"{source.uri}: {self.folder} has no intact copy of {resolved.revision}, and there is no network "
+                    f"here: {_FETCH_FIRST}"
+                )
             with self._exclusive(key):
                 if self._entry(key, resolved, verify=verify) is None:
                     self._fetch(key, source, resolved)
@@ -191,9 +160,9 @@ class Cache:
             return None
         try:
             entry = Entry.read(folder)
-            entry.check(hashes=verify)
+            entry.check(trust=not verify)
         except (DocumentError, IntegrityError, OSError) as error:
-            _log.warning("%s\nFetching it again.", error)
+            _log.warning("%s%s", error, "" if self.offline else "\nFetching it again.")
             return None
         return entry if entry.files == resolved.files else None
 
@@ -207,12 +176,14 @@ class Cache:
     def _install(self, key: str, scratch: Path, uri: str, resolved: Resolved) -> None:
         folder = self.checkpoints / key
         entry = Entry(folder=folder, uri=uri, revision=resolved.revision, files=resolved.files, last_use=0)
-        digest.write_text(scratch / ENTRY, entry.text)
-        digest.sync_tree(scratch)
+        atomic.write_text(scratch / ENTRY, entry.text)
+        # Its files were hashed just now: by `resolve_into`, or against what was promised.
+        proofs.write(scratch, entry.files)
+        atomic.sync_tree(scratch)
         if folder.exists():
             self._discard(folder)
         scratch.rename(folder)
-        digest.sync_folder(self.checkpoints)
+        atomic.sync_folder(self.checkpoints)
 
     def _discard(self, folder: Path) -> None:
         """Rename, then remove: a half-removed entry is never seen as one."""
@@ -289,20 +260,3 @@ class Cache:
 
 def _key(uri: str, revision: str) -> str:
     return hashlib.sha256(f"{uri}\n{revision}".encode()).hexdigest()[:16]
-
-
-def doomed(
-    entries: Sequence[Entry], *, now: float, older_than: float | None = None, max_size: int | None = None
-) -> tuple[Entry, ...]:
-    """Of `entries`, the most recently used first, those that a prune removes.
-
-    `older_than`: seconds since the last use. `max_size`: bytes that the most recently used entries may keep.
-    """
-    found, kept = [], 0
-    for entry in entries:
-        old = older_than is not None and now - entry.last_use > older_than
-        if old or (max_size is not None and kept + entry.size > max_size):
-            found.append(entry)
-        else:
-            kept += entry.size
-    return tuple(found)

@@ -21,8 +21,9 @@ from prebake.documents import toml
 from prebake.documents.messages import nearest, quote, reason
 from prebake.documents.table import Table, check_format
 from prebake.errors import ConfigError, DocumentError, IntegrityError, SourceError
-from prebake_build.declared.spec import Spec
-from prebake_build.files.digest import disk_full_as, write_text
+from prebake_build.declared.spec import ModelSpec, Spec
+from prebake_build.files.atomic import write_text
+from prebake_build.files.digest import disk_full_as
 from prebake_build.sources import KnowsUpstream, Resolved, Source, Upstream
 
 FORMAT = 1
@@ -182,6 +183,17 @@ class Resolves(Protocol):
     """What `update` asks: the cache."""
 
     def resolve(self, source: Source) -> Resolved: ...
+
+
+def resolution(model: ModelSpec, source: Source, lock: Lock | None, cache: Resolves, say: str) -> Resolved:
+    """What the lock says of the model; where it is not locked, or known to be unresolved, what upstream says now.
+
+    `say` begins the warning then. Raises ConfigError as `Lock.require`, and SourceError.
+    """
+    if lock is not None and not lock.is_open(model.name, model.source):
+        return lock.require(model.name, model.source)
+    _log.warning("%s: not locked: resolving %s now (prebake lock would pin it)", say, model.source)
+    return cache.resolve(source)
 
 
 def update(

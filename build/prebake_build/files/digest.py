@@ -1,4 +1,4 @@
-"""Files on disk: hashed, listed, held against a list, and written whole or not at all."""
+"""Files on disk: hashed, listed, and held against a list."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import errno
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,14 +92,20 @@ def check_files(
     label: str | None = None,
     allow: Collection[str] = (),
     hashes: bool = True,
+    hashed: Collection[str] = (),
 ) -> None:
     """Hold a folder against a list of files: presence, size, sha256 (unless `hashes=False`), and nothing else there.
 
-    `label` begins the message (default: the folder); paths in `allow` may be there without being listed.
-    Raises IntegrityError that lists each mismatch.
+    `label` begins the message (default: the folder); paths in `allow` may be there without being listed; of those in
+    `hashed` the hash is known, and only presence and size are looked at. Files are hashed in as many threads as there
+    are processors. Raises IntegrityError that lists each mismatch.
     """
     listed = {file.path: file for file in files}
-    findings = [finding for file in listed.values() if (finding := _check_file(folder, file, hashes))]
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as threads:
+        checks = threads.map(
+            lambda file: _check_file(folder, file, hashes and file.path not in hashed), listed.values()
+        )
+        findings = [finding for finding in checks if finding]
     findings += [f"{path}: not listed" for path in paths_of(folder) if path not in listed and path not in allow]
     if findings:
         raise IntegrityError(f"{label or folder}: not the files that were promised:\n  " + "\n  ".join(findings))
@@ -114,48 +120,6 @@ def _check_file(folder: Path, file: File, hashes: bool) -> str | None:
     if hashes and (found := sha256_of(path)) != file.sha256:
         return f"{file.path}: expected sha256 {file.sha256}, found {found}"
     return None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a document whole or not at all: temporary file beside it, fsync, rename. Mode 0644 before the umask."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes 0600; a lock in a checkout and an entry in a shared cache are read by others.
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_tree(folder: Path) -> None:
-    """fsync every file and folder below `folder`, and itself."""
-    for path in (folder, *folder.rglob("*")):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Archives from elsewhere, unpacked into a folder that they cannot leave.
 
 Every member is looked at before the first byte is written. Refused, never skipped: absolute paths, `..`,
-links, devices, encrypted members, one path twice, and archives that unpack to far more than they are.
+links, devices, encrypted members, one path twice, names too long or deep, and archives that unpack to far more than
+they are. What an archive may cost before it is refused is bounded by its own size and the limits below.
 (`tarfile`'s own filters came after Python 3.10.)
 """
 
@@ -30,16 +31,43 @@ MAX_RATIO = 20
 """Weights barely compress. Below FREE_SIZE any ratio passes: dummy weights are mostly zeros."""
 FREE_SIZE = 1 << 30
 """Bytes."""
+MAX_MEMBERS = 10_000
+"""A compressed tar holds a thousand times as many headers as bytes would tell."""
+MAX_NAME, MAX_DEPTH = 512, 32
+"""Of a member's path: characters, and folders. All folders of all members are remembered: at most 80 MB."""
+MAX_TAR_HEADER = 64 << 10
+"""Bytes of the headers that hold long names, which `tarfile` reads into memory whatever their size."""
+MAX_LISTED = 20
+"""Listed in a message."""
 
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+_DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RecursionError
+)  # fmt: skip
+
+
+_TAR_HEADERS = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Member:
     path: str
     size: int
+    folder: bool = False
+    """Made where a file needs it, and never for itself."""
     refusal: str | None = None
     """Why it must not be unpacked."""
+
+
+class _TarInfo(tarfile.TarInfo):
+    """Headers that are no member are read into memory whole: a small archive may say that one has gigabytes."""
+
+    def _proc_member(self, opened: tarfile.TarFile) -> tarfile.TarInfo:
+        # Its comment in `tarfile`: "can be overridden in a subclass to add custom _proc_*() methods".
+        if self.type in _TAR_HEADERS and self.size > MAX_TAR_HEADER:
+            raise tarfile.ReadError(f"has a header of {self.size:,} bytes, more than {MAX_TAR_HEADER:,}")
+        return super()._proc_member(opened)  # type: ignore[misc, no-any-return]
 
 
 def is_archive(name: str) -> bool:
@@ -59,7 +87,7 @@ def unpack(archive: Path, folder: Path) -> None:
                     with opened.open(member.path) as content:
                         _write(content, folder / member.path)
         else:
-            with tarfile.open(archive, "r:*") as opened_tar:
+            with tarfile.open(archive, "r:*", tarinfo=_TarInfo) as opened_tar:
                 for member in _checked(archive, _tar_members(opened_tar)):
                     content_tar = opened_tar.extractfile(member.path)
                     if content_tar is not None:
@@ -110,52 +138,68 @@ def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
             refusal = "is a link or device"
         elif info.flag_bits & 1:
             refusal = "is encrypted"
-        if not info.is_dir() or refusal or not layout.is_inside(info.filename.rstrip("/")):
-            yield _Member(path=info.filename, size=info.file_size, refusal=refusal)
+        yield _Member(path=info.filename, size=info.file_size, folder=info.is_dir(), refusal=refusal)
 
 
 def _tar_members(opened: tarfile.TarFile) -> Iterator[_Member]:
     for info in opened:
-        # `tar -C folder .` names its members ./NAME; the folder itself is "."
-        path = info.name.removeprefix("./")
         refusal = None if info.isreg() or info.isdir() else "is a link or device"
-        if info.isdir() and (path == "." or layout.is_inside(path.rstrip("/"))):
-            continue
-        yield _Member(path=info.name, size=info.size, refusal=refusal)
+        yield _Member(path=info.name, size=info.size, folder=info.isdir(), refusal=refusal)
 
 
 def _checked(archive: Path, members: Iterable[_Member]) -> list[_Member]:
-    """The members, all of them safe together."""
+    """The members that are files, all of them safe together."""
     found: list[_Member] = []
     findings: list[str] = []
     files: set[str] = set()
     folders: set[str] = set()
     total, limit = 0, max(FREE_SIZE, MAX_RATIO * archive.stat().st_size)
-    for member in members:
+    for number, member in enumerate(members):
+        if number == MAX_MEMBERS:
+            findings.append(f"it has more than {MAX_MEMBERS:,} members")
+            break
+        # `tar -C folder .` names its members ./NAME; the folder itself is "."
         path = member.path.removeprefix("./")
-        parts = path.split("/")
-        parents = {"/".join(parts[:i]) for i in range(1, len(parts))}
-        if not layout.is_inside(path):
-            findings.append(f"{quote(member.path)}: leaves the folder")
-        elif member.refusal:
-            findings.append(f"{quote(member.path)}: {member.refusal}")
-        elif path in files | folders or parents & files:
+        if refusal := _refusal(member, path):
+            findings.append(f"{quote(member.path)}: {refusal}")
+            continue
+        if member.folder:
+            continue
+        parents = {path[:end] for end, character in enumerate(path) if character == "/"}
+        if path in files or path in folders or parents & files:
             findings.append(f"{quote(member.path)}: is there twice")
         files.add(path)
         folders |= parents
-        total += member.size
         found.append(member)
-    if total > limit:
-        findings.append(f"it would unpack to {total:,} bytes, more than the {limit:,} that its size allows")
+        total += member.size
+        if total > limit:
+            findings.append(f"it would unpack to {total:,} bytes, more than the {limit:,} that its size allows")
+            break
     if findings:
-        raise SourceError(f"{archive.name}: refused, nothing was unpacked:\n  " + "\n  ".join(findings))
+        raise SourceError(f"{archive.name}: refused, nothing was unpacked:\n  " + "\n  ".join(_first(findings)))
     return found
+
+
+def _refusal(member: _Member, path: str) -> str | None:
+    """Why the member is refused, whatever the others are. How long its path is comes before the path's parts."""
+    if len(path) > MAX_NAME:
+        return f"has a name of {len(path):,} characters, more than {MAX_NAME}"
+    if (depth := path.count("/")) > MAX_DEPTH:
+        return f"lies {depth} folders deep, more than {MAX_DEPTH}"
+    if not layout.is_inside(path.rstrip("/") if member.folder else path) and not (member.folder and path == "."):
+        return "leaves the folder"
+    return member.refusal
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = len(lines) - MAX_LISTED
+    return lines if more <= 0 else [*lines[:MAX_LISTED], f"and {more:,} more"]
 
 
 def _find(zip_path: Path, opened: zipfile.ZipFile, member: str) -> None:
     names = [found.path for found in _checked(zip_path, _zip_members(opened))]
     if member not in names:
-        listed = ", ".join(map(quote, names)) or "none at all"
+        listed = ", ".join(_first(list(map(quote, names)))) or "none at all"
         raise SourceError(f"{zip_path.name}: has no member {quote(member)} (it has {listed})")
 
 

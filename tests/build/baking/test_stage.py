@@ -100,8 +100,57 @@ def test_an_unknown_model_is_exit_2_with_the_nearest_name(models: Path, capsys: 
     assert capsys.readouterr().err == f"prebake: error: {message}\n"
 
 
+def fetched(models: Path, name: str) -> Path:
+    """The models file that `fetch` writes."""
+    output = models.parent / "fetched"
+    assert main(["fetch", name, "--models", str(models), "--output", str(output)]) == 0
+    return output / "models.toml"
+
+
 def test_a_bake_gives_the_root_folder_no_time_either(models: Path, tmp_path: Path) -> None:
     output = tmp_path / "out" / "models"
-    assert main(["bake", "caption", "--models", str(models), "--output", str(output)]) == 0
+    assert main(["bake", "caption", "--models", str(fetched(models, "caption")), "--output", str(output)]) == 0
     assert {path.stat().st_mtime for path in (output, *output.rglob("*"))} == {0.0}
     assert (output / "caption/manifest.json").is_file()
+
+
+def test_what_is_not_locked_is_resolved_by_fetch_and_handed_on_as_a_lock(models: Path) -> None:
+    models.with_suffix(".lock").write_text(LOCK)  # says that florence is unresolved
+    path = fetched(models, "florence")
+    (chosen,) = read_spec(path).select(["florence"])
+    lock = Lock.read(path.with_suffix(".lock"))
+    assert list(lock.models) == ["florence"]
+    resolved = lock.require("florence", chosen.source)
+    assert [file.path for file in resolved.files if file.path.endswith(".safetensors")] == ["model.safetensors"]
+
+
+def test_fetching_twice_writes_the_same_text(models: Path) -> None:
+    texts = []
+    for _ in range(2):
+        path = fetched(models, "caption")
+        texts.append((path.read_text(), path.with_suffix(".lock").read_text()))
+    assert texts[0] == texts[1]
+
+
+def test_a_bake_asks_no_source_and_says_what_to_run_where_the_cache_has_no_checkpoint(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fetched(models, "caption")
+    monkeypatch.setenv("PREBAKE_CACHE", str(tmp_path / "another"))
+    capsys.readouterr()
+    assert main(["bake", "caption", "--models", str(path), "--output", str(tmp_path / "out")]) == 1
+    revision = Lock.read(path.with_suffix(".lock")).require("caption", "dummy:blip-base?size=tiny").revision
+    assert capsys.readouterr().err.endswith(
+        f"prebake: error: dummy:blip-base?size=tiny: {tmp_path}/another has no intact copy of {revision}, and there "
+        "is no network here: run `python -m prebake_build.baking.stage fetch` first (in an image build, `docker buildx bake "
+        "--set=*.no-cache-filter=fetched` runs that stage again)\n"
+    )
+
+
+def test_a_bake_resolves_nothing(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bake", "caption", "--models", str(models), "--output", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.endswith(
+        "prebake: error: dummy:blip-base?size=tiny: is not resolved, and there is no network here: run `python -m "
+        "prebake_build.baking.stage fetch` first (in an image build, `docker buildx bake --set=*.no-cache-filter=fetched` "
+        "runs that stage again)\n"
+    )

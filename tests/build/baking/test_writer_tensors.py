@@ -15,7 +15,8 @@ from prebake.baked import layout
 from prebake.baked.header import read_header
 from prebake.weights.tensors import DTYPES, map_tensors
 from prebake_build.baking.prove import difference_of
-from prebake_build.baking.writer import write_tensors, write_text
+from prebake_build.baking.writer import write_tensors
+from prebake_build.files.atomic import write_text
 
 
 def test_the_file_is_named_sized_and_hashed_as_it_is_on_disk(tmp_path: Path) -> None:
@@ -103,5 +104,5 @@ def test_an_existing_file_is_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_tensors(tmp_path / "m", {})
     with pytest.raises(FileExistsError):
-        write_text(tmp_path / "m", "")
+        write_text(tmp_path / "m", "", new=True)
     assert (tmp_path / "m").read_text() == "mine"

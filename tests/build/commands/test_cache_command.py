@@ -11,7 +11,8 @@ import pytest
 
 from helpers.fake_sources import FakeSource
 from prebake.__main__ import main as prebake
-from prebake_build.cache.checkpoints import Cache, Entry, default_folder, doomed
+from prebake_build.cache.checkpoints import Cache, default_folder
+from prebake_build.cache.entries import Entry, doomed
 
 # --- prune -------------------------------------------------------------------------------------------------------
 

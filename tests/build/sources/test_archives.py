@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,6 +72,80 @@ def test_an_archive_that_would_unpack_to_far_more_is_refused(tmp_path: Path, mon
         SourceError, match=r"it would unpack to 100,000 bytes, more than the [\d,]+ that its size allows$"
     ):
         archives.unpack(tmp_path / "m.zip", tmp_path / "out")
+
+
+def peak(archive: Path) -> tuple[str, int]:
+    """The message with which the archive is refused, and how many bytes that took at once."""
+    folder = archive.parent / "out"
+    folder.mkdir()
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceError) as error:
+            archives.unpack(archive, folder)
+        return str(error.value), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        assert list(folder.iterdir()) == []
+
+
+DEEP = "a/" * 10_000
+
+
+@pytest.mark.parametrize("name", [DEEP, DEEP + "b", "b" * 20_000], ids=["folder", "file", "long"])
+@pytest.mark.parametrize("kind", ["m.zip", "m.tar.gz"])
+def test_a_name_that_is_too_long_is_refused_before_its_parts_are_looked_at(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    folder = name.endswith("/")
+    member = (name.rstrip("/"), tarfile.DIRTYPE, b"") if folder else (name, tarfile.REGTYPE, b"x")
+    body = make_zip({name: b"" if folder else b"x"}) if kind == "m.zip" else make_tar(member)
+    (tmp_path / kind).write_bytes(body)
+    message, bytes_ = peak(tmp_path / kind)
+    shown = len(name) - (folder and kind == "m.tar.gz")
+    assert message == (
+        f'{kind}: refused, nothing was unpacked:\n  "{name[:77]}...": has a name of {shown:,} characters, more than 512'
+    )
+    assert bytes_ < 2_000_000
+
+
+@pytest.mark.parametrize("kind", ["m.zip", "m.tar"])
+def test_a_name_that_lies_too_deep_is_refused(tmp_path: Path, kind: str) -> None:
+    good, deep = "a/" * 32 + "b", "a/" * 33 + "b"
+    for name in (good, deep):
+        body = make_zip({name: b"x"}) if kind == "m.zip" else make_tar((name, tarfile.REGTYPE, b"x"))
+        (tmp_path / kind).write_bytes(body)
+        if name == good:
+            (tmp_path / "good").mkdir()
+            archives.unpack(tmp_path / kind, tmp_path / "good")
+    message, _ = peak(tmp_path / kind)
+    assert message == f'{kind}: refused, nothing was unpacked:\n  "{deep}": lies 33 folders deep, more than 32'
+
+
+@pytest.mark.parametrize("mark", ["", "/"], ids=["files", "folders"])
+def test_an_archive_of_very_many_members_is_refused(tmp_path: Path, mark: str) -> None:
+    kind = tarfile.DIRTYPE if mark else tarfile.REGTYPE
+    (tmp_path / "m.tar.gz").write_bytes(make_tar(*((f"m{i}", kind, b"") for i in range(30_000))))
+    (tmp_path / "m.zip").write_bytes(make_zip({f"m{i}{mark}": b"" for i in range(10_001)}))
+    for name in ("m.tar.gz", "m.zip"):
+        message, bytes_ = peak(tmp_path / name)
+        assert message == f"{name}: refused, nothing was unpacked:\n  it has more than 10,000 members"
+        assert bytes_ < 30_000_000
+        (tmp_path / "out").rmdir()
+
+
+def test_a_tar_header_that_is_no_member_is_not_read_whole(tmp_path: Path) -> None:
+    name = "b" * 50_000_000
+    (tmp_path / "m.tar.gz").write_bytes(make_tar((name, tarfile.REGTYPE, b"x")))
+    del name
+    message, bytes_ = peak(tmp_path / "m.tar.gz")
+    assert "has a header of 50,000,0" in message
+    assert bytes_ < 5_000_000
+
+
+def test_a_message_lists_the_first_findings(tmp_path: Path) -> None:
+    (tmp_path / "m.zip").write_bytes(make_zip({f"../{i}": b"" for i in range(50)}))
+    message, _ = peak(tmp_path / "m.zip")
+    assert message.splitlines()[-2:] == ['  "../19": leaves the folder', "  and 30 more"]
 
 
 @pytest.mark.parametrize("name", ["m.zip", "m.tar.gz"])

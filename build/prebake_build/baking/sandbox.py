@@ -1,0 +1,260 @@
+"""The worker's side of its isolation: what the process gives up before it reads a byte of a checkpoint.
+
+Layers, from the kernel's; each is tried, and none is needed for the others (docs/decisions/0012-worker-isolation.md):
+
+1. namespaces of its own for processes, mounts, network and IPC: no other process and no network can be seen, and
+   mounts cover where people keep credentials. Without CAP_SYS_ADMIN inside a user namespace;
+2. capabilities and `no_new_privs`: root keeps reading and writing files, and may trace no process that can do more;
+3. Landlock: no tracing of processes outside, no TCP. Works where namespaces are refused, as in an image build;
+4. RLIMIT_DATA: memory that is allocated, which mapped checkpoints count against too.
+
+Nothing here may be imported late: covers may lie over it. Linux only, through `ctypes` (`os.unshare` came with 3.12).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 24, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = (
+    0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+)  # fmt: skip
+_NAMESPACES = _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
+_CAP_DAC_OVERRIDE = 1
+_CAPABILITIES = 64
+"""More than any kernel has: those that it does not know are refused."""
+_CAPABILITY_VERSION_3 = 0x20080522
+
+# The numbers of these three calls are the same on all architectures.
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
+_LANDLOCK_CREATE_RULESET_VERSION = 1
+_LANDLOCK_RULE_PATH_BENEATH = 1
+_FS_MAKE_BLOCK, _FS_REFER = 1 << 11, 1 << 13
+_NET_BIND_TCP, _NET_CONNECT_TCP = 1, 2
+_SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1, 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What the parent wants hidden and kept; plain values, so that it travels as JSON."""
+
+    homes: Sequence[str] = ()
+    """Folders whose hidden entries are covered."""
+    covered: Sequence[str] = ()
+    """Folders and files that are covered wherever they are."""
+    kept: Sequence[str] = ()
+    """Paths that stay visible, beside those that Python imports from."""
+    empty_folder: str = ""
+    """What covers folders."""
+    empty_file: str = ""
+    """What covers files."""
+    writable: str = ""
+    """A folder that the worker must be able to write to."""
+    memory: int | None = None
+    """Bytes for RLIMIT_DATA; None for no limit."""
+
+
+def enter(plan: Plan) -> None:
+    """Confine this process; it must have one thread. What the system refuses is left out, and told where it matters.
+
+    Where a process namespace is allowed, this returns in a child of the process that called it. That process waits,
+    ends as the child ended, and takes the child along when it is killed.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    root = os.geteuid() == 0
+    spaces = _unshare(plan.writable)
+    alone = False
+    if spaces:
+        _go_on_in_child()
+        alone = _mount_over(plan)
+    _drop_capabilities(keep_file_access=root and spaces != "user")
+    landlock = _landlock()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if plan.memory is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (plan.memory, plan.memory))
+    if not spaces and landlock < 4 and _has_network():
+        _tell("this system allows neither a network namespace nor Landlock: the worker keeps the network "
+              "(in an image build, RUN --network=none takes it away)")  # fmt: skip
+    if not alone and not landlock:
+        _tell("this system allows neither a process namespace nor Landlock: the worker sees its user's other processes")
+
+
+def _unshare(writable: str) -> str | None:
+    """Enter new namespaces; `root` or `user` says with whose right, None that the system refuses both.
+
+    Where a namespace lets nobody write to the folder `writable` any more, it counts as refused.
+    """
+    if _LIBC.unshare(_NAMESPACES) == 0:
+        return "root"
+    trial = os.fork()  # there is no way back from a namespace
+    if trial == 0:
+        os._exit(0 if _unshare_as_user() and _can_write(writable) else 1)
+    return "user" if os.waitpid(trial, 0)[1] == 0 and _unshare_as_user() else None
+
+
+def _unshare_as_user() -> bool:
+    uid, gid = os.geteuid(), os.getegid()
+    if _LIBC.unshare(_NAMESPACES | _CLONE_NEWUSER) != 0:
+        return False
+    # Files keep their owners: the one id that may be mapped without privileges is mapped to itself. Root without
+    # CAP_SETFCAP may map none, and its files stay its own all the same.
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with suppress(OSError):
+            Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
+    return True
+
+
+def _can_write(folder: str) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _go_on_in_child() -> None:
+    """Fork: the new process namespace begins with the child. The parent ends here, as the child does."""
+    child = os.fork()
+    if child == 0:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
+def _mount_over(plan: Plan) -> bool:
+    """Mount what the new namespaces need; whether /proc shows this process alone."""
+    # Nothing of this may reach the mounts of others.
+    if _LIBC.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
+        return False
+    kept = []
+    for path in filter(None, (*plan.kept, *_imported_from())):
+        with suppress(OSError):  # a working directory that is gone
+            kept.append(Path(path).resolve())
+    for home in plan.homes:
+        with suppress(OSError):
+            _cover_hidden(Path(home).resolve(), kept, plan)
+    for covered in map(Path, plan.covered):
+        with suppress(OSError):
+            _cover(covered, kept if covered.is_dir() else (), plan)
+    # Read-only: what root may write in it (core_pattern) is read by the kernel outside of all namespaces.
+    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    return bool(_LIBC.mount(b"proc", b"/proc", b"proc", flags, None) == 0)
+
+
+def _imported_from() -> Iterable[str]:
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    own = (sys.prefix, sys.base_prefix, sys.exec_prefix, os.environ.get("PYTHONPYCACHEPREFIX", ""))
+    return (*sys.path, *libraries, *own)
+
+
+def _cover_hidden(home: Path, kept: Sequence[Path], plan: Plan) -> None:
+    """Cover the folder's hidden entries. Of those that hold something that is kept, the rest is covered.
+
+    A kept path that holds the whole home, such as a working directory, keeps nothing hidden visible.
+    """
+    inside = [path for path in kept if home in path.parents]
+    for entry in sorted(home.iterdir()):
+        if entry.name.startswith("."):
+            with suppress(OSError):
+                _cover(entry, inside, plan, within=home)
+
+
+def _cover(path: Path, kept: Sequence[Path], plan: Plan, *, within: Path | None = None) -> None:
+    real = path.resolve(strict=True)
+    if within and within not in real.parents:
+        return  # a link to elsewhere, perhaps to a folder of the system
+    if any(real == keep or real in keep.parents or keep in real.parents for keep in kept):
+        if real.is_dir() and not any(real == keep or keep in real.parents for keep in kept):
+            for entry in sorted(real.iterdir()):
+                with suppress(OSError):
+                    _cover(entry, kept, plan, within=real)
+        return
+    empty = plan.empty_folder if real.is_dir() else plan.empty_file
+    _LIBC.mount(os.fsencode(empty), os.fsencode(real), None, _MS_BIND, None)
+
+
+def _drop_capabilities(*, keep_file_access: bool) -> None:
+    """Give up every capability, for this process and what it executes. Root may keep that of using any file."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    kept = 1 << _CAP_DAC_OVERRIDE if keep_file_access else 0
+    for capability in range(_CAPABILITIES):
+        if not kept >> capability & 1:
+            _prctl(_PR_CAPBSET_DROP, capability)
+    kept &= _permitted()  # a set that grows is refused as a whole
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    _LIBC.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0))
+
+
+def _permitted() -> int:
+    """The lower 32 of the capabilities that this process may use."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(24)
+    _LIBC.capget(header, data)
+    return int(struct.unpack("=6I", data.raw)[1])
+
+
+def _landlock() -> int:
+    """Enter a Landlock domain; the version of its interface that was used, 0 for none.
+
+    A process in a domain may neither trace one outside nor read its environment, even as root. From version 4 on
+    (Linux 6.7) TCP is refused, from version 6 on signals and abstract sockets to the outside.
+    """
+    version = _LIBC.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION)
+    if version < 2:  # the first one refuses every rename from folder to folder
+        return 0
+    network = _NET_BIND_TCP | _NET_CONNECT_TCP if version >= 4 else 0
+    scope = _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL if version >= 6 else 0
+    attributes = struct.pack("=QQQ", _FS_MAKE_BLOCK | _FS_REFER, network, scope)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    rules = _LIBC.syscall(_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0)
+    if rules < 0:
+        return 0
+    top = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        allowed = struct.pack("=Qi", _FS_REFER, top)
+        added = _LIBC.syscall(_LANDLOCK_ADD_RULE, rules, _LANDLOCK_RULE_PATH_BENEATH, allowed, 0)
+        entered = added == 0 and _LIBC.syscall(_LANDLOCK_RESTRICT_SELF, rules, 0) == 0
+    finally:
+        os.close(top)
+        os.close(rules)
+    return int(version) if entered else 0
+
+
+def _has_network() -> bool:
+    try:
+        return any(name != "lo" for _, name in socket.if_nameindex())
+    except OSError:
+        return True
+
+
+def _prctl(option: int, value: int) -> int:
+    zero = ctypes.c_ulong(0)
+    return int(_LIBC.prctl(option, ctypes.c_ulong(value), zero, zero, zero))
+
+
+def _tell(text: str) -> None:
+    print(f"isolation: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,78 @@
+"""What the build cache holds: entries, what is wrong with them, and which of them a prune removes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prebake.baked.manifest import File
+from prebake.documents.table import canonical_json, read_json
+from prebake.errors import IntegrityError
+from prebake_build.cache.checkpoints import proofs
+
+FORMAT = 1
+ENTRY = "entry.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One checkpoint in the cache."""
+
+    folder: Path
+    uri: str
+    revision: str
+    files: tuple[File, ...]
+    last_use: float
+    """Seconds since the epoch."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Entry:
+        """Raises DocumentError."""
+        table = read_json(folder / ENTRY, FORMAT, "cache entry")
+        entry = cls(
+            folder=folder,
+            uri=table.take("uri", str),
+            revision=table.take("revision", str),
+            files=table.items("files", File.from_table),
+            last_use=(folder / ENTRY).stat().st_mtime,
+        )
+        table.finish()
+        return entry
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def text(self) -> str:
+        files = [file.to_dict() for file in self.files]
+        return canonical_json({"format": FORMAT, "uri": self.uri, "revision": self.revision, "files": files})
+
+    def check(self, *, trust: bool = True) -> None:
+        """Hold the files against their hashes; those with a proof (`proofs`) are not read, unless `trust=False`.
+
+        Raises IntegrityError that lists each mismatch.
+        """
+        label = f"{self.folder} ({self.uri})"
+        if not (self.folder / "files").is_dir():
+            raise IntegrityError(f"{label}: its files are gone")
+        proofs.check(self.folder, self.files, label=label, trust=trust)
+
+
+def doomed(
+    entries: Sequence[Entry], *, now: float, older_than: float | None = None, max_size: int | None = None
+) -> tuple[Entry, ...]:
+    """Of `entries`, the most recently used first, those that a prune removes.
+
+    `older_than`: seconds since the last use. `max_size`: bytes that the most recently used entries may keep.
+    """
+    found, kept = [], 0
+    for entry in entries:
+        old = older_than is not None and now - entry.last_use > older_than
+        if old or (max_size is not None and kept + entry.size > max_size):
+            found.append(entry)
+        else:
+            kept += entry.size
+    return tuple(found)
