@@ -25,9 +25,9 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 def prebake_mapped(files: Path) -> Any:
     from prebake.baked.model import BakedModel
-    from prebake.tiers.loader import module_of
+    from prebake.tiers.loader import Loader
 
-    return module_of(BakedModel.open(files / "baked"), ("mapped",))[0]
+    return Loader(tiers=("mapped",)).module(BakedModel.open(files / "baked"))[0]
 
 
 def from_pretrained_safetensors(files: Path) -> Any:

@@ -31,10 +31,11 @@ settings.load_profile("prebake")
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test sees the developer's caches, tokens, mirrors or proxies."""
+    """No test sees the developer's caches, tokens, mirrors or proxies; factories of the tests' own are allowed."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "EASYOCR_MIRROR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("PREBAKE_ALLOW", "helpers")  # see test_allowed for other cases
     monkeypatch.setenv("PREBAKE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from prebake.errors import PrebakeError
     from prebake.families import compat
     from prebake.loading.models import Models, State, Status
+    from prebake.loading.one_model import load
     from prebake.startup import quickstart
     from prebake.telemetry import report, timeline
     from prebake.telemetry.budget import Start
     from prebake.telemetry.drawing import startup_page
     from prebake.telemetry.services import Request
-    from prebake.tiers.loader import LoadedModel, load
+    from prebake.tiers.loader import LoadedModel
 del TYPE_CHECKING
 
 __all__ = [
@@ -56,7 +57,7 @@ _HOMES = {
     "Start": "telemetry.budget",
     "State": "loading.models",
     "Status": "loading.models",
-    "load": "tiers.loader",
+    "load": "loading.one_model",
     "startup_page": "telemetry.drawing",
 }
 """Name → the module that defines it."""

@@ -30,6 +30,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("--root", default=os.environ.get("PREBAKE_ROOT") or "/models",
                         help="folder of baked models (default: PREBAKE_ROOT, now %(default)s)")  # fmt: skip
     parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE",
+        help="module whose code a manifest of family torch may name, with its submodules; repeat it for more "
+        "(also: PREBAKE_ALLOW, comma separated)",
+    )  # fmt: skip
+    parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s; images use 0.0.0.0)"
     )
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s")
@@ -47,7 +52,7 @@ def _serve(options: argparse.Namespace) -> int:
     from image_analyzer.idle import WhenIdle
     from image_analyzer.service import Application, serve
 
-    models = Models(options.root, verify=options.verify)
+    models = Models(options.root, verify=options.verify, allow=options.allow)
     baseline = Start.read(Path(options.baseline)) if options.baseline else None
     quickstart.begin()
     begin = (lambda: None) if options.lazy else models.start

@@ -14,9 +14,9 @@ from torch import nn
 
 from helpers.baking import FORMS, job, save
 from helpers.tiny_models import Architecture, inputs_of, tiny_model
+from prebake import load
 from prebake.modules.assembly import slots
 from prebake.telemetry import timeline
-from prebake.tiers.loader import load
 from prebake.weights.tensors import aligned
 from prebake_build.baking.prove import difference_of
 from prebake_build.baking.worker import run

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 
+from prebake import load
 from prebake.__main__ import main
 from prebake.errors import PrebakeError
 from prebake.families.compat import torchvision_operators
 from prebake.telemetry import timeline
-from prebake.tiers.loader import load
 from prebake_build.baking.ordinary import Recipe, load_checkpoint
 from prebake_build.baking.worker import Job
 

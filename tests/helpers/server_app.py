@@ -53,7 +53,7 @@ class Application:
     """`/status` tells, `/answer` computes, `/both` waits for the models `held` and `sentences`, then computes."""
 
     def __init__(self) -> None:
-        self.models = prebake.Models()
+        self.models = prebake.Models(allow=[__name__])
         self.waiting: list[str] = []
         self.loaded_by: int | None = None
 

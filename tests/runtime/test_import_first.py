@@ -51,7 +51,7 @@ def test_a_start_of_all_models_begins_with_those_of_all_families(
 ) -> None:
     asked: list[list[str]] = []
     monkeypatch.setattr(
-        "prebake.loading.models.import_first", lambda models: asked.append([baked.name for baked in models])
+        "prebake.loading.models.import_first", lambda models, span: asked.append([baked.name for baked in models])
     )
     models = Models(tiny_models)
     assert models["caption"].tier == "mapped"

@@ -42,6 +42,11 @@ class Recipe:
     options: Mapping[str, Any]
     """The family's own: `languages` and `quantize` for easyocr, `arguments` for torch."""
 
+    @property
+    def allow(self) -> tuple[str, ...]:
+        """The module whose code may build it: `models.toml` is the application's word."""
+        return (self.class_.partition(":")[0],) if self.family == "torch" and self.class_ else ()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ordinary:
@@ -76,7 +81,7 @@ def load_checkpoint(recipe: Recipe, checkpoint: Path) -> Ordinary:
 
 
 def _transformers(recipe: Recipe, checkpoint: Path) -> Ordinary:
-    from prebake.families.transformers import architecture, model_class
+    from prebake.families.transformers import architecture, class_named, shown
 
     where = f"models.{recipe.name}"
     if (checkpoint / "adapter_config.json").exists():
@@ -93,9 +98,9 @@ def _transformers(recipe: Recipe, checkpoint: Path) -> Ordinary:
         raise SourceError(f"{where}: config.json is not the configuration of a model: {first_line(error)}") from error
     if class_ is None:
         raise ConfigError(f'{where}.class: config.json names no architecture: add class = "transformers:…"')
-    cls = model_class(class_, f"{where}.class")
+    cls = class_named(class_, f"{where}.class")
     if not _is_model(cls):
-        raise ConfigError(f"{where}.class: {class_} of transformers is no model")
+        raise ConfigError(f"{where}.class: {shown(class_)} of transformers is no model")
     dtype: Any = "auto" if recipe.dtype == "source" else getattr(torch, recipe.dtype)
     module, info = _from_pretrained(cls, checkpoint, dtype, where)
     class_ = type(module).__name__  # an Auto class has found the real one
@@ -145,7 +150,7 @@ def _processor(checkpoint: Path) -> str | None:
     """The class of transformers that reads the folder's processor, tokenizer or feature extractor."""
     import transformers
 
-    from prebake.families.transformers import PROCESSOR_FILES
+    from prebake.families.transformers import PROCESSOR_FILES, processor_class
 
     if not any((checkpoint / name).is_file() for name in PROCESSOR_FILES):
         return None
@@ -159,7 +164,11 @@ def _processor(checkpoint: Path) -> str | None:
         print(f"{checkpoint}: no processor can be made of its files: {first_line(error)}", file=sys.stderr)
         return None
     found = type(processor).__name__
-    return found if hasattr(transformers, found) else None
+    try:
+        processor_class(found, str(checkpoint))
+    except ConfigError:
+        return None
+    return found
 
 
 def _config_text(config: Path, dtype: str | None, dequantized: bool) -> str | None:
@@ -223,7 +232,7 @@ def _torch(recipe: Recipe, checkpoint: Path) -> Ordinary:
         state = cast(state, getattr(torch, recipe.dtype))
     arguments = dict(recipe.options.get("arguments", {}))
     try:
-        module = build(recipe.class_, arguments, f"{where}.class")
+        module = build(recipe.class_, arguments, f"{where}.class", recipe.allow)
     except PrebakeError:
         raise
     except Exception as error:  # of the user's own code: whatever it is

@@ -11,28 +11,29 @@ from torch import nn
 from prebake.baked.model import BakedModel
 from prebake.errors import IntegrityError, LoadError
 from prebake.modules.assembly import slots
-from prebake.tiers.loader import module_of
+from prebake.tiers.loader import Loader
 
 
-def prove(ordinary: nn.Module, folder: Path) -> nn.Module | None:
+def prove(ordinary: nn.Module, folder: Path, allow: tuple[str, ...] = ()) -> nn.Module | None:
     """Load the folder in the ways the runtime would, and compare with the ordinary load of the checkpoint.
 
     Mapped, every tensor must be there, the unsaved ones too. Through the framework's own loader on the
     baked folder, every saved tensor must be there, so that the fallback gives the same model. A model that
-    cannot be mapped is said, and what the runtime will do instead. Returns the mapped module, or None. Raises
-    IntegrityError that lists what differs.
+    cannot be mapped is said, and what the runtime will do instead. `allow` names the modules whose code may build it.
+    Returns the mapped module, or None. Raises IntegrityError that lists what differs.
     """
     expected = {slot.key: slot.tensor for slot in slots(ordinary) if not slot.tensor.is_meta}
     saved = {slot.key: slot.tensor for slot in slots(ordinary) if slot.saved}
     baked = BakedModel.open(folder)
     mapped = None
     try:
-        mapped = module_of(baked, ("mapped",))[0]
+        mapped = Loader(tiers=("mapped",), allow=allow).module(baked)[0]
     except LoadError as error:
         print(f"{baked.name}: every start will fall back to the ordinary load: {error}", file=sys.stderr)
     else:
         _compare(expected, mapped, folder, "mapped")
-    _compare(saved, module_of(baked, ("ordinary",))[0], folder, "loaded by its own framework")
+    fallback = Loader(tiers=("ordinary",), allow=allow).module(baked)[0]
+    _compare(saved, fallback, folder, "loaded by its own framework")
     return mapped
 
 

@@ -41,7 +41,7 @@ class NoStructureError(Exception):
 
 class _Writer:
     def __init__(self, module: nn.Module, baked: BakedModel, family: Family) -> None:
-        self._bases, self._folder = bases_of(family), str(baked.folder)
+        self._family, self._bases, self._folder = family, bases_of(family), str(baked.folder)
         self._functions = {id(found): name for name, found in functions_of(family).items()}
         self._classes: dict[type, int] = {}
         self._numbers: dict[int, int] = {}
@@ -90,7 +90,7 @@ class _Writer:
         return [self._class(cls), plain, others, by_setstate]
 
     def _class(self, found: type) -> int:
-        if not is_allowed(found, self._bases) or "<locals>" in found.__qualname__:
+        if not is_allowed(found, self._bases, self._family) or "<locals>" in found.__qualname__:
             raise NoStructureError(f"it holds a {spelled(found)}")
         return self._classes.setdefault(found, len(self._classes))
 

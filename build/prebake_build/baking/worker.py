@@ -1,7 +1,7 @@
 """The process that touches a checkpoint's bytes: load, convert, write, prove; one model, then it ends.
 
-Started by `prebake_build.baking.bake` as `python -m prebake_build.baking.worker PLAN`, with a job as JSON on standard input and a
-result as JSON on standard output. First it gives up what it does not need (`prebake_build.baking.sandbox`), so that a
+Started by `bake` as `python -m prebake_build.baking.worker PLAN`, with a job as JSON on standard input and a result as
+JSON on standard output. First it gives up what it does not need (`prebake_build.baking.sandbox`), so that a
 checkpoint that did get code to run would find no token, no network and no other process.
 """
 
@@ -81,7 +81,7 @@ def run(job: Job) -> None:
     )
     write_text(folder / layout.MANIFEST, manifest.text, new=True)
     _tell(say + "proving it against the checkpoint, bit by bit")
-    mapped = prove(ordinary.module, folder)
+    mapped = prove(ordinary.module, folder, recipe.allow)
     if mapped is not None:
         add_structure(mapped, BakedModel(folder, manifest))
 

@@ -29,7 +29,7 @@ from types import TracebackType
 from prebake.baked import layout
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError, DocumentError, IntegrityError, SourceError
-from prebake_build.cache.checkpoints import proofs
+from prebake_build.cache import proofs
 from prebake_build.cache.entries import ENTRY, Entry
 from prebake_build.files import atomic, digest
 from prebake_build.files.flock import locked

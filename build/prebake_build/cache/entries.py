@@ -9,7 +9,7 @@ from pathlib import Path
 from prebake.baked.manifest import File
 from prebake.documents.table import canonical_json, read_json
 from prebake.errors import IntegrityError
-from prebake_build.cache.checkpoints import proofs
+from prebake_build.cache import proofs
 
 FORMAT = 1
 ENTRY = "entry.json"

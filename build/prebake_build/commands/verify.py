@@ -13,6 +13,7 @@ from prebake.baked.header import read_header
 from prebake.baked.model import BakedModel
 from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, PrebakeError
+from prebake.families.allowed import allowed_modules, covers
 from prebake_build.files.digest import check_files
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ _EPILOG = """\
 example:
   prebake verify models            every file's size and sha256
   prebake verify models --quick    sizes and headers only
+
+A model whose class is code (family torch) is loaded only where PREBAKE_ALLOW names its module; where it does not,
+the model's line says which code that is.
 
 Exit codes: 0 as promised; 1 something differs (each finding is listed); 2 wrong use.
 """
@@ -48,13 +52,17 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     else:
         for result in results:
-            print(
-                f"{result['name']}  {result['set_digest'] or '-'}  {'differs' if result['findings'] else 'as promised'}"
-            )
+            print(f"{result['name']}  {result['set_digest'] or '-'}  {_verdict(result)}")
     for result in results:
         for finding in result["findings"]:
             print(f"prebake: {finding}", file=sys.stderr)
     return 1 if any(result["findings"] for result in results) else 0
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    if result["findings"]:
+        return "differs"
+    return "; ".join(["files as promised", *result["notes"]]) if result["notes"] else "as promised"
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -74,7 +82,7 @@ def _verify(folder: Path, *, quick: bool) -> dict[str, Any]:
     try:
         baked = BakedModel.open(folder)
     except PrebakeError as error:
-        return {"name": folder.name, "set_digest": None, "findings": [str(error)]}
+        return {"name": folder.name, "set_digest": None, "findings": [str(error)], "notes": []}
     if baked.name != folder.resolve().name:
         findings.append(f"{folder}: its manifest is that of the model {quote(baked.name)}")
     try:
@@ -88,4 +96,14 @@ def _verify(folder: Path, *, quick: bool) -> dict[str, Any]:
             read_header(baked.folder / file)
         except PrebakeError as error:
             findings.append(str(error))
-    return {"name": baked.name, "set_digest": baked.manifest.set_digest, "findings": findings}
+    digest = baked.manifest.set_digest
+    return {"name": baked.name, "set_digest": digest, "findings": findings, "notes": _notes(baked)}
+
+
+def _notes(baked: BakedModel) -> list[str]:
+    """What this command cannot approve: hashes do not tell who wrote the manifest, and it may name any code."""
+    factory = baked.manifest.class_
+    module = factory.partition(":")[0]
+    if baked.manifest.family != "torch" or covers(allowed_modules(), module):
+        return []
+    return [f"names the code {quote(factory)}, which loads only where {layout.ENV_ALLOW} names {quote(module)[1:-1]}"]

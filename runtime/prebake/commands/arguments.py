@@ -24,3 +24,12 @@ def add_root(parser: argparse.ArgumentParser) -> None:
     """Add `--root`."""
     parser.add_argument("--root", type=Path, default=layout.default_root(),
                         help=f"folder of baked models (default: {layout.ENV_ROOT}, now %(default)s)")  # fmt: skip
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """Add `--allow`."""
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE",
+        help="module whose code a manifest of family torch may name, with its submodules; repeat it for more "
+        f"(also: {layout.ENV_ALLOW}, comma separated)",
+    )  # fmt: skip

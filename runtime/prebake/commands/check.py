@@ -6,12 +6,13 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prebake.baked import layout
-from prebake.commands.arguments import add_root, subcommand
+from prebake.commands.arguments import add_allow, add_root, subcommand
 from prebake.documents.sizes import parse_size
 from prebake.errors import ConfigError
 from prebake.loading.models import Models
@@ -32,6 +33,7 @@ def add(commands: Commands) -> None:
         "prebake check --root models --ready 3 --first-answer 5 --peak-memory '1.5 GB'",
     )  # fmt: skip
     add_root(parser)
+    add_allow(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument(
         "--trace", type=Path, metavar="FILE", help="write the timeline for chrome://tracing or Perfetto"
@@ -71,7 +73,7 @@ def _check(options: argparse.Namespace) -> int:
         raise ConfigError("the budget compares with a baseline: name its file with --baseline")
     service = find_service(options.service)
     recorder = _recorder() if options.record_reads else None
-    models = start_all(options.root, service, recorder)
+    models = start_all(options.root, service, recorder, options.allow)
     if recorder:
         _write(options.record_reads, recorder.text(without=[file for baked in models.baked for file in baked.weights]))
     start = Start.of(timeline.process)
@@ -102,17 +104,19 @@ def _recorder() -> Recorder:
     return Recorder()
 
 
-def start_all(root: Path, service: Service | None = None, recorder: Recorder | None = None) -> Models:
+def start_all(
+    root: Path, service: Service | None = None, recorder: Recorder | None = None, allow: Sequence[str] = ()
+) -> Models:
     """Load every model under the root and have the service answer once; the timeline has the marks afterwards.
 
-    `recorder` listens meanwhile. Raises the first model's error where one cannot be loaded.
+    `recorder` listens meanwhile; `allow` is that of `Models`. Raises the first model's error where one fails to load.
     """
     quickstart.collector.pause()
     if recorder:
         recorder.begin()
         for module in service.modules if service else ():
             import_module(module)
-    models = Models(root)
+    models = Models(root, allow=allow)
     quickstart.begin()
     models.start()
     models.wait()

@@ -8,6 +8,7 @@ told not to: the float weights are what is baked, and `equip` quantises as the o
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -15,14 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prebake.baked.model import BakedModel
+from prebake.documents.messages import quote
+from prebake.documents.table import Table
 from prebake.families import compat
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+GENERATIONS = {1: ("model", 512), 2: ("vgg_model", 256)}
+"""Generation of a recogniser → module of its class in `easyocr.model`, and its width."""
+
+_MOST_CLASSES = 100_000
+"""Of a recogniser's output layer; EasyOCR's largest has 6,719."""
+
+
 class EasyOcrFamily:
     packages: tuple[str, ...] = ("torch", "easyocr")
+    modules: str = r"easyocr\.(craft|model\.[a-z]\w*)"
     without_torch: tuple[str, ...] = ("numpy", "cv2", "PIL.Image", "bidi", "yaml")
 
     def vocabulary(self) -> tuple[object, ...]:
@@ -32,6 +43,7 @@ class EasyOcrFamily:
         pass
 
     def prepare(self, baked: BakedModel) -> None:
+        _check_options(baked)
         compat.torchvision_operators()
         import easyocr.craft
         import easyocr.detection
@@ -68,6 +80,22 @@ class EasyOcrFamily:
         return {"reader": reader}
 
 
+def _check_options(baked: BakedModel) -> None:
+    """Hold the options against what this family reads of them. Raises DocumentError."""
+    options = Table(baked.manifest.options, f"{baked.folder}: options")
+    for language in options.strings("languages"):
+        if not re.fullmatch(r"[a-z_]+", language):  # EasyOCR makes a path of it
+            raise options.fail("languages", f"{quote(language)} is no code of a language")
+    options.take("quantize", bool)
+    recognizer = options.table("recognizer")
+    if (generation := recognizer.take("generation", int)) not in GENERATIONS:
+        raise recognizer.fail("generation", f"{generation} is not one of {', '.join(map(str, GENERATIONS))}")
+    if not 0 < (classes := recognizer.take("classes", int)) <= _MOST_CLASSES:
+        raise recognizer.fail("classes", f"{classes} is not from 1 to {_MOST_CLASSES:,}")
+    recognizer.finish()
+    options.finish()
+
+
 def networks(options: Mapping[str, Any]) -> nn.Module:
     """Detector and recogniser as one module, with values as their constructors leave them.
 
@@ -79,7 +107,7 @@ def networks(options: Mapping[str, Any]) -> nn.Module:
     from torch import nn
 
     recognizer = options["recognizer"]
-    module, width = {1: ("model", 512), 2: ("vgg_model", 256)}[recognizer["generation"]]
+    module, width = GENERATIONS[recognizer["generation"]]
     model = importlib.import_module(f"easyocr.model.{module}").Model(
         input_channel=1, output_channel=width, hidden_size=width, num_class=recognizer["classes"]
     )

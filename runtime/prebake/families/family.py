@@ -15,7 +15,7 @@ calls it in this order::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prebake.baked.model import BakedModel
@@ -29,16 +29,23 @@ NAMES = ("transformers", "easyocr", "torch")
 
 
 class Family(Protocol):
-    """One framework. Implementations are stateless modules' classes; one instance serves all threads."""
+    """One framework. Implementations keep no state; one instance serves all threads."""
 
     packages: tuple[str, ...]
-    """Whose classes a structure may name, and whose versions must be those of the bake. None: it is never used."""
+    """Packages whose classes a structure may reference; their versions must match the bake's. Empty: no structures."""
+
+    modules: str
+    """Regular expression: the modules of these packages, beside `torch.nn.modules`, whose classes a structure may
+    reference. What does not match as a whole is not imported."""
 
     without_torch: tuple[str, ...]
     """Modules that `prepare` imports anyhow, that need no torch and patch nothing: any thread may import them first."""
 
     def prepare(self, baked: BakedModel) -> None:
-        """Import what the other steps need. May run in any thread, beside file reads."""
+        """Check what the manifest names and import what the other steps need. May run in any thread, beside file reads.
+
+        Raises ConfigError or DocumentError where the manifest names what it must not, before that is imported.
+        """
 
     def vocabulary(self) -> tuple[object, ...]:
         """What a structure may name beside modules: classes, which stand for their subclasses too, and functions."""
@@ -56,8 +63,11 @@ class Family(Protocol):
         """What belongs to the module: `processor`, `reader`. The module's tensors are in place."""
 
 
-def family_of(name: str, where: str) -> Family:
-    """The implementation of a family. Raises ConfigError for a name that is not known."""
+def family_of(name: str, where: str, allow: Sequence[str] = ()) -> Family:
+    """The implementation of a family; `allow` lists the modules whose code a manifest of family torch may name.
+
+    Raises ConfigError for a name that is not known.
+    """
     if name == "transformers":
         from prebake.families.transformers import TransformersFamily
 
@@ -69,5 +79,5 @@ def family_of(name: str, where: str) -> Family:
     if name == "torch":
         from prebake.families.torch_module import TorchFamily
 
-        return TorchFamily()
+        return TorchFamily(allow)
     raise ConfigError(f"{where}: {quote(name)} is not one of {', '.join(NAMES)}{nearest(name, NAMES)}")

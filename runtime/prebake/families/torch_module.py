@@ -1,14 +1,18 @@
-"""Any network: an importable `module:factory` that returns an `nn.Module`, and its state dict."""
+"""Any network: an importable `module:factory` that returns an `nn.Module`, and its state dict.
+
+The factory is code, and the manifest that names it is data: the application allows the module (`allowed`).
+"""
 
 from __future__ import annotations
 
-import importlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prebake.baked.model import BakedModel
+from prebake.documents.table import Table
 from prebake.errors import ConfigError, LoadError
+from prebake.families.allowed import check_allowed, find_factory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,8 +20,13 @@ if TYPE_CHECKING:
 
 class TorchFamily:
     packages: tuple[str, ...] = ()
-    without_torch: tuple[str, ...] = ()
     """The user's code has no version that a structure could be held against."""
+    modules: str = ""
+    without_torch: tuple[str, ...] = ()
+
+    def __init__(self, allow: Sequence[str] = ()) -> None:
+        self.allow = tuple(allow)
+        """Modules whose code a manifest may name, their submodules included."""
 
     def vocabulary(self) -> tuple[object, ...]:
         return ()
@@ -26,21 +35,23 @@ class TorchFamily:
         pass
 
     def prepare(self, baked: BakedModel) -> None:
+        check_allowed(baked.manifest.class_, self.allow, _where(baked))
+        _arguments(baked)
         import torch  # noqa: F401
 
-        _factory(baked)
+        find_factory(baked.manifest.class_, self.allow, _where(baked))
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
         from prebake.modules.skeleton import without_values
 
-        return without_values(lambda: build(baked.manifest.class_, _arguments(baked), f"{baked.folder}: class")).eval()
+        return without_values(lambda: self._build(baked)).eval()
 
     def ordinary(self, baked: BakedModel) -> nn.Module:
         from prebake.modules.assembly import relink, slots
         from prebake.weights.tensors import aligned, read_tensors
 
         weights = baked.manifest.weights
-        module = build(baked.manifest.class_, _arguments(baked), f"{baked.folder}: class")
+        module = self._build(baked)
         state: Any = OrderedDict(
             (name, aligned(tensor))
             for file in weights.files
@@ -62,32 +73,26 @@ class TorchFamily:
     def equip(self, baked: BakedModel, module: nn.Module) -> Mapping[str, Any]:
         return {}
 
+    def _build(self, baked: BakedModel) -> nn.Module:
+        return build(baked.manifest.class_, _arguments(baked), _where(baked), self.allow)
 
-def build(factory: str, arguments: Mapping[str, Any], where: str) -> nn.Module:
-    """Call a `module:factory`. Raises ConfigError where it cannot be imported or returns no module."""
+
+def build(factory: str, arguments: Mapping[str, Any], where: str, allow: Sequence[str]) -> nn.Module:
+    """Call a `module:factory`. Raises ConfigError where it is not allowed, cannot be imported or returns no module."""
     from torch import nn
 
-    module = find(factory, where)(**arguments)
+    module = find_factory(factory, allow, where)(**arguments)
     if not isinstance(module, nn.Module):
         raise ConfigError(f"{where}: {factory} returned a {type(module).__name__}, not a torch.nn.Module")
     return module
 
 
-def find(factory: str, where: str) -> Any:
-    """What `module:factory` names. Raises ConfigError where it cannot be imported."""
-    module, _, name = factory.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"{where}: cannot import {factory}: {error} (is its package installed beside prebake?)"
-        ) from error
-
-
-def _factory(baked: BakedModel) -> Any:
-    return find(baked.manifest.class_, f"{baked.folder}: class")
+def _where(baked: BakedModel) -> str:
+    return f"{baked.folder}: class"
 
 
 def _arguments(baked: BakedModel) -> Mapping[str, Any]:
-    arguments: Mapping[str, Any] = baked.manifest.options.get("arguments", {})
+    options = Table(baked.manifest.options, f"{baked.folder}: options")
+    arguments: Mapping[str, Any] = options.take("arguments", dict, {})
+    options.finish()
     return arguments

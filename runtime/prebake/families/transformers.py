@@ -3,16 +3,22 @@
 The skeleton repeats what `PreTrainedModel.from_pretrained` does around the constructor (read from its
 source in 4.57 and 5.23): dtype on the configuration and its parts, evaluation mode, and the generation
 configuration, which comes from `generation_config.json` or else from `config.json`.
+
+The classes come from a manifest, so they are taken only where they are what they are needed for: transformers has
+functions and modules under its names too.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from prebake.baked.model import BakedModel
+from prebake.documents.messages import quote
+from prebake.documents.table import Table
 from prebake.errors import ConfigError, LoadError
 from prebake.families import compat
 
@@ -31,12 +37,28 @@ PROCESSOR_FILES = (
 """Any of these means that the folder holds a processor, tokenizer or feature extractor."""
 
 
+PROCESSORS = frozenset({
+    ("transformers.processing_utils", "ProcessorMixin"),
+    ("transformers.tokenization_utils_base", "PreTrainedTokenizerBase"),
+    ("transformers.feature_extraction_utils", "FeatureExtractionMixin"),
+    ("transformers.image_processing_base", "ImageProcessingMixin"),
+})  # fmt: skip
+"""What a processor is derived from: module and name, for a class that has the base has imported it already."""
+
+_CLASS = re.compile(r"(?=.*[A-Z])[A-Za-z]\w*", re.ASCII)
+"""A class of transformers. Its modules and functions have small letters only, and are not even looked up."""
+
 HASH = "_original_object_hash"
 """Of a generation configuration: the hash it had when it was made."""
 
 
 class TransformersFamily:
     packages: tuple[str, ...] = ("torch", "transformers")
+    modules: str = (
+        r"transformers\.(activations|configuration_utils|pytorch_utils|(utils\.)?backbone_utils"
+        r"|generation\.configuration_utils|models\.([a-z]\w*\.)+(configuration|modeling)_(?!tf_|flax_)\w+)"
+    )
+    """All that structures of the known architectures reference, and nothing that is a program or a converter."""
     without_torch: tuple[str, ...] = (
         "numpy", "huggingface_hub.hf_api", "tqdm.auto", "regex", "tokenizers", "safetensors", "yaml", "PIL.Image"
     )  # fmt: skip
@@ -63,6 +85,7 @@ class TransformersFamily:
                 registry[str(type(part)) if by_name else part] = part._can_record_outputs
 
     def prepare(self, baked: BakedModel) -> None:
+        _check_options(baked)
         compat.torchvision_operators()
         _model_class(baked)
 
@@ -87,7 +110,12 @@ class TransformersFamily:
 
     def ordinary(self, baked: BakedModel) -> nn.Module:
         module, info = _model_class(baked).from_pretrained(
-            baked.folder, local_files_only=True, dtype=_dtype(baked), output_loading_info=True
+            baked.folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=_dtype(baked),
+            output_loading_info=True,
         )
         # buffers have the values that the class computes; parameters would have random ones
         missing = sorted(set(info["missing_keys"]) & {name for name, _ in module.named_parameters()})
@@ -99,9 +127,8 @@ class TransformersFamily:
         name = baked.manifest.options.get("processor")
         if not name:
             return {}
-        import transformers
-
-        return {"processor": getattr(transformers, name).from_pretrained(baked.folder, local_files_only=True)}
+        found = processor_class(name, f"{baked.folder}: options.processor")
+        return {"processor": found.from_pretrained(baked.folder, local_files_only=True, trust_remote_code=False)}
 
 
 @contextmanager
@@ -125,19 +152,72 @@ def _model_class(baked: BakedModel) -> Any:
 
 
 def model_class(name: str, where: str) -> Any:
-    """A class of transformers by its name. Raises ConfigError where the installed version lacks it."""
+    """A class of models by its name in transformers.
+
+    Raises ConfigError where the installed version lacks it, and where it is no `PreTrainedModel`.
+    """
+    found = class_named(name, where)
+    from transformers import PreTrainedModel
+
+    if found is None or not (issubclass(found, PreTrainedModel) or _lacks_backends(found)):
+        raise ConfigError(
+            f"{where}: {shown(name)} of transformers is no model (expected a class derived from PreTrainedModel)"
+        )
+    return found
+
+
+def processor_class(name: str, where: str) -> Any:
+    """A class of processors, tokenizers, feature extractors or image processors. Raises as `model_class`."""
+    found = class_named(name, where)
+    bases = {(base.__module__, base.__name__) for base in found.__mro__} if found else set()
+    if found is None or not (bases & PROCESSORS or _lacks_backends(found)):
+        raise ConfigError(
+            f"{where}: {shown(name)} of transformers is no processor (expected a class derived from "
+            f"{', '.join(sorted(base for _, base in PROCESSORS))})"
+        )
+    return found
+
+
+def class_named(name: str, where: str) -> type | None:
+    """What transformers has under the name, or None where that is no class. Raises ConfigError where it has nothing."""
     import transformers
 
+    if not _CLASS.fullmatch(name):
+        return None
     try:
-        return getattr(transformers, name)
+        found = getattr(transformers, name)
     except AttributeError:
         raise ConfigError(f"{where}: transformers {transformers.__version__} has no {name}") from None
+    return found if isinstance(found, type) else None
+
+
+def shown(name: str) -> str:
+    """A name as messages show it, whatever it holds."""
+    return quote(name)[1:-1]
+
+
+def _lacks_backends(found: type) -> bool:
+    """Whether it stands for a class whose packages are not installed: any use raises an ImportError that names them."""
+    return type(found).__name__ == "DummyObject"
+
+
+def _check_options(baked: BakedModel) -> None:
+    """Hold the options against what this family reads of them. Raises DocumentError."""
+    options = Table(baked.manifest.options, f"{baked.folder}: options")
+    options.take("dtype", str, "float32")
+    options.maybe("processor", str)
+    options.strings("frozen", [])
+    options.finish()
 
 
 def _dtype(baked: BakedModel) -> Any:
     import torch
 
-    return getattr(torch, str(baked.manifest.options.get("dtype", "float32")))
+    name = str(baked.manifest.options.get("dtype", "float32"))
+    found = vars(torch).get(name)  # not getattr: torch imports some of its modules when they are asked for
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(f"{baked.folder}: options.dtype: {quote(name)} is no type of tensors of torch")
+    return found
 
 
 def _generation_config(baked: BakedModel) -> Any:

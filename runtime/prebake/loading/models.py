@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,11 @@ from prebake.baked.integrity import check_verify
 from prebake.baked.model import BakedModel, find_models
 from prebake.documents.messages import nearest, quote
 from prebake.errors import ConfigError, LoadTimeoutError, PrebakeError, UnknownModelError
+from prebake.families.allowed import allowed_modules
 from prebake.loading.prefetch import Prefetch
 from prebake.startup.quickstart import collector
 from prebake.telemetry import timeline
-from prebake.tiers.loader import TIERS, LoadedModel, check_tiers, import_first, load_baked
+from prebake.tiers.loader import TIERS, LoadedModel, Loader, check_tiers, import_first
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ class Models:
 
     `tiers` restricts how models may come into memory (default: the environment's `PREBAKE_TIERS`, comma
     separated, else all); `device` is where their weights go; `verify="full"` hashes every file before its load.
+    `allow` names the modules whose code a manifest of family torch may name, beside those of the environment's
+    `PREBAKE_ALLOW` (comma separated): `app` stands for `app` and its submodules. None are allowed otherwise.
     Raises ConfigError where the root holds no model, and DocumentError where a manifest cannot be read.
     """
 
@@ -93,16 +95,20 @@ class Models:
         tiers: Sequence[str] | None = None,
         device: str = "cpu",
         verify: str = "size",
+        allow: Sequence[str] = (),
     ) -> None:
         self.root = Path(root) if root is not None else layout.default_root()
         declared = os.environ.get(layout.ENV_TIERS)
-        self._tiers = check_tiers(tiers if tiers is not None else declared.split(",") if declared else TIERS)
+        loader = Loader(
+            tiers=check_tiers(tiers if tiers is not None else declared.split(",") if declared else TIERS),
+            device=device, verify=check_verify(verify), allow=allowed_modules(allow), span=timeline.span,
+        )  # fmt: skip
         self._slots = {baked.name: _Slot(baked) for baked in find_models(self.root)}
         self._lock = threading.Lock()
         self._unread: list[_Slot] = []
         self._prefetch = Prefetch()
         self._all_at_once = False
-        self._load: Callable[..., LoadedModel] = partial(load_baked, device=device, verify=check_verify(verify))
+        self._load: Callable[[BakedModel], LoadedModel] = loader.load
         _living.add(self)
 
     @property
@@ -225,7 +231,7 @@ class Models:
         try:
             with timeline.span("load", slot.baked.name):
                 if self._all_at_once:
-                    import_first(self.baked)
+                    import_first(self.baked, timeline.span)
                 loaded = self._load_with_retries(slot.baked)
         except BaseException as error:
             _fail(slot, flight, error)
@@ -248,14 +254,14 @@ class Models:
     def _load_with_retries(self, baked: BakedModel) -> LoadedModel:
         for attempt in range(baked.manifest.loading.retries):
             try:
-                return self._load(baked, self._tiers)
+                return self._load(baked)
             except ConfigError:
                 raise  # the same configuration fails the same way
             except Exception as error:
                 pause = min(0.2 * 2**attempt, 5.0)
                 logger.warning("%s: try %d failed (%s); again in %.1f s", baked.name, attempt + 1, error, pause)
                 time.sleep(pause)
-        return self._load(baked, self._tiers)
+        return self._load(baked)
 
     def _wait(self, slot: _Slot, flight: Future[LoadedModel], limit: float | None, began: float) -> LoadedModel:
         left = None if limit is None else max(0.0, began + limit - time.monotonic())

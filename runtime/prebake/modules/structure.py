@@ -5,7 +5,8 @@ What they arrive at depends on the configuration and on the version of the code 
 the constructor made, and a process that has the same versions reads that, with the mapped tensors in it.
 
 `structure.json` is data, and reading it runs no code that it names: each object is made bare, of a class that is a
-module or a configuration of the family's own packages, and then gets its attributes::
+module or a configuration of the family's own packages, and then gets its attributes. Only modules of a few known names
+are imported for it: importing is running, whatever is found in the module afterwards::
 
     classes   "torch.nn.modules.linear:Linear", …
     objects   [class, attributes that JSON can hold, others, whether by __setstate__], …; the first is the module
@@ -21,10 +22,12 @@ import functools
 import hashlib
 import importlib
 import json
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -43,6 +46,10 @@ class Vocabulary(Protocol):
     def packages(self) -> tuple[str, ...]:
         """Packages whose classes a structure may reference; their versions must match the bake's."""
 
+    @property
+    def modules(self) -> str:
+        """Regular expression: the modules of these packages, beside `torch.nn.modules`, with such classes."""
+
     def vocabulary(self) -> tuple[object, ...]:
         """What a structure may name beside modules: classes, which stand for their subclasses too, and functions."""
 
@@ -52,6 +59,8 @@ class Vocabulary(Protocol):
 
 _ACTIVATIONS = {f"torch.nn.functional:{name}": getattr(nn.functional, name) for name in ("gelu", "relu", "silu")}
 """What modules of any family may keep as a plain function."""
+
+_TORCH = re.compile(r"torch\.nn\.modules\.[a-z]\w*", re.ASCII)
 
 
 def functions_of(family: Vocabulary) -> dict[str, Any]:
@@ -65,18 +74,19 @@ def bases_of(family: Vocabulary) -> tuple[type, ...]:
     return (nn.Module, enum.Enum, *(value for value in family.vocabulary() if isinstance(value, type)))
 
 
-def is_allowed(found: Any, bases: tuple[type, ...]) -> bool:
-    """Whether a structure may make objects of it: a module, configuration or enumeration, made in the usual way.
+def may_import(module: str, family: Vocabulary) -> bool:
+    """Whether a structure may name classes of the module, by the module's name alone.
 
-    Of torch only what stands in `torch.nn.modules`: elsewhere are modules that compile what their attributes hold.
+    Of torch only `torch.nn.modules`: elsewhere are modules that compile what their attributes hold.
     """
-    if not isinstance(found, type) or not issubclass(found, bases):
+    return bool(_TORCH.fullmatch(module) or re.fullmatch(family.modules, module, re.ASCII))
+
+
+def is_allowed(found: Any, bases: tuple[type, ...], family: Vocabulary) -> bool:
+    """Whether a structure may make objects of it: a module, configuration or enumeration, made in the usual way."""
+    if not isinstance(found, type) or not issubclass(found, bases) or not may_import(found.__module__, family):
         return False
-    if issubclass(found, enum.Enum):
-        return True
-    return found.__new__ is object.__new__ and (
-        not found.__module__.startswith("torch.") or found.__module__.startswith("torch.nn.modules.")
-    )
+    return issubclass(found, enum.Enum) or found.__new__ is object.__new__
 
 
 def spelled(found: Any) -> str:
@@ -100,7 +110,7 @@ class _Reader:
     """One structure as it is read. Methods named `_read_TAG` take what follows the tag."""
 
     def __init__(self, baked: BakedModel, tensors: Mapping[str, torch.Tensor], family: Vocabulary) -> None:
-        self._packages, self._bases, self._functions = family.packages, bases_of(family), functions_of(family)
+        self._family, self._bases, self._functions = family, bases_of(family), functions_of(family)
         self._folder, self._aliases = str(baked.folder), baked.manifest.weights.aliases
         self._tensors = tensors
         self._placed: dict[str, torch.Tensor] = {}
@@ -125,9 +135,11 @@ class _Reader:
 
     def _class(self, name: str) -> Any:
         module, _, path = name.partition(":")
-        if module.partition(".")[0] in self._packages:
-            found: Any = functools.reduce(getattr, path.split("."), importlib.import_module(module))
-            if is_allowed(found, self._bases) and spelled(found) == name:
+        if may_import(module, self._family):
+            found: Any = _imported(module)
+            for part in path.split("."):  # not getattr: some modules import what they are asked for
+                found = vars(found).get(part) if isinstance(found, (type, ModuleType)) else None
+            if is_allowed(found, self._bases, self._family) and spelled(found) == name:
                 return found
         raise LoadError(f"wants {name}, which no structure may name")
 
@@ -172,7 +184,7 @@ class _Reader:
         return self._folder
 
     def _read_dtype(self, name: str) -> torch.dtype:
-        found = getattr(torch, name)
+        found = vars(torch).get(name)
         if not isinstance(found, torch.dtype):
             raise LoadError(f"{name} is no type of tensors")
         return found
@@ -197,6 +209,13 @@ class _Reader:
 
     def _read_ordered(self, *pairs: Any) -> OrderedDict[Any, Any]:
         return OrderedDict(self._read_dict(*pairs))
+
+
+def _imported(module: str) -> ModuleType:
+    try:
+        return sys.modules.get(module) or importlib.import_module(module)
+    except SystemExit as error:
+        raise LoadError(f"wants {module}, and importing it ended with {error!r}") from error
 
 
 def restore(baked: BakedModel, tensors: Mapping[str, torch.Tensor], family: Vocabulary) -> nn.Module:

@@ -17,8 +17,8 @@ from helpers.baking import declare, here, prebake, tree
 from helpers.hub_server import COMMIT, REPO, HubServer
 from image_analyzer.analyzer import Analyzer
 from image_analyzer.images import example
+from prebake import load
 from prebake.baked.manifest import Manifest
-from prebake.tiers.loader import load
 from prebake_build.dummies import Dummy, write
 
 TOKEN = "hf_verySecretTokenOfTheTest"

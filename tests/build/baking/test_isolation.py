@@ -71,7 +71,7 @@ def baked(linear: Path, lines: str, **changes: str) -> subprocess.CompletedProce
 def spied(linear: Path, home: Path, port: int, *prefix: str) -> list[str]:
     """Where a checkpoint's code finds secrets, in a bake that runs behind `prefix`."""
     files = [str(path) for path in (*home.rglob("*"), linear.parent / "named-by-a-variable") if path.is_file()]
-    declare(linear.parent, f'[models.m]\nsource = "path:c"\nclass = "torch:spies:look"\n'
+    declare(linear.parent, f'[models.m]\nsource = "path:c"\nclass = "torch:helpers.spies:look"\n'
             f"arguments = {{ port = {port}, files = {json.dumps(files)} }}\n")  # fmt: skip
     planted = dict.fromkeys(("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD"), SECRET)
     done = subprocess.run(
@@ -120,13 +120,13 @@ def test_without_namespaces_it_finds_neither_process_nor_network(
 
 
 def test_a_worker_that_crashes_in_its_namespace_is_told(linear: Path) -> None:
-    done = baked(linear, 'class = "torch:spies:crash"')
+    done = baked(linear, 'class = "torch:helpers.spies:crash"')
     assert done.returncode == 1
     assert "models.m: the worker ended with signal 11; its last words stand above\n" in done.stderr
 
 
 def test_a_worker_ends_with_the_bake_that_started_it(linear: Path, tmp_path: Path) -> None:
-    declare(linear.parent, f'[models.m]\nsource = "path:c"\nclass = "torch:spies:wait"\n'
+    declare(linear.parent, f'[models.m]\nsource = "path:c"\nclass = "torch:helpers.spies:wait"\n'
             f'arguments = {{ pipe = "{tmp_path}/pipe" }}\n')  # fmt: skip
     os.mkfifo(tmp_path / "pipe")
     process = subprocess.Popen(command(linear), env=environment(), stderr=subprocess.DEVNULL)
@@ -242,7 +242,7 @@ def test_a_variable_is_passed_where_the_user_names_it() -> None:
 
 
 def test_a_worker_that_allocates_more_than_its_limit_says_so(linear: Path) -> None:
-    lines = 'class = "torch:spies:large"\narguments = { gigabytes = 64 }'
+    lines = 'class = "torch:helpers.spies:large"\narguments = { gigabytes = 64 }'
     done = baked(linear, lines, PREBAKE_WORKER_MEMORY="4000000000")
     assert done.returncode == 2
     assert done.stderr.endswith(

@@ -142,8 +142,8 @@ def test_a_bake_asks_no_source_and_says_what_to_run_where_the_cache_has_no_check
     revision = Lock.read(path.with_suffix(".lock")).require("caption", "dummy:blip-base?size=tiny").revision
     assert capsys.readouterr().err.endswith(
         f"prebake: error: dummy:blip-base?size=tiny: {tmp_path}/another has no intact copy of {revision}, and there "
-        "is no network here: run `python -m prebake_build.baking.stage fetch` first (in an image build, `docker buildx bake "
-        "--set=*.no-cache-filter=fetched` runs that stage again)\n"
+        "is no network here: run `python -m prebake_build.baking.stage fetch` first (in an image build, "
+        "`docker buildx bake --set=*.no-cache-filter=fetched` runs that stage again)\n"
     )
 
 
@@ -151,6 +151,6 @@ def test_a_bake_resolves_nothing(models: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["bake", "caption", "--models", str(models), "--output", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.endswith(
         "prebake: error: dummy:blip-base?size=tiny: is not resolved, and there is no network here: run `python -m "
-        "prebake_build.baking.stage fetch` first (in an image build, `docker buildx bake --set=*.no-cache-filter=fetched` "
-        "runs that stage again)\n"
+        "prebake_build.baking.stage fetch` first (in an image build, `docker buildx bake "
+        "--set=*.no-cache-filter=fetched` runs that stage again)\n"
     )

@@ -17,11 +17,12 @@ from safetensors.torch import save_model
 
 from helpers.baking import FORMS, TESTS, Evil, job, save, tiny, torch_job
 from helpers.networks import Tagger
+from prebake import load
 from prebake.baked.header import read_header
 from prebake.baked.manifest import Manifest
 from prebake.errors import SourceError
 from prebake.modules.assembly import slots
-from prebake.tiers.loader import TIERS, load
+from prebake.tiers.loader import TIERS
 from prebake_build.baking.prove import difference_of
 from prebake_build.baking.worker import Job, run
 

@@ -108,8 +108,19 @@ def test_the_same_as_json(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (root / "one" / "manifest.json").unlink()
     code, out, _ = prebake(capsys, "verify", root, "--json")
     found = json.loads(out)
-    assert (code, [sorted(result) for result in found]) == (1, [["findings", "name", "set_digest"]] * 2)
+    assert (code, [sorted(result) for result in found]) == (1, [["findings", "name", "notes", "set_digest"]] * 2)
     assert (found[0]["set_digest"], len(found[0]["findings"]), found[1]["findings"]) == (None, 1, [])
+
+
+def test_code_that_is_not_allowed_is_named_and_not_approved(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREBAKE_ALLOW", "helpers.networks.small")
+    note = 'names the code "helpers.networks:tagger", which loads only where PREBAKE_ALLOW names helpers.networks'
+    digest = Manifest.read(root / "one").set_digest
+    assert prebake(capsys, "verify", root / "one") == (0, f"one  {digest}  files as promised; {note}\n", "")
+    found = json.loads(prebake(capsys, "verify", root / "one", "--json")[1])
+    assert found == [{"findings": [], "name": "one", "notes": [note], "set_digest": digest}]
 
 
 def test_a_folder_under_another_name_is_found(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Timeline:
     monkeypatch.setattr(timeline, "process", made)
     models = Pretended(caption=None)
     models.states["caption"] = State.READY
-    monkeypatch.setattr(commands, "start_all", lambda root, service, recorder: models)
+    monkeypatch.setattr(commands, "start_all", lambda root, service, recorder, allow: models)
     return made
 
 

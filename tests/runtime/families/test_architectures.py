@@ -20,8 +20,8 @@ from helpers.baking import job, save, torch_job
 from helpers.known_architectures import ARCHITECTURES
 from helpers.runtime_fakes import bake_module, python_says
 from helpers.tiny_models import Architecture, inputs_of, tiny_model
+from prebake import load
 from prebake.baked.manifest import Manifest
-from prebake.tiers.loader import load
 from prebake_build.baking.prove import difference_of
 from prebake_build.baking.worker import run
 
@@ -87,7 +87,7 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 from prebake.startup import deferred
 deferred.defer()
-from prebake.tiers.loader import load
+from prebake import load
 import torch
 torch.set_num_threads(1)
 equal = {}

@@ -17,10 +17,11 @@ import torch
 
 from helpers.runtime_fakes import change_manifest
 from image_analyzer.images import example
+from prebake import load
 from prebake.errors import LoadError
 from prebake.families import easyocr as family
 from prebake.modules.assembly import slots
-from prebake.tiers.loader import TIERS, Tier, load
+from prebake.tiers.loader import TIERS, Tier
 from prebake_build.baking.prove import difference_of
 
 pytestmark = [

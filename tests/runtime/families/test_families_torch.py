@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from helpers.runtime_fakes import bake_module
+from prebake import load
 from prebake.errors import ConfigError
+from prebake.families.allowed import find_factory
 from prebake.families.family import family_of
-from prebake.families.torch_module import build, find
-from prebake.tiers.loader import TIERS, load
+from prebake.families.torch_module import build
+from prebake.tiers.loader import TIERS
 
 WORDS = torch.tensor([[1, 2, 3], [4, 5, 6]])
 
@@ -34,15 +36,15 @@ def test_the_ordinary_tier_ties_what_was_tied(tmp_path: Path) -> None:
 
 
 def test_a_factory_is_found_or_refused_with_its_place() -> None:
-    assert find("torch.nn:Linear", "where") is torch.nn.Linear
+    assert find_factory("torch.nn:Linear", ["torch.nn"], "where") is torch.nn.Linear
     for name in ("torch.nn:Absent", "absent.package:x", "torch.nn"):
         with pytest.raises(ConfigError, match=rf"^where: cannot import {name}: "):
-            find(name, "where")
+            find_factory(name, ["torch.nn", "absent"], "where")
 
 
 def test_what_a_factory_raises_is_its_own(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
-        build("helpers.runtime_fakes:plain", {"nonsense": 1}, "where")
+        build("helpers.runtime_fakes:plain", {"nonsense": 1}, "where", ["helpers.runtime_fakes"])
 
 
 def test_families_have_one_dispatch() -> None:

@@ -18,11 +18,12 @@ from torch import nn
 
 from helpers.runtime_fakes import change_manifest
 from image_analyzer.images import example
+from prebake import load
 from prebake.errors import ConfigError, LoadError, TensorFileError
 from prebake.families.transformers import architecture
 from prebake.loading.models import Models
 from prebake.modules.assembly import slots
-from prebake.tiers.loader import TIERS, LoadedModel, Tier, load
+from prebake.tiers.loader import TIERS, LoadedModel, Tier
 from prebake_build.baking.prove import difference_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch_dtype.*is deprecated")

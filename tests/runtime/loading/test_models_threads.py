@@ -135,6 +135,7 @@ def test_a_forked_child_has_what_was_loaded_and_loads_the_rest_itself(tmp_path: 
         "def slow():\n"
         "    if os.getpid() == parent: building.set(); forked.wait(60)\n"
         "    return plain()\n"
+        "slow.__module__ = plain.__module__\n"
         "runtime_fakes.plain, forked = slow, threading.Event()\n"
         "threading.Thread(target=lambda: models['b']).start()\n"
         "building.wait(60)\n"
@@ -160,18 +161,18 @@ def test_a_forked_child_has_what_was_loaded_and_loads_the_rest_itself(tmp_path: 
 def test_a_fork_waits_for_an_import_that_another_thread_began() -> None:
     said = python_says(
         "import os, threading\n"
-        "from prebake.tiers import loader\n"
+        "from prebake.tiers import locks\n"
         "begun, go_on, done = threading.Event(), threading.Event(), []\n"
         "def importing():\n"
-        "    with loader.IMPORTS: begun.set(); go_on.wait(60); done.append('imported')\n"
+        "    with locks.IMPORTS: begun.set(); go_on.wait(60); done.append('imported')\n"
         "threading.Thread(target=importing).start()\n"
         "begun.wait(60)\n"
         "threading.Timer(0.3, go_on.set).start()\n"
         "child = os.fork()\n"
         "if not child:\n"
-        "    with loader.IMPORTS: os._exit(0 if done else 1)\n"
+        "    with locks.IMPORTS: os._exit(0 if done else 1)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
-        "with loader.IMPORTS: print(done)"
+        "with locks.IMPORTS: print(done)"
     )
     assert said.splitlines() == ["0", "['imported']"]
 

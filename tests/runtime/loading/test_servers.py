@@ -22,8 +22,8 @@ import pytest
 from helpers import ROOT, server_app
 from helpers.runtime_fakes import bake_module
 from helpers.serving import Process, request
+from prebake import load
 from prebake.baked import layout
-from prebake.tiers.loader import load
 from prebake_build.measure.processes import free_port
 
 GUNICORN = ("gunicorn", "--workers=2", "--no-control-socket", "--timeout=120", "--graceful-timeout=5")

@@ -106,7 +106,7 @@ def test_a_generation_configuration_knows_whether_it_was_changed(tmp_path: Path)
 
 
 def test_reading_takes_no_lock_and_many_threads_may(bert: Path) -> None:
-    from prebake.tiers.loader import FRAMEWORK_LOCK
+    from prebake.tiers.locks import FRAMEWORK_LOCK
 
     load_by(bert)  # imports
     found: list[str] = []

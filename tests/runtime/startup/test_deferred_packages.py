@@ -106,7 +106,7 @@ def test_transformers_loads_as_usual_while_packages_are_deferred(tiny_models: Pa
     """The framework's own loader, which imports and asks for far more than a mapped load."""
     said = python_says(
         PREAMBLE + "import pathlib\n"
-        "from prebake.tiers.loader import load\n"
+        "from prebake import load\n"
         "loaded = load(pathlib.Path(sys.argv[1]), ['ordinary'])\n"
         "from image_analyzer.images import example\nimport torch\n"
         "with torch.inference_mode():\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from torch import nn
 
 from helpers import runtime_fakes
 from helpers.runtime_fakes import bake_module, change_manifest
+from prebake import load
 from prebake.baked import layout
+from prebake.baked.model import BakedModel
 from prebake.errors import ConfigError, DocumentError, IntegrityError, LoadError, TensorFileError
 from prebake.modules.assembly import slots
 from prebake.telemetry import timeline
-from prebake.tiers.loader import TIERS, Tier, check_tiers, load
+from prebake.tiers.loader import TIERS, Loader, Tier, check_tiers
 from prebake_build.baking.prove import difference_of
 
 MAPPED, READ, ORDINARY = TIERS
@@ -83,7 +87,7 @@ def test_ordinary_is_reached_when_the_class_has_another_tensor_than_was_baked(
     plain = runtime_fakes.plain
     monkeypatch.setattr(runtime_fakes, "plain", lambda: with_hidden_buffer(plain()))
     with caplog.at_level(logging.WARNING, logger="prebake"):
-        loaded = load(folder)
+        loaded = load(folder, allow=[__name__])
     why = "mapped: the class as installed differs from the one that was baked: not baked: newer"
     assert (loaded.tier, loaded.fallback_reason) == (ORDINARY, why)
     assert caplog.messages == [f"model: tier {why}".replace(": the", " failed: the", 1)]
@@ -96,7 +100,7 @@ def test_a_class_with_a_layer_more_is_refused_by_every_tier(tmp_path: Path, monk
     plain = runtime_fakes.plain
     monkeypatch.setattr(runtime_fakes, "plain", lambda: nn.Sequential(*plain().children(), nn.Linear(2, 2)))
     with pytest.raises(LoadError) as error:
-        load(folder)
+        load(folder, allow=[__name__])
     assert str(error.value) == (
         "model: no tier could load it:\n"
         "  mapped: the class as installed differs from the one that was baked: not baked: 3.bias, 3.weight\n"
@@ -181,14 +185,14 @@ def test_a_class_that_is_not_installed_is_wrong_configuration(tmp_path: Path) ->
     )
     change_manifest(folder, **{"class": "no.such.package:factory"})
     with pytest.raises(ConfigError, match=r"cannot import no\.such\.package:factory: No module named 'no' \(is its"):
-        load(folder)
+        load(folder, allow=["no.such"])
 
 
 def test_a_factory_that_gives_no_module_is_wrong_configuration(tmp_path: Path) -> None:
     folder, _ = bake_module(tmp_path, "model", "helpers.runtime_fakes:plain")
     change_manifest(folder, **{"class": "builtins:dict", "options": {}})
     with pytest.raises(ConfigError) as error:
-        load(folder)
+        load(folder, allow=["builtins"])
     assert str(error.value) == f"{folder}: class: builtins:dict returned a dict, not a torch.nn.Module"
 
 
@@ -247,6 +251,30 @@ def test_every_phase_of_a_load_is_on_the_timeline(tmp_path: Path) -> None:
     load(folder)
     names = [span.name for span in timeline.process.spans if span.model == "phases"]
     assert names == ["check", "import", "map", "skeleton", "assign", "equip"]
+
+
+def test_a_loader_tells_its_own_span_and_no_other(tmp_path: Path) -> None:
+    """The converter loads with one too, and depends on no telemetry."""
+    folder, _ = bake_module(tmp_path, "told", "helpers.runtime_fakes:plain")
+    steps: list[tuple[str, str | None]] = []
+
+    @contextmanager
+    def span(step: str, model: str | None) -> Iterator[None]:
+        steps.append((step, model))
+        yield
+
+    baked = BakedModel.open(folder)
+    Loader(verify="full", allow=("helpers.runtime_fakes",), span=span).load(baked)
+    assert steps == [(step, "told") for step in ("verify", "check", "import", "map", "skeleton", "assign", "equip")]
+    assert Loader(tiers=("read",), allow=("helpers.runtime_fakes",)).module(baked)[1:] == ("read", None)
+    assert not [span for span in timeline.process.spans if span.model == "told"]
+
+
+def test_a_loader_allows_nothing_by_itself(tmp_path: Path) -> None:
+    """Whatever the environment says: that is for those to read who make one."""
+    folder, _ = bake_module(tmp_path, "model", "helpers.runtime_fakes:plain")
+    with pytest.raises(ConfigError, match=r"is code that the application does not allow \(allowed: none\)"):
+        Loader().load(BakedModel.open(folder))
 
 
 def test_arguments_reach_the_factory(tmp_path: Path) -> None:
