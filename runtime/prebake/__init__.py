@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from prebake.baked.manifest import Manifest
     from prebake.errors import PrebakeError
     from prebake.families import compat
-    from prebake.loading.models import Models, State, Status
+    from prebake.loading.models import Models
     from prebake.loading.one_model import load
     from prebake.startup import quickstart
     from prebake.telemetry import report, timeline
     from prebake.telemetry.budget import Start
     from prebake.telemetry.drawing import startup_page
     from prebake.telemetry.services import Request
+    from prebake.telemetry.status import State, Status
     from prebake.tiers.loader import LoadedModel
 del TYPE_CHECKING
 
@@ -55,8 +56,8 @@ _HOMES = {
     "PrebakeError": "errors",
     "Request": "telemetry.services",
     "Start": "telemetry.budget",
-    "State": "loading.models",
-    "Status": "loading.models",
+    "State": "telemetry.status",
+    "Status": "telemetry.status",
     "load": "loading.one_model",
     "startup_page": "telemetry.drawing",
 }

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from prebake.loading.models import State, Status
+from prebake import State, Status
 from prebake.telemetry.timeline import Memory, Timeline
 
 

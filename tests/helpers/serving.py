@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from image_analyzer.images import example
 from prebake.errors import UnknownModelError
-from prebake.loading.models import State, Status
+from prebake.telemetry.status import State, Status
 from prebake_build.measure.processes import free_port
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.serving import Process, request
 from image_analyzer.metrics import Counts, text
-from prebake.loading.models import State, Status
+from prebake.telemetry.status import State, Status
 from prebake.telemetry.timeline import Timeline
 
 _SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (-?[0-9.e+-]+)')

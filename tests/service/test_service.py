@@ -14,9 +14,9 @@ from helpers.serving import Pretended, Reader, picture
 from image_analyzer import service
 from image_analyzer.service import MAX_BODY, QUESTIONS, THREADS, Application
 from prebake.errors import ConfigError, LoadError, LoadTimeoutError
-from prebake.loading.models import State
 from prebake.telemetry import timeline
 from prebake.telemetry.budget import Start
+from prebake.telemetry.status import State
 
 PICTURE = picture()
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from prebake.baked.model import BakedModel
@@ -90,6 +89,7 @@ class TransformersFamily:
         _model_class(baked)
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
+        from prebake.families.construction import skeleton_of
         from prebake.modules.skeleton import without_values
 
         cls = _model_class(baked)
@@ -98,7 +98,7 @@ class TransformersFamily:
         for part in (config, *(getattr(config, name) for name in config.sub_configs)):
             if part is not None:
                 part.dtype = _dtype(baked)  # 4.57 does not do it in `_from_config`
-        with _without_initialisation():
+        with skeleton_of(_dtype(baked)):
             module = without_values(lambda: cls._from_config(config, dtype=_dtype(baked)))
         frozen = set(baked.manifest.options.get("frozen", ()))
         for name, parameter in module.named_parameters():
@@ -129,22 +129,6 @@ class TransformersFamily:
             return {}
         found = processor_class(name, f"{baked.folder}: options.processor")
         return {"processor": found.from_pretrained(baked.folder, local_files_only=True, trust_remote_code=False)}
-
-
-@contextmanager
-def _without_initialisation() -> Iterator[None]:
-    """Leave out `init_weights`, which fills and ties what is assigned a moment later; a third of the skeleton's time.
-
-    The library's own loader leaves it out in the same way. The caller holds the construction lock.
-    """
-    from transformers import PreTrainedModel
-
-    original = PreTrainedModel.init_weights
-    PreTrainedModel.init_weights = lambda self: None
-    try:
-        yield
-    finally:
-        PreTrainedModel.init_weights = original
 
 
 def _model_class(baked: BakedModel) -> Any:

@@ -14,51 +14,25 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from prebake.baked import layout
 from prebake.baked.integrity import check_verify
 from prebake.baked.model import BakedModel, find_models
 from prebake.documents.messages import nearest, quote
-from prebake.errors import ConfigError, LoadTimeoutError, PrebakeError, UnknownModelError
+from prebake.errors import ConfigError, LoadTimeoutError, UnknownModelError
 from prebake.families.allowed import allowed_modules
+from prebake.loading.importing import must_load_here
 from prebake.loading.prefetch import Prefetch
 from prebake.startup.quickstart import collector
 from prebake.telemetry import timeline
+from prebake.telemetry.status import State, Status
 from prebake.tiers.loader import TIERS, LoadedModel, Loader, check_tiers, import_first
 
 logger = logging.getLogger(__name__)
 
 RETRY_PAUSE = 5.0
 """Seconds that a failed model rests before the next use tries again."""
-
-
-class State(str, Enum):
-    """What became of one model so far."""
-
-    IDLE = "idle"
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Status:
-    """One model's state, as `/readyz` shows it."""
-
-    name: str
-    state: State
-    required: bool
-    tier: str | None = None
-    fallback_reason: str | None = None
-    seconds: float | None = None
-    error: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__ if name != "name"} | {"state": self.state.value}
 
 
 class _Slot:
@@ -71,11 +45,7 @@ class _Slot:
 
     @property
     def state(self) -> State:
-        if self.flight is None:
-            return State.IDLE
-        if not self.flight.done():
-            return State.LOADING
-        return State.FAILED if self.flight.exception() else State.READY
+        return State.of(self.flight)
 
 
 class Models:
@@ -110,6 +80,7 @@ class Models:
         self._all_at_once = False
         self._load: Callable[[BakedModel], LoadedModel] = loader.load
         _living.add(self)
+        self._thaws: weakref.finalize[..., Models] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -138,11 +109,13 @@ class Models:
     def __getitem__(self, name: str) -> LoadedModel:
         """The loaded model; loads it now if nobody did.
 
-        Raises UnknownModelError, LoadTimeoutError after the model's own timeout, or the error of the load.
+        Raises UnknownModelError, LoadTimeoutError after the model's own timeout, or the error of the load. A module
+        that asks while it is being imported, and holds the model's factory or may be imported by it, loads the model
+        in its own thread, without a timeout; ConfigError where that cannot work (`prebake.loading.importing`).
         """
         slot = self._slot(name)
         self._prefetch.first(slot.baked.weights)
-        return self._wait(slot, self._flight(slot), slot.baked.manifest.loading.timeout, time.monotonic())
+        return self._wait(slot, self._awaited(slot), slot.baked.manifest.loading.timeout, time.monotonic())
 
     async def get(self, name: str) -> LoadedModel:
         """Like `models[name]`, without blocking the event loop."""
@@ -150,7 +123,7 @@ class Models:
 
         slot = self._slot(name)
         self._prefetch.first(slot.baked.weights)
-        flight, timeout = self._flight(slot), slot.baked.manifest.loading.timeout
+        flight, timeout = self._awaited(slot), slot.baked.manifest.loading.timeout
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(flight)), timeout)
         except asyncio.TimeoutError:
@@ -176,7 +149,7 @@ class Models:
         began = time.monotonic()
         errors: list[BaseException] = []
         slots = [slot for slot in self._slots.values() if slot.baked.manifest.loading.required or not required_only]
-        flights = [(slot, self._flight(slot)) for slot in slots]
+        flights = [(slot, self._awaited(slot)) for slot in slots]
         for slot, flight in flights:
             limits = [limit for limit in (timeout, slot.baked.manifest.loading.timeout) if limit is not None]
             try:
@@ -188,7 +161,7 @@ class Models:
 
     def status(self) -> tuple[Status, ...]:
         """Every model's state; loads nothing."""
-        return tuple(_status(slot) for slot in self._slots.values())
+        return tuple(Status.of(slot.baked, slot.flight) for slot in self._slots.values())
 
     @property
     def ready(self) -> bool:
@@ -201,6 +174,7 @@ class Models:
         with self._lock:
             if slot.flight is not None and slot.flight.done():
                 slot.flight = None
+        collector.thaw()  # else the collector would never find a model whose objects refer to each other
 
     def _slot(self, name: str) -> _Slot:
         try:
@@ -210,13 +184,26 @@ class Models:
                 f"{self.root}: no model {quote(name)} (there are: {', '.join(self.names)}){nearest(name, self.names)}"
             ) from None
 
-    def _flight(self, slot: _Slot) -> Future[LoadedModel]:
+    def _awaited(self, slot: _Slot) -> Future[LoadedModel]:
+        """The flight of a model that this thread is about to wait for."""
+        flight = slot.flight
+        if flight is not None and flight.done() and not self._may_try_again(slot):
+            return flight
+        return self._flight(slot, here=must_load_here(slot.baked, _under_way()))
+
+    def _flight(self, slot: _Slot, *, here: bool = False) -> Future[LoadedModel]:
         with self._lock:
             if slot.flight is not None and not self._may_try_again(slot):
                 return slot.flight
             flight = slot.flight = Future()
             flight.set_running_or_notify_cancel()
-        collector.pause()
+        if self._thaws is None:  # only then: models that nobody loaded hold nothing frozen
+            self._thaws = weakref.finalize(self, collector.thaw)
+            self._thaws.atexit = False
+        collector.pause(flight)
+        if here:
+            self._fly(slot, flight)
+            return flight
         thread = threading.Thread(target=self._fly, args=(slot, flight), name=f"prebake-{slot.baked.name}", daemon=True)
         try:
             thread.start()
@@ -236,11 +223,15 @@ class Models:
         except BaseException as error:
             _fail(slot, flight, error)
         else:
-            logger.info("%s: %s in %.3f s", loaded.name, loaded.tier, loaded.seconds)
-            collector.resume()
-            if loaded.tier == "mapped":
-                self._read_ahead(slot)
-            flight.set_result(loaded)
+            try:
+                logger.info("%s: %s in %.3f s", loaded.name, loaded.tier, loaded.seconds)
+                collector.resume(flight)
+                if loaded.tier == "mapped":
+                    self._read_ahead(slot)
+            except Exception as error:
+                logger.warning("%s: its weights are not read ahead: %s", slot.baked.name, error)
+            finally:  # a hint that fails must not keep anyone waiting for a model that is loaded
+                flight.set_result(loaded)
 
     def _read_ahead(self, loaded: _Slot) -> None:
         """Have mapped weights read before they are used, once nothing else loads: imports need the disk first."""
@@ -272,15 +263,19 @@ class Models:
 
     def _after_fork(self) -> None:
         """In a forked child: loaded models stay, flights of the parent's threads are gone."""
-        self._lock, self._prefetch = threading.Lock(), Prefetch()
+        self._lock, self._prefetch, self._unread = threading.Lock(), Prefetch(), []
         for slot in self._slots.values():
             if slot.state is State.LOADING:
                 slot.flight = None
-                collector.resume()
 
 
 _living: weakref.WeakSet[Models] = weakref.WeakSet()
 """Every `Models` that somebody holds: a fork handler of its own would hold it, and its weights, for ever."""
+
+
+def _under_way() -> Iterator[BakedModel]:
+    for models in list(_living):
+        yield from (slot.baked for slot in models._slots.values() if slot.state is State.LOADING)
 
 
 def _after_fork_in_child() -> None:
@@ -292,25 +287,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _status(slot: _Slot) -> Status:
-    name, required, flight = slot.baked.name, slot.baked.manifest.loading.required, slot.flight
-    if flight is None or not flight.done():
-        return Status(name=name, required=required, state=State.IDLE if flight is None else State.LOADING)
-    error = flight.exception()
-    if error is not None:
-        text = str(error) if isinstance(error, PrebakeError) else f"{type(error).__name__}: {error}"
-        return Status(name=name, required=required, state=State.FAILED, error=text)
-    loaded = flight.result()
-    return Status(
-        name=name, required=required, state=State.READY, tier=loaded.tier,
-        fallback_reason=loaded.fallback_reason, seconds=round(loaded.seconds, 4),
-    )  # fmt: skip
-
-
 def _fail(slot: _Slot, flight: Future[LoadedModel], error: BaseException) -> None:
     slot.failed_at = time.monotonic()
     logger.error("%s: %s", slot.baked.name, error)
-    collector.resume()
+    collector.resume(flight)
     flight.set_exception(error)
 
 

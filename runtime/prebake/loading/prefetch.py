@@ -8,12 +8,15 @@ holds up every allocation of the first answer.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from prebake.startup.readahead import through
+
+logger = logging.getLogger(__name__)
 
 PIECE = 1 << 20
 """Bytes read at once: after each the thread waits for the interpreter's lock."""
@@ -22,22 +25,23 @@ PIECE = 1 << 20
 class Prefetch:
     """Reads files into the page cache, in order, from a thread that lives as long as there are any.
 
-    A hint and nothing more: what is absent or cannot be read is passed over. Pieces that are in the page
-    cache cost a few system calls each.
+    A hint and nothing more: what is absent or cannot be read is passed over. If no thread can start (a limit on the
+    number of processes), the files stay queued until the next `add`. Pieces that are in the page cache cost a few
+    system calls each.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._unread: list[tuple[Path, Iterator[None]]] = []
         self._thread: threading.Thread | None = None
+        self._warned = False
 
     def add(self, paths: Iterable[Path]) -> None:
         """Read these, after those that were added before."""
         with self._lock:
             self._unread += [(path, _through(path)) for path in paths]
             if self._unread and self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="prebake-prefetch", daemon=True)
-                self._thread.start()
+                self._start()
 
     def first(self, paths: Iterable[Path]) -> None:
         """Somebody waits for these: what is left of them is read before anything else."""
@@ -51,6 +55,19 @@ class Prefetch:
         """Wait until all are read."""
         if (thread := self._thread) is not None:
             thread.join()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._work, name="prebake-prefetch", daemon=True)
+        try:
+            thread.start()  # its work begins once the caller lets go of the lock
+        except RuntimeError as error:
+            if not self._warned:
+                logger.warning(
+                    "weights are not read ahead: no thread could start (%s); the next load tries again", error
+                )
+            self._warned = True
+        else:
+            self._thread = thread
 
     def _work(self) -> None:
         while True:

@@ -6,12 +6,16 @@ imports sympy (0.2 s). Here computed tensors (`arange`, `linspace`, `tensor`, `z
 they are small, and whatever they become is replaced by what was baked.
 
 A constructor that looks at values which are not there fails: `without_values` then lets it make them.
+
+`default_dtype` has a constructor make tensors of another dtype than torch's default, in one thread.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -29,6 +33,15 @@ _INITIALISERS = (
 
 _UNINITIALISED = frozenset({torch.empty, torch.empty_strided})
 _RANDOM = frozenset({torch.rand, torch.randn})
+
+_OF_DEFAULT_DTYPE = _UNINITIALISED | _RANDOM | {
+    torch.zeros, torch.ones, torch.eye, torch.linspace, torch.logspace, torch.scalar_tensor,
+    torch.hann_window, torch.hamming_window, torch.blackman_window, torch.bartlett_window, torch.kaiser_window,
+}  # fmt: skip
+_OF_THEIR_VALUES = frozenset({torch.arange, torch.full, torch.tensor, torch.as_tensor, torch.asarray})
+"""Of the default dtype where their values are Python's floats."""
+
+_CONVERSIONS = frozenset({"float", "to", "type", "type_as", "view"})
 
 
 class Skeleton(TorchFunctionMode):
@@ -54,6 +67,61 @@ class Skeleton(TorchFunctionMode):
                 named = {name: kwargs[name] for name in ("size", "dtype", "requires_grad") if name in kwargs}
                 return torch.empty(*args, **named, device="meta")
         return func(*args, **kwargs)
+
+
+class _DefaultDtype(TorchFunctionMode):
+    """Tensors that would have torch's default dtype have this one: results of the functions that make tensors from
+    nothing or from Python's floats, and of those that make floats from integers, such as a division."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") is not None or kwargs.get("out") is not None:
+            return func(*args, **kwargs)
+        if func in _OF_DEFAULT_DTYPE:
+            return func(*args, **kwargs | {"dtype": self._dtype})
+        result = func(*args, **kwargs)
+        if not isinstance(result, torch.Tensor) or result.dtype != torch.get_default_dtype():
+            return result
+        given = [value for value in (*args, *kwargs.values()) if hasattr(value, "dtype")]
+        if func in _OF_THEIR_VALUES and not given:
+            return func(*args, **kwargs | {"dtype": self._dtype})
+        return result.to(self._dtype) if _floats_of_integers(func, given) else result
+
+
+def _floats_of_integers(func: Callable[..., Any], given: list[Any]) -> bool:
+    """Whether a result that has the default dtype has it because only integers were given, and no dtype was named."""
+    tensors = [value.dtype for value in given if isinstance(value, torch.Tensor)]
+    converts = getattr(func, "__name__", "") in _CONVERSIONS
+    return bool(tensors) and not converts and not any(kind.is_floating_point or kind.is_complex for kind in tensors)
+
+
+_thread = threading.local()
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """In this thread, make tensors as if `dtype` were torch's default. `torch.set_default_dtype` and
+    `torch.get_default_dtype` go on to mean the default of the process."""
+    before = getattr(_thread, "dtype", None)
+    if dtype == (before or torch.get_default_dtype()):
+        yield
+        return
+    _thread.dtype = dtype
+    try:
+        with _DefaultDtype(dtype):
+            yield
+    finally:
+        _thread.dtype = before
 
 
 def without_values(build: Callable[[], T]) -> T:

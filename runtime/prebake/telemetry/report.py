@@ -10,8 +10,8 @@ from prebake.startup import deferred
 from prebake.telemetry.timeline import READY, Memory, Span, Timeline
 
 if TYPE_CHECKING:
-    from prebake.loading.models import Status
     from prebake.telemetry.budget import Start
+    from prebake.telemetry.status import Status
 
 WIDTH = 40
 """Characters of the drawing."""

@@ -8,6 +8,9 @@ The clock starts when the kernel created the process, so the interpreter and the
     @prebake.timeline.span("read prices")
     def read_prices(): ...
 
+The first 10,000 spans are kept one by one, which no start exceeds. Later ones, of a function that every request calls,
+are added up for each name and model: their number, their seconds together and the longest of them.
+
 Standard library only; Linux' `/proc` where it is there (elsewhere the birth is this module's import, and
 memory is the peak that `getrusage` knows).
 """
@@ -29,6 +32,14 @@ from typing import Any, TypeVar
 FORMAT = 1
 READY = "ready"
 FIRST_ANSWER = "first answer"
+
+KEPT = 10_000
+"""Spans kept one by one; later ones are added up."""
+
+SUMS = 1_000
+"""Pairs of name and model that later spans are added up for; those of further names are added up as OTHERS."""
+
+OTHERS = "(other spans)"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,6 +78,20 @@ class Span:
                 "end": round(self.end, 6), "thread": self.thread, "depth": self.depth}  # fmt: skip
 
 
+@dataclass(kw_only=True, slots=True)
+class Sum:
+    """Spans of one name and model that are not kept one by one."""
+
+    count: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+        self.longest = max(self.longest, seconds)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
     """Memory of the process, in bytes, and its page faults."""
@@ -102,15 +127,20 @@ class Memory:
 
 @dataclass
 class Timeline:
-    """The spans and marks of one process. Safe under threads: lists and dicts are only appended to."""
+    """The spans and marks of one process. Safe under threads: spans are added under a lock, marks only once."""
 
     birth: float = field(default_factory=_birth)
     spans: list[Span] = field(default_factory=list)
+    """The first `KEPT`, in the order in which they ended."""
+    later: dict[tuple[str, str | None], Sum] = field(default_factory=dict)
+    """Name and model → the sum of the spans after those."""
     marks: dict[str, float] = field(default_factory=dict)
     """Name → seconds since the birth; the first time counts."""
     memory: dict[str, Memory] = field(default_factory=dict)
     """Name of the mark → memory at that moment."""
     _depths: threading.local = field(default_factory=threading.local, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    """Reentrant: a collection under the lock may call a finalizer that has a span of its own."""
 
     def now(self) -> float:
         """Seconds since the birth of the process."""
@@ -136,21 +166,44 @@ class Timeline:
         finally:
             self._depths.value = depth
             thread = threading.current_thread().name
-            self.spans.append(Span(name=name, model=model, start=start, end=self.now(), thread=thread, depth=depth))
+            self._add(Span(name=name, model=model, start=start, end=self.now(), thread=thread, depth=depth))
+
+    def _add(self, span: Span) -> None:
+        with self._lock:
+            if len(self.spans) < KEPT:
+                self.spans.append(span)
+                return
+            key = span.name, span.model
+            if key not in self.later and len(self.later) >= SUMS:
+                key = OTHERS, None
+            self.later.setdefault(key, Sum()).add(span.seconds)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as `/startup` and `prebake check --json` give it; times in seconds, memory in bytes."""
+        """The report as `/startup` and `prebake check --json` give it; times in seconds, memory in bytes.
+
+        `later` lists the sums of the spans that are not among `spans`; it is empty after most starts.
+        """
         # other threads go on marking: `copy()` is one step, while `list(d.items())` makes tuples, and each may wake the
         # garbage collector, whose callbacks and finalizers let another thread run
         return {
             "format": FORMAT,
             "pid": os.getpid(),
             "spans": [span.to_dict() for span in sorted(self.spans, key=lambda span: (span.start, -span.end))],
+            "later": self._sums(),
             "marks": {name: round(at, 6) for name, at in self.marks.copy().items()},
             "memory": {name: memory.to_dict() for name, memory in self.memory.copy().items()} | {
                 "now": Memory.now().to_dict()
             },
         }  # fmt: skip
+
+    def _sums(self) -> list[dict[str, Any]]:
+        with self._lock:
+            sums = [
+                {"name": name, "model": model, "count": each.count, "seconds": round(each.seconds, 6),
+                 "longest": round(each.longest, 6)}
+                for (name, model), each in self.later.copy().items()
+            ]  # fmt: skip
+        return sorted(sums, key=lambda each: (str(each["name"]), str(each["model"] or "")))
 
 
 class _SpanContext:
@@ -187,7 +240,9 @@ mark = process.mark
 def restart_in_child() -> None:
     """A forked child starts a timeline of its own, from its own birth."""
     process.birth = _birth()
+    process._lock = threading.RLock()  # another thread of the parent may hold it
     process.spans.clear()
+    process.later.clear()
     process.marks.clear()
     process.memory.clear()
 

@@ -226,7 +226,7 @@ class Loader:
         return lambda path: {name: tensor.to(device) for name, tensor in read_tensors(path).items()}
 
     def _ordinary(self, family: Family, baked: BakedModel) -> nn.Module:
-        with FRAMEWORK_LOCK, self.span("ordinary load", baked.name):
+        with FRAMEWORK_LOCK, IMPORTS, self.span("ordinary load", baked.name):
             module = family.ordinary(baked)
             return module if self.device == "cpu" else module.to(self.device)
 

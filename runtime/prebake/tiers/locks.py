@@ -11,7 +11,8 @@ dtype, `torch.nn.init`), which another thread must neither see nor capture. Read
 
 
 IMPORTS = threading.RLock()
-"""Held while something is imported. A fork waits for it: a child cannot finish an import that another thread began."""
+"""Held while something is imported, and while a framework's own loader runs, which changes torch's default dtype. A
+fork waits for it: a child cannot finish an import that another thread began, nor undo what another thread changed."""
 
 
 def _free_the_lock_in_a_forked_child() -> None:

@@ -13,8 +13,8 @@ import pytest
 from helpers.baking import prebake
 from helpers.serving import Pretended
 from prebake.commands import check as commands
-from prebake.loading.models import State
 from prebake.telemetry import timeline
+from prebake.telemetry.status import State
 from prebake.telemetry.timeline import Memory, Timeline
 
 

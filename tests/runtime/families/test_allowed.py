@@ -32,9 +32,9 @@ def _nothing_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def _no_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in this process and leave its garbage collector and its imports as they are."""
-    monkeypatch.setattr("prebake.quickstart.begin", lambda: None)
-    monkeypatch.setattr("prebake.quickstart.collector.pause", lambda: None)
-    monkeypatch.setattr("prebake.quickstart.collector.resume", lambda: None)
+    monkeypatch.setattr("prebake.startup.quickstart.begin", lambda: None)
+    monkeypatch.setattr("prebake.startup.quickstart.collector.pause", lambda *_: None)
+    monkeypatch.setattr("prebake.startup.quickstart.collector.resume", lambda *_: None)
 
 
 @pytest.fixture

@@ -15,8 +15,11 @@ from helpers.runtime_fakes import bake_module, manifest_of, write_manifest
 from prebake.baked.manifest import Loading
 from prebake.baked.model import BakedModel, find_models
 from prebake.errors import ConfigError, DocumentError, UnknownModelError
-from prebake.loading.models import Models, State
+from prebake.loading import models as models_module
+from prebake.loading.models import Models
 from prebake.loading.prefetch import Prefetch
+from prebake.startup.quickstart import Collector
+from prebake.telemetry.status import State
 from prebake.tiers.loader import LoadedModel
 
 
@@ -91,6 +94,50 @@ def test_unloading_forgets_a_model_and_the_next_use_loads_it_anew(tmp_path: Path
     assert states(models)["a"] == "idle"
     assert models["a"].name == "a"
     assert loads.count["a"] == 2
+
+
+def test_models_that_refer_to_themselves_are_gone_after_every_reload(
+    tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen objects are never collected: what was frozen when a model was loaded must not hold it."""
+    monkeypatch.setattr(models_module, "collector", Collector())
+
+    def load(baked: BakedModel, *_: object) -> LoadedModel:
+        loaded = loads(baked)
+        loaded.model.itself = loaded.model
+        return loaded
+
+    models = models_of(tmp_path, load)
+    models.start()
+    models.wait()
+    alive = []
+    for _ in range(5):
+        for name in "abc":
+            alive.append(weakref.ref(models[name].model))
+            models.unload(name)
+    alive += [weakref.ref(models[name].model) for name in "abc"]
+    for thread in threading.enumerate():
+        if thread.name.startswith("prebake-"):  # it holds what it loaded for a moment more
+            thread.join(60)
+    del models
+    gc.collect()
+    assert [reference() for reference in alive] == [None] * 18
+
+
+def test_models_that_were_never_loaded_thaw_nothing_when_they_go(
+    tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models_module, "collector", Collector())
+    models = models_of(tmp_path, loads)
+    models.start()
+    models.wait()
+    frozen = gc.get_freeze_count()
+    Models(tmp_path)
+    gc.collect()
+    assert gc.get_freeze_count() == frozen > 0
+    del models
+    gc.collect()
+    assert gc.get_freeze_count() == 0
 
 
 def test_unloading_leaves_a_load_that_is_under_way(tmp_path: Path, loads: Loads) -> None:

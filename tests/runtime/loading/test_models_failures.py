@@ -16,6 +16,7 @@ from helpers.pretended_loads import Loads, models_of, states
 from prebake.baked.manifest import Loading
 from prebake.errors import ConfigError, LoadError, LoadTimeoutError
 from prebake.loading import models as models_module
+from prebake.loading.prefetch import Prefetch
 
 
 @pytest.fixture
@@ -140,3 +141,35 @@ def test_a_thread_that_cannot_be_started_is_an_error_and_no_hang(
     assert gc.isenabled()
     monkeypatch.setattr(models_module, "RETRY_PAUSE", 0.0)
     assert models["a"].name == "a"
+
+
+def test_a_model_that_was_loaded_is_given_although_no_thread_can_read_ahead(
+    tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The load was the last that the system's limit on threads allowed."""
+    plain = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "prebake-prefetch":
+            raise RuntimeError("can't start new thread")
+        plain(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    models = models_of(tmp_path, loads, a=Loading(timeout=10), b=Loading(timeout=10))
+    assert [models[name].name for name in ("a", "b")] == ["a", "b"]
+    assert [record.name for record in caplog.records if record.levelno == logging.WARNING] == [
+        "prebake.loading.prefetch"
+    ]
+
+
+def test_a_model_that_was_loaded_is_given_whatever_becomes_of_the_hint(
+    tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("unforeseen")
+
+    monkeypatch.setattr(Prefetch, "add", fail)
+    assert models_of(tmp_path, loads, a=Loading(timeout=10))["a"].name == "a"
+    assert caplog.record_tuples == [
+        ("prebake.loading.models", logging.WARNING, "a: its weights are not read ahead: unforeseen")
+    ]

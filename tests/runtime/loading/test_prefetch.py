@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,39 @@ def test_what_somebody_waits_for_is_read_before_the_rest_of_others(
     prefetch.add([last])
     prefetch.join()
     assert read[9:] == ["last"] * 3
+
+
+def test_a_system_that_allows_no_thread_is_no_error_and_the_next_files_are_read_after_those_that_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read: list[str] = []
+    plain = os.preadv
+
+    def spy(descriptor: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+        read.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        return plain(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", spy)
+    for name in ("first", "second", "third"):
+        (tmp_path / name).write_bytes(b"x")
+    prefetch = Prefetch()
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", no_thread)
+        prefetch.add([tmp_path / "first"])
+        prefetch.add([tmp_path / "second"])
+        prefetch.join()
+    assert read == []
+    assert caplog.record_tuples == [
+        (
+            "prebake.loading.prefetch",
+            logging.WARNING,
+            "weights are not read ahead: no thread could start (can't start new thread); the next load tries again",
+        )
+    ]
+    prefetch.add([tmp_path / "third"])
+    prefetch.join()
+    assert list(dict.fromkeys(read)) == ["first", "second", "third"]
+
+
+def no_thread(self: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
+import numpy
 import pytest
 import torch
 from torch import nn
 
 from helpers.runtime_fakes import looking, odd, python_says
-from prebake.modules.skeleton import Skeleton
+from prebake.modules.skeleton import Skeleton, default_dtype
 
 
 def test_a_constructor_that_looks_at_computed_values_survives() -> None:
@@ -106,3 +108,69 @@ def test_building_does_not_import_sympy() -> None:
         "with Skeleton(): odd()\n"
         "print(before, 'sympy' in sys.modules)"
     ) == "False False"  # fmt: skip
+
+
+MADE: tuple[Callable[[], torch.Tensor], ...] = (
+    lambda: torch.zeros(2),
+    lambda: torch.ones(2, 2),
+    lambda: torch.eye(2),
+    lambda: torch.linspace(0, 0.1, 12),
+    lambda: torch.logspace(0, 1, 5),
+    lambda: torch.hann_window(7),
+    lambda: torch.scalar_tensor(0.1),
+    lambda: torch.arange(5),
+    lambda: torch.arange(0, 1, 0.3),
+    lambda: torch.full((2,), 0.1),
+    lambda: torch.full((2,), 1),
+    lambda: torch.full((2,), fill_value=True),
+    lambda: torch.tensor([0.1, 0.2]),
+    lambda: torch.tensor([1, 2]),
+    lambda: torch.tensor([1, 2], dtype=torch.float32),
+    lambda: torch.tensor(numpy.array([0.1], dtype=numpy.float32)),
+    lambda: torch.as_tensor([0.1]),
+    lambda: torch.as_tensor(torch.ones(1, dtype=torch.float32)),
+    lambda: torch.zeros(2, dtype=torch.float32),
+    lambda: torch.zeros_like(torch.ones(1, dtype=torch.float32)),
+    lambda: torch.arange(3).float(),
+    lambda: torch.arange(3).to(torch.float32),
+    lambda: torch.arange(3).type(torch.float32),
+    lambda: torch.arange(3) / 3,
+    lambda: 3 / torch.arange(1, 3),
+    lambda: torch.arange(3) * 0.1,
+    lambda: torch.arange(3).sqrt(),
+    lambda: torch.arange(3) / torch.ones(3, dtype=torch.float32),
+    lambda: torch.ones(2, dtype=torch.complex64).abs(),
+    lambda: 1.0 / (10000 ** (torch.arange(0, 8, 2, dtype=torch.int64).float() / 8)),
+    lambda: nn.Linear(2, 3).weight * 0,
+    lambda: nn.LayerNorm(3).weight,
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_tensors_of_another_default_dtype_are_what_torch_would_make(dtype: torch.dtype) -> None:
+    with default_dtype(dtype):
+        found = [make() for make in MADE]
+        assert torch.get_default_dtype() == torch.float32
+    assert torch.zeros(1).dtype == torch.float32
+    torch.set_default_dtype(dtype)
+    try:
+        expected = [make() for make in MADE]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for number, (theirs, ours) in enumerate(zip(expected, found, strict=True)):
+        assert ours.dtype == theirs.dtype, number
+        assert torch.equal(ours, theirs), number
+
+
+def test_a_default_dtype_is_that_of_its_thread_and_of_the_innermost() -> None:
+    found: list[torch.dtype] = []
+    with default_dtype(torch.bfloat16):
+        other = threading.Thread(target=lambda: found.append(torch.zeros(1).dtype))
+        other.start()
+        other.join(60)
+        with default_dtype(torch.float32), Skeleton():
+            found += [torch.zeros(1).dtype, torch.empty(1).dtype, torch.rand(1).dtype]
+        with Skeleton():
+            found += [torch.empty(1).dtype, torch.randn(1).dtype]
+            assert torch.empty(1).is_meta
+    assert found == [torch.float32] * 4 + [torch.bfloat16] * 2

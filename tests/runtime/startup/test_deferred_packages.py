@@ -116,7 +116,7 @@ def test_transformers_loads_as_usual_while_packages_are_deferred(tiny_models: Pa
     )
     plain = python_says(
         "import sys, warnings, pathlib; warnings.simplefilter('ignore')\n"
-        "from prebake.tiers.loader import load\nfrom image_analyzer.images import example\nimport torch\n"
+        "from prebake import load\nfrom image_analyzer.images import example\nimport torch\n"
         "loaded = load(pathlib.Path(sys.argv[1]), ['mapped'])\n"
         "with torch.inference_mode():\n"
         "    ids = loaded.model.generate(**loaded.processor(images=example(), return_tensors='pt'), max_new_tokens=5)\n"

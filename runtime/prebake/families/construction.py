@@ -1,0 +1,90 @@
+"""What transformers changes for a whole process while it constructs a model, changed for one thread only.
+
+Prebake leaves out `init_weights` and has tensors made in the model's dtype, as `from_pretrained` does. The library's
+own context managers (`no_init_weights`, `local_torch_dtype`) patch its classes and torch's default dtype, so other
+threads and forked children see both. Here the library's functions are replaced once, for good, by ones that ask
+whether their thread constructs a skeleton, and otherwise call what they replace.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from prebake.modules.skeleton import default_dtype
+
+_thread = threading.local()
+
+
+@contextmanager
+def skeleton_of(dtype: torch.dtype) -> Iterator[None]:
+    """In this thread, transformers initialises no weights, ties none, and makes tensors of this dtype.
+
+    The caller assigns every tensor afterwards; initialising them takes a third of a skeleton's time.
+    """
+    _replace_functions()
+    before = _constructs()
+    _thread.constructs = True
+    try:
+        with default_dtype(dtype):
+            yield
+    finally:
+        _thread.constructs = before
+
+
+def _constructs() -> bool:
+    return getattr(_thread, "constructs", False)
+
+
+def _replace_functions() -> None:
+    """Replace what is not replaced yet: another library's patch may have undone it."""
+    from transformers import PreTrainedModel, modeling_utils
+
+    if not hasattr(PreTrainedModel.init_weights, "_prebake"):
+        PreTrainedModel.init_weights = _init_weights(PreTrainedModel.init_weights)
+    if hasattr(modeling_utils, "local_torch_dtype"):  # 5
+        if not hasattr(modeling_utils.local_torch_dtype, "_prebake"):
+            modeling_utils.local_torch_dtype = _local_torch_dtype(modeling_utils.local_torch_dtype)
+    elif not hasattr(PreTrainedModel._set_default_dtype, "_prebake"):  # 4.57
+        PreTrainedModel._set_default_dtype = classmethod(
+            _set_default_dtype(PreTrainedModel._set_default_dtype.__func__)
+        )
+
+
+def _init_weights(original: Any) -> Any:
+    @functools.wraps(original)
+    def init_weights(self: Any) -> None:
+        if not _constructs():
+            original(self)
+
+    return _marked(init_weights)
+
+
+def _local_torch_dtype(original: Any) -> Any:
+    @functools.wraps(original)
+    @contextmanager
+    def local_torch_dtype(dtype: torch.dtype, model_class_name: str | None = None) -> Iterator[None]:
+        ours = _constructs() and dtype.is_floating_point  # the original refuses others
+        with default_dtype(dtype) if ours else original(dtype, model_class_name):
+            yield
+
+    return _marked(local_torch_dtype)
+
+
+def _set_default_dtype(original: Any) -> Any:
+    @functools.wraps(original)
+    def set_default_dtype(cls: Any, dtype: torch.dtype) -> torch.dtype | None:
+        ours = _constructs() and dtype.is_floating_point
+        return None if ours else original(cls, dtype)  # None: nothing to restore
+
+    return _marked(set_default_dtype)
+
+
+def _marked(function: Any) -> Any:
+    function._prebake = True
+    return function
