@@ -149,9 +149,9 @@ def loads() -> Iterator[Loads]:
 
 
 @pytest.fixture
-def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The package `lazy`, deferred; what of it was imported so far."""
-    with lazy_deferred(tmp_path, monkeypatch) as names:
+def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """The package `lazy`, deferred for the test's own module; what of it was imported so far."""
+    with lazy_deferred(tmp_path, monkeypatch, request.module.__name__.partition(".")[0]) as names:
         yield names
 
 

@@ -55,8 +55,8 @@ def mark(function=None, *, name=None):
 
 
 @contextmanager
-def lazy_deferred(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The package, written into the folder and deferred; what of it was imported so far."""
+def lazy_deferred(folder: Path, monkeypatch: pytest.MonkeyPatch, importer: str) -> Iterator[list[str]]:
+    """The package, written into the folder and deferred for one importer; what of it was imported so far."""
     (folder / "lazy").mkdir()
     (folder / "lazy" / "__init__.py").write_text(LAZY)
     (folder / "lazy" / "errors.py").write_text("class LazyError(ValueError): pass\n")
@@ -69,7 +69,7 @@ def lazy_deferred(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[lis
     monkeypatch.delenv("PREBAKE_DEFER", raising=False)
     importlib.invalidate_caches()
     finders = list(sys.meta_path)
-    deferred.defer(["lazy"])
+    deferred.defer({"lazy": [importer]})
     yield names
     sys.meta_path[:] = finders
     deferred._finder.packages.pop("lazy", None)

@@ -91,7 +91,7 @@ def test_what_a_start_reads_is_listed_in_a_small_layer_below_the_weights(engine:
     assert any(path.endswith("/torch/") for path in paths)
     assert {f"/models/{model}/manifest.json" for model in MODELS} <= set(paths)
     (torch, *_) = (ranges for path, ranges in entries if path.endswith("/libtorch_cpu.so"))
-    assert 10_000_000 < sum(length for _, length in torch) < 60_000_000  # of 430: touched, not mapped
+    assert 10_000_000 < sum(length for _, length in torch) < 150_000_000  # of 430: touched, not mapped
 
 
 def test_weights_are_readable_by_everyone_owned_by_root_and_carry_no_time(engine: Any, built: Build) -> None:

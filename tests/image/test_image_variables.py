@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_the_lint_finds_nothing(context: Path) -> None:
         ("IMAGE", "Prebake", "IMAGE: expected an image's name without a tag, such as "
                              '"registry.example:5000/prebake".'),
         ("WHEELS", "https://index", "WHEELS: expected a folder, its path beginning with / or ./, or nothing."),
-        ("READAHEAD", "yes", 'READAHEAD: expected "recorded", or nothing.'),
+        ("READAHEAD", "yes", 'READAHEAD: expected "recorded", "pagewise", or nothing.'),
         ("REVISION", "main", "REVISION: expected a commit's hexadecimal hash, or nothing."),
         ("COMPRESSION", "none", "COMPRESSION: expected uncompressed, zstd, gzip or estargz."),
     ],
@@ -43,6 +44,16 @@ def test_a_wrong_variable_is_refused_with_what_was_expected(
     build = bake(context, "--print", **{variable: value})
     assert build.code != 0
     assert message in build.output
+
+
+@pytest.mark.parametrize(
+    ("value", "recorded"), [("recorded", "readahead \\"), ("pagewise", "readahead --pagewise \\"), ("", None)]
+)
+def test_a_start_is_recorded_as_the_variable_says(context: Path, value: str, recorded: str | None) -> None:
+    build = bake(context, "image", "--print", READAHEAD=value)
+    assert build.code == 0, build.output
+    assert ("prebake check --record-reads" in build.output) == (recorded is not None)
+    assert recorded is None or json.dumps(f"/listed/opt/prebake/{recorded}")[1:-1] in build.output
 
 
 def test_every_variable_and_target_is_described(context: Path) -> None:

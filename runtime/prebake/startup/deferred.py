@@ -1,13 +1,18 @@
 """Modules that are imported when they are first used, not when they are first named.
 
 Frameworks import much that inference never touches: compilers, distributed tensors, loss functions. A
-finder in front of `sys.meta_path` answers for the packages in `DEFERRED` with a stand-in module. Taking a
-name out of it (`from scipy.optimize import linear_sum_assignment`) gives a stand-in for that name. The
-first real use of any of them (a call, an operator, `isinstance`, a base class) imports the package as it
-is, and from then on the stand-ins forward to it. No file of any package is changed.
+finder in front of `sys.meta_path` answers for the packages in `DEFERRED` with a stand-in module. Where one of the
+frameworks listed beside the package takes a name out of it (`from scipy.optimize import linear_sum_assignment`), it
+gets a stand-in for that name. The first real use of any of them (a call, an operator, `isinstance`, a base class)
+imports the package as it is, and from then on the stand-ins forward to it. No file of any package is changed.
 
-What cannot be kept up: a name that the package does not have is noticed at its first use; a stand-in is no class
-for `except`, so names ending in Error, Exception or Warning import their package at once.
+All other code gets the real thing. Its import statement imports the package; where a framework named the package
+before, `sys.modules` has the stand-in module, and the first attribute that other code asks it for imports the package.
+From then on the stand-in module forwards everything, and differs from the real one in its identity alone.
+
+What cannot be kept up, for the listed frameworks: they notice a name that the package does not have at its first use.
+`except` takes no stand-in, so names ending in Error, Exception or Warning import their package at once. A framework
+that hands a stand-in on to other code (`from framework import name_of_scipy`) hands on that, too.
 
 Like PEP 810 (explicit lazy imports, Python 3.15), for packages that do not know of it. `PREBAKE_DEFER=0`
 turns it off; `report()` says what was deferred and what was imported after all.
@@ -21,53 +26,53 @@ import logging
 import os
 import sys
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 from prebake.baked import layout
+from prebake.startup.callers import asker
+from prebake.startup.standin_modules import StandInModule, own
 from prebake.startup.standins import StandIn, resolved
 
 __all__ = ["DEFERRED", "StandIn", "defer", "report", "resolved"]
 
 logger = logging.getLogger(__name__)
 
-DEFERRED = (
-    "jinja2",
-    "scipy",
-    "skimage",
-    "sklearn",
-    "sympy",
-    "torch._dynamo",
-    "torch.distributed.checkpoint",
-    "torch.distributed.fsdp",
-    "torch.distributed.tensor",
-    "torch.distributions",
-    "torch.export",
-    "torch.masked",
-    "torch.optim",
-    "torch.testing",
-    "torchvision.datasets",
-    "torchvision.io",
-    "torchvision.models",
-    "transformers.distributed.checkpoint",
-    "transformers.distributed.expert_parallel",
-    "transformers.distributed.fsdp",
-    "transformers.distributed.tensor_parallel",
-    "transformers.integrations.flex_attention",
-    "transformers.quantizers",
-)
-"""Packages whose import is put off, with all their submodules."""
+_TORCH = ("torch", "torchvision", "transformers")
+DEFERRED: Mapping[str, tuple[str, ...]] = {
+    "jinja2": ("transformers",),
+    "scipy": ("easyocr", "sentence_transformers", "transformers"),
+    "skimage": ("easyocr",),
+    "sklearn": ("sentence_transformers", "transformers"),
+    "sympy": ("torch",),
+    "torch._dynamo": _TORCH,
+    "torch.distributed.checkpoint": _TORCH,
+    "torch.distributed.fsdp": _TORCH,
+    "torch.distributed.tensor": _TORCH,
+    "torch.distributions": _TORCH,
+    "torch.export": _TORCH,
+    "torch.masked": _TORCH,
+    "torch.optim": _TORCH,
+    "torch.testing": _TORCH,
+    "torchvision.datasets": ("torchvision",),
+    "torchvision.io": ("torchvision", "transformers"),
+    "torchvision.models": ("easyocr", "torchvision"),
+    "transformers.distributed.checkpoint": ("transformers",),
+    "transformers.distributed.expert_parallel": ("transformers",),
+    "transformers.distributed.fsdp": ("transformers",),
+    "transformers.distributed.tensor_parallel": ("transformers",),
+    "transformers.integrations.flex_attention": ("transformers",),
+    "transformers.quantizers": ("transformers",),
+}
+"""Packages whose import is put off, with all their submodules → the packages that get stand-ins for them. Those were
+tried: while they load they do nothing with a name that a stand-in could get wrong."""
 
 _TOGETHER = frozenset({"torch"})
 """Distributions whose packages import each other in circles, and so only in the order of their own. When one of
 its deferred packages is used, all are imported, in the order in which they were first named."""
-_CAUGHT = ("Error", "Exception", "Warning")
-_ABOUT_THE_REAL_ONE = frozenset({"__version__", "__all__", "__author__"})
-"""Names with underscores that a module defines. Others are the import system's, which every module has."""
 
 _LOCK = threading.Lock()
 
@@ -75,18 +80,29 @@ _LOCK = threading.Lock()
 class _Package:
     """One deferred package, and the name whose use imported it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, importers: Sequence[str]) -> None:
         self.name = name
+        self.importers = frozenset({*importers, __name__.partition(".")[0]})
+        """Packages that get stand-ins for it; Prebake itself looks at modules only to tell of them."""
         self.root = name.partition(".")[0]
         self.named = False
         self.leaving = False
         """Whether imports find the real modules from now on. Stand-ins wait until their own are out of the way."""
         self.resolved_by: str | None = None
-        self.seconds = 0.0
+        self.settled = False
+        """Whether everything that was named has been imported: until then a module may lack its submodules."""
 
     @property
     def deferred(self) -> bool:
         return self.resolved_by is None
+
+    def is_deferred_for(self, module: str) -> bool:
+        """Whether that module's code gets stand-ins."""
+        return self.deferred and module.partition(".")[0] in self.importers
+
+    def module(self, path: str) -> ModuleType:
+        """The real module, once the package is resolved."""
+        return _import(path)
 
     def resolve(self, by: str) -> None:
         """Import the package for real: its stand-ins leave `sys.modules`, then everything named so far is imported.
@@ -97,17 +113,17 @@ class _Package:
         with _LOCK:
             if not self.deferred:
                 return
-            names = _finder.undefer(self, by)
-        started = time.perf_counter()
+            group, names = _finder.undefer(self, by)
         for name in names:
             try:
                 _import(name)
             except Exception as error:  # whoever asked for this very module is told when it is taken from it
                 logger.debug("%s: deferred, and cannot be imported: %s", name, error)
-        self.seconds = time.perf_counter() - started
+        for member in group:
+            member.settled = True
 
 
-class _Finder(MetaPathFinder, Loader):
+class _Finder(MetaPathFinder):
     """Answers for deferred packages, and for them alone."""
 
     def __init__(self) -> None:
@@ -122,8 +138,8 @@ class _Finder(MetaPathFinder, Loader):
                 return package
         return None
 
-    def undefer(self, package: _Package, by: str) -> list[str]:
-        """Take the stand-ins of the package, and of those that go with it, out of `sys.modules`; their names."""
+    def undefer(self, package: _Package, by: str) -> tuple[set[_Package], list[str]]:
+        """Take the stand-ins of the package, and of those that go with it, out of `sys.modules`; all these, by name."""
         others = self.packages.values() if package.root in _TOGETHER else ()
         group = {package, *(other for other in others if other.root == package.root and other.deferred)}
         for member in group:
@@ -133,7 +149,7 @@ class _Finder(MetaPathFinder, Loader):
             _make_way(name)
         for member in group:
             member.resolved_by = by
-        return names
+        return group, names
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -144,25 +160,35 @@ class _Finder(MetaPathFinder, Loader):
         real = _real_spec(self, fullname, path, target)
         if real is None:
             return None
-        spec = ModuleSpec(fullname, self, origin=real.origin)
+        spec = ModuleSpec(fullname, _Loader(package, self._named, real.loader), origin=real.origin)
         spec.submodule_search_locations = real.submodule_search_locations
         spec.has_location = real.has_location  # inspect looks at the files of all modules
         return spec
 
+
+class _Loader(Loader):
+    """Gives stand-in modules to those who may have them, and the real one to all others."""
+
+    def __init__(self, package: _Package, named: dict[str, _Package], real: object) -> None:
+        self._package, self._named, self._real = package, named, real
+
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        package = self.package_of(spec.name)
-        assert package is not None
-        package.named = True
-        self._named[spec.name] = package
-        return _StandInModule(spec.name, package)
+        self._package.named = True
+        self._named[spec.name] = self._package
+        return StandInModule(spec.name, self._package)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing runs until the module is used, unless another thread used it this moment."""
-        name: str = vars(module)["__name__"]
-        package: _Package = vars(module)["_prebake_package"]
-        if package.leaving:
-            sys.modules.pop(name, None)
-            importlib.import_module(name)
+        """Nothing runs until the module is used, unless other code imports it, or another thread used it meanwhile."""
+        name: str = own(module, "__name__")
+        importer = asker()
+        if not self._package.leaving and self._package.is_deferred_for(importer):
+            return
+        sys.modules.pop(name, None)  # first: the package's other modules must not get it
+        self._package.resolve(by=f"import {name} in {importer or 'code without a module'}")
+        importlib.import_module(name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)  # get_data, get_resource_reader and the like
 
 
 def _real_spec(own: _Finder, fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -173,45 +199,10 @@ def _real_spec(own: _Finder, fullname: str, path: Sequence[str] | None, target: 
     return None
 
 
-class _StandInModule(ModuleType):
-    """In the place of a module: gives stand-ins for its names until the real one is there."""
-
-    def __init__(self, name: str, package: _Package) -> None:
-        super().__init__(name)
-        vars(self)["_prebake_package"] = package
-
-    def __getattr__(self, name: str) -> Any:
-        package: _Package = vars(self)["_prebake_package"]
-        path: str = vars(self)["__name__"]
-        if package.deferred and not name.endswith(_CAUGHT) and name not in _ABOUT_THE_REAL_ONE:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return StandIn(package, f"{path}.{name}", lambda: getattr(_import(path), name))
-        return getattr(self._real(name), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # the import system sets its own names, and a package's submodules
-        if name.startswith("__") or isinstance(value, _StandInModule):
-            super().__setattr__(name, value)
-        else:
-            setattr(self._real(name), name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(self._real(name), name)
-
-    def __dir__(self) -> list[str]:
-        return dir(self._real("__dir__"))
-
-    def _real(self, asked: str) -> ModuleType:
-        path: str = vars(self)["__name__"]
-        vars(self)["_prebake_package"].resolve(by=f"{path}.{asked}")
-        return _import(path)
-
-
 def _make_way(name: str) -> None:
     """Take a stand-in out of `sys.modules`, unless the import system is just putting it there."""
     module = sys.modules.get(name)
-    if isinstance(module, _StandInModule) and not getattr(module.__spec__, "_initializing", False):
+    if isinstance(module, StandInModule) and not getattr(own(module, "__spec__"), "_initializing", False):
         sys.modules.pop(name, None)
 
 
@@ -230,17 +221,19 @@ def _import(path: str) -> ModuleType:
 _finder = _Finder()
 
 
-def defer(packages: Sequence[str] = DEFERRED) -> None:
+def defer(packages: Mapping[str, Sequence[str]] = DEFERRED) -> None:
     """Put off the import of these packages, from now on; those already imported stay as they are.
+
+    `packages` says for each which others get stand-ins for it. All other code imports it as usual.
 
     `PREBAKE_DEFER=0` makes it do nothing. Safe to call again.
     """
     if os.environ.get(layout.ENV_DEFER) == "0":
         return
     with _LOCK:
-        for name in packages:
+        for name, importers in packages.items():
             if name not in sys.modules and name not in _finder.packages and _installed(name):
-                _finder.packages[name] = _Package(name)
+                _finder.packages[name] = _Package(name, importers)
         if _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
 

@@ -4,6 +4,9 @@
 The answer depends on those files alone, so it is kept as JSON: in the image, where the build writes it, or in the
 user's cache. A finder wraps the one function that computes it; no file of the package is changed.
 `PREBAKE_MEMO` names the folder, and empty turns it off.
+
+An installation that `PREBAKE_MEMO` speaks for is taken to be as it was installed: an image's layer, `site-packages`.
+Anywhere else, each of its files is looked at (size and time, 4 to 25 ms for 2,500), so that an edited one counts.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -28,16 +31,24 @@ from prebake.baked import layout
 logger = logging.getLogger(__name__)
 
 _MODULE, _FUNCTION = "transformers.utils.import_utils", "define_import_structure"
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 Structure = dict[frozenset[str], dict[str, set[str]]]
 """Backends that a class needs → module → its public names, as transformers' `_LazyModule` takes it."""
 
 
 def folder() -> Path | None:
-    """Where memos are kept; None where `PREBAKE_MEMO` is empty."""
+    """Where memos are kept; None where `PREBAKE_MEMO` is empty, and where the user has no home to keep them in.
+
+    By hand, and not by platformdirs: every start would import that, to save part of a start.
+    """
     named = os.environ.get(layout.ENV_MEMO)
     if named is not None:
         return Path(named) if named else None
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prebake" / "memo"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # HOME is unset and no user has this id, as in many containers
+        return None
+    return cache / "prebake" / "memo"
 
 
 def install() -> None:
@@ -85,13 +96,19 @@ class _Wrapped(Loader):
 
 def _remembering(compute: Callable[..., Structure], kept: Path) -> Callable[..., Structure]:
     # asked for twice in an import: by `transformers` with a prefix, by `transformers.models` without, of itself
+    identities: dict[Path, str] = {}
+
     @functools.wraps(compute)
     def define_import_structure(module_path: str, prefix: str | None = None) -> Structure:
         place = Path(module_path)
         models = place.parent if place.name == "__init__.py" else place
         if models.name != "models":  # a single model's own folder: quick, and hundreds of them
             return compute(module_path, prefix=prefix)
-        file = kept / f"{_identity(models)}.json"
+        try:
+            identity = identities.get(models) or identities.setdefault(models, _identity(models))
+        except OSError:  # a file that cannot be looked at
+            return compute(module_path, prefix=prefix)
+        file = kept / f"{identity}.json"
         with suppress(OSError, ValueError, TypeError, AttributeError):
             return _prefixed(_decode(file.read_text(encoding="utf-8")), prefix)
         structure = compute(str(models))
@@ -102,9 +119,10 @@ def _remembering(compute: Callable[..., Structure], kept: Path) -> Callable[...,
 
 
 def _identity(models: Path) -> str:
-    """What the answer depends on: the installed version (by its `__init__.py`), the place, and which folders there are.
+    """What the answer depends on: the installed version (by its `__init__.py`), the place, which folders there are, and
+    where files may be edited, each of them.
 
-    Times are cut to seconds: image layers keep no more.
+    Times are cut to seconds where they may be those of an image's layer, which keeps no more.
     """
     init = (models.parent / "__init__.py").stat()
     parts = [
@@ -113,8 +131,25 @@ def _identity(models: Path) -> str:
         int(init.st_mtime),
         int(models.stat().st_mtime),
         sorted(path.name for path in models.iterdir() if path.name != "__pycache__"),
+        [] if _is_as_installed(models) else sorted(_files(str(models))),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _is_as_installed(models: Path) -> bool:
+    """Whether its files need not be looked at: somebody chose the folder of memos for an installation, as images do."""
+    return bool(os.environ.get(layout.ENV_MEMO)) and not _INSTALLED.isdisjoint(models.parts)
+
+
+def _files(folder: str) -> Iterator[tuple[str, int, int]]:
+    """Path, size and time of each source."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".py"):
+                status = entry.stat()
+                yield entry.path, status.st_size, status.st_mtime_ns
+            elif entry.name != "__pycache__" and entry.is_dir():
+                yield from _files(entry.path)
 
 
 def _prefixed(structure: Structure, prefix: str | None) -> Structure:

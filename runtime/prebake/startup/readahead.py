@@ -25,7 +25,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 
@@ -35,17 +34,6 @@ PIECE = 1 << 18
 """Bytes read at once."""
 READERS = 2
 """Threads. What the start reads for itself waits behind a piece of each: more read no sooner, and hold it up."""
-SAMPLES = 64
-"""Files, and parts of each, that are looked at first: where all are in the page cache the start is warm, and no reader
-begins."""
-LONG = 256
-"""Characters of a line, from which on its file is looked at in any case: a library of which parts may be gone."""
-SLOW = 0.000025
-"""Seconds for two reads of a byte, from which on they came from a disk: in containers 3 to 18 µs from memory, 53 to 150
-from a fast disk; milliseconds, too, where another process had its turn meanwhile."""
-COLD = 4
-"""Such reads, from which on a start is taken for a cold one, if they are every fourth or more of those tried."""
-NOT_CACHED = float("inf")
 LONGEST = 10.0
 """Seconds that an import waits for the reader: a hint must not stop a start."""
 
@@ -67,7 +55,9 @@ def begin() -> None:
     try:
         with open(path, encoding="utf-8") as listed:  # noqa: PTH123  # pathlib would be an import of the reader
             lines = listed.read().splitlines()
-        if not _is_warm(lines):
+        from prebake.startup.warm import is_warm  # not an import of the reader, and only where there is a list
+
+        if not is_warm(lines):
             _Reader(path, [module for _, module in parse(lines)]).start()
     except (OSError, ValueError, AttributeError) as error:
         _say_why_not(path, error)
@@ -231,61 +221,11 @@ def through(path: str | os.PathLike[str], buffer: memoryview) -> Iterator[None]:
 
 
 def _have(descriptor: int, offset: int, length: int, buffer: memoryview) -> None:
-    if not _is_cached(descriptor, offset, length):
+    if not is_cached(descriptor, offset, length):
         os.preadv(descriptor, [buffer[:length]], offset)
 
 
-def _is_warm(lines: Sequence[str]) -> bool:
-    """Whether what a list names is in the page cache, judged by a few lines: the others are not even parsed."""
-    step = len(lines) // SAMPLES + 1
-    looked_at = [line for number, line in enumerate(lines[1:]) if number % step == 0 or len(line) >= LONG]
-    ((entries, _),) = parse(
-        [*lines[:1], *(line for line in looked_at if not line.startswith("@") and not line.endswith("/"))]
-    )
-    tried = slow = 0
-    for path, ranges in entries:
-        with suppress(OSError):  # nothing to read
-            for seconds in _waits(path, ranges):
-                tried += 1
-                slow += seconds > SLOW
-                if seconds == NOT_CACHED or (slow >= COLD and 4 * slow >= tried):
-                    return False
-    return True
-
-
-def _waits(path: str, ranges: Ranges) -> Iterator[float]:
-    """For parts of the file 0, or `NOT_CACHED` where it is not in the page cache. Where the system cannot tell
-    (overlayfs, in which containers' files are), the seconds that its ends take to be read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        can_tell = _can_tell(descriptor)
-        for part in ranges[:: len(ranges) // SAMPLES + 1] or ((0, os.fstat(descriptor).st_size),):
-            if not can_tell:
-                yield _seconds(descriptor, *part)
-            else:
-                yield 0.0 if _is_cached(descriptor, *part) else NOT_CACHED
-    finally:
-        os.close(descriptor)
-
-
-def _can_tell(descriptor: int) -> bool:
-    try:
-        os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return True
-    except (OSError, AttributeError):
-        return False
-    return True
-
-
-def _seconds(descriptor: int, offset: int, length: int) -> float:
-    began = time.perf_counter()
-    for at in (max(0, offset + length - 1), offset):
-        os.pread(descriptor, 1, at)
-    return time.perf_counter() - began
-
-
-def _is_cached(descriptor: int, offset: int, length: int) -> bool:
+def is_cached(descriptor: int, offset: int, length: int) -> bool:
     """Whether both ends could be read without waiting for a disk; those of nothing can."""
     ends = (max(0, offset + length - 1), offset)
     try:

@@ -118,6 +118,68 @@ def test_what_somebody_waits_for_is_read_before_the_rest_of_others(
     assert read[9:] == ["last"] * 3
 
 
+def test_no_more_is_read_than_memory_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What fits is read in order; what does not is left out, whole."""
+    for name, pieces in (("first", 2), ("large", 9), ("second", 3), ("third", 1)):
+        (tmp_path / name).write_bytes(bytes(pieces * PIECE))
+    read = _names_read(monkeypatch)
+    prefetch = Prefetch(lambda: 5 * PIECE)
+    with caplog.at_level(logging.INFO, "prebake.loading.prefetch"):
+        prefetch.add(tmp_path / name for name in ("first", "large", "gone", "second", "third"))
+        prefetch.join()
+    assert read == ["first"] * 2 + ["second"] * 3
+    assert caplog.messages == [
+        f"{tmp_path}/large: not prefetched: it has {9 * PIECE} bytes, and {3 * PIECE} are free",
+        f"{tmp_path}/third: not prefetched: it has {PIECE} bytes, and 0 are free",
+    ]
+
+
+def test_what_is_still_to_be_read_needs_memory_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).write_bytes(bytes(3 * PIECE))
+    read = _names_read(monkeypatch)
+    prefetch = Prefetch(lambda: 5 * PIECE)
+    with prefetch._lock:  # nothing is read meanwhile
+        prefetch._unread.append((tmp_path / "first", iter([None])))
+    prefetch.add([tmp_path / "second"])
+    prefetch.join()
+    assert read == []
+
+
+def test_where_nobody_knows_how_much_is_free_all_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(bytes(PIECE))
+    read = _names_read(monkeypatch)
+    prefetch = Prefetch(lambda: None)
+    prefetch.add([tmp_path / "file"])
+    prefetch.join()
+    assert read == ["file"]
+
+
+def test_it_can_be_turned_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREBAKE_PREFETCH", "0")
+    (tmp_path / "file").write_bytes(bytes(PIECE))
+    read = _names_read(monkeypatch)
+    read_through([tmp_path / "file"])
+    assert read == []
+
+
+def _names_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The file of each piece that is read; none is in the page cache."""
+    read: list[str] = []
+    plain = os.preadv
+
+    def spy(descriptor: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        read.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        return plain(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", spy)
+    return read
+
+
 def test_a_system_that_allows_no_thread_is_no_error_and_the_next_files_are_read_after_those_that_waited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -132,9 +132,10 @@ def test_first_use_from_many_threads_imports_once(imports: list[str], tmp_path: 
 
 
 def test_a_module_that_is_being_imported_may_use_a_package_that_another_thread_resolves(
-    imports: list[str], tmp_path: Path
+    imports: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one holds its own module's lock and wants the package; the package's import wants that module."""
+    monkeypatch.setattr(deferred._finder.packages["lazy"], "importers", frozenset({__name__, "outer"}))
     (tmp_path / "outer.py").write_text(
         "import sys\nfrom lazy import NUMBER\nsys.importing.set()\nsys.resolving.wait(30)\nRESULT = NUMBER + 1\n"
     )
@@ -169,14 +170,14 @@ def test_a_module_that_is_named_while_another_thread_resolves_its_package_is_the
 def test_switched_off_it_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREBAKE_DEFER", "0")
     before = list(sys.meta_path), dict(deferred._finder.packages)
-    defer(["wave"])
+    defer({"wave": []})
     assert (list(sys.meta_path), dict(deferred._finder.packages)) == before
 
 
 def test_packages_that_are_imported_or_not_installed_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREBAKE_DEFER", raising=False)
     finders = list(sys.meta_path)
-    defer(["json", "no_such_package", "prebake"])
+    defer({"json": [], "no_such_package": [], "prebake": []})
     sys.meta_path[:] = finders
     assert not {"json", "no_such_package", "prebake"} & deferred._finder.packages.keys()
     with pytest.raises(ModuleNotFoundError):

@@ -75,7 +75,8 @@ for package, code in uses:
         child = os.fork()
         if not child:
             try:
-                exec(code, {"sys": sys, "deferred": deferred})
+                importer = deferred.DEFERRED[package][0] + ".using"
+                exec(code, {"sys": sys, "deferred": deferred, "__name__": importer})
                 said = [deferred.report()[package] is not None, type(sys.modules[package]).__name__]
             except BaseException:
                 said = traceback.format_exc()
@@ -125,6 +126,72 @@ def test_transformers_loads_as_usual_while_packages_are_deferred(tiny_models: Pa
         PREBAKE_DEFER="0",
     )
     assert said == plain
+
+
+IN_THE_FRAMEWORKS = """
+import json, pathlib
+from prebake import Models
+models = Models(sys.argv[1])
+models.start()
+models.wait()
+print(json.dumps(deferred.report()))
+"""
+
+
+@pytest.mark.skipif(
+    version("transformers") < "5", reason="transformers 4 uses distributed tensors while it is imported"
+)
+def test_the_frameworks_get_stand_ins_and_a_start_of_all_models_uses_none(tiny_models: Path) -> None:
+    report = json.loads(python_says(PREAMBLE + IN_THE_FRAMEWORKS, tiny_models))
+    assert [name for name, user in report.items() if user] == []
+    assert {
+        "jinja2", "scipy", "skimage", "torch._dynamo", "torch.distributed.tensor", "torch.distributions",
+        "torch.export", "torch.masked", "torch.optim", "torch.testing", "torchvision.datasets", "torchvision.io",
+        "torchvision.models",
+        "transformers.distributed.checkpoint", "transformers.distributed.fsdp", "transformers.quantizers",
+    } <= report.keys()  # fmt: skip
+
+
+AFTERWARDS = (
+    IN_THE_FRAMEWORKS
+    + """
+import functools, inspect
+import scipy
+assert not hasattr(scipy, "nope")
+try:
+    from scipy.special import missing
+except ImportError as error:
+    assert error.name == "scipy.special"
+else:
+    raise AssertionError("there is no such name")
+from scipy.sparse import spmatrix
+assert inspect.isclass(spmatrix)
+@functools.singledispatch
+def kind(value): return "another"
+@kind.register
+def _(value: spmatrix): return "sparse"
+assert (kind(scipy.sparse.lil_matrix((2, 2))), kind(1)) == ("sparse", "another")
+import skimage.transform, torch
+assert not hasattr(skimage.transform, "nope") and not hasattr(torch.optim, "nope")
+assert inspect.isclass(torch.distributions.Normal) and not hasattr(torch._dynamo, "nope")
+from transformers.quantizers import HfQuantizer
+assert inspect.isclass(HfQuantizer)
+import transformers
+assert not hasattr(transformers.quantizers, "nope")
+"""
+)
+
+
+def test_a_service_that_imports_the_same_packages_gets_the_real_ones(tiny_models: Path) -> None:
+    python_says(PREAMBLE + AFTERWARDS, tiny_models)
+
+
+def test_a_library_on_the_list_that_only_names_a_package_does_not_import_it() -> None:
+    said = python_says(
+        PREAMBLE + "from prebake.families import compat\ncompat.torchvision_operators()\nimport sentence_transformers\n"
+        "print([deferred.report()[name] for name in ('scipy', 'sklearn')])"
+    )
+    assert said.splitlines()[-1] == "[None, None]"
 
 
 @pytest.mark.skipif(

@@ -133,7 +133,7 @@ place = ctypes.CDLL(None)._dl_debug_state
 code = lambda: ctypes.string_at(ctypes.cast(place, ctypes.c_void_p).value, 16).hex()
 before = code()
 atexit.register(lambda: print(code() == before))
-recorder = Recorder()
+recorder = Recorder(pagewise=True)
 recorder.begin()
 print(code() == before, recorder._pagewise.works)
 raise SystemExit(3)  # the start failed
