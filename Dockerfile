@@ -38,7 +38,7 @@ RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
     --mount=type=cache,target=/root/.cache/pip,id=prebake-pip \
     pip --python /opt/prebake/bin/python install --no-compile --prefer-binary --disable-pip-version-check \
       --find-links /wheels ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint /constraints.txt \
-      torch torchvision transformers easyocr pillow prometheus_client safetensors waitress 'tomli; python_version < "3.11"' \
+      torch torchvision transformers easyocr pillow prometheus-client safetensors waitress 'tomli; python_version < "3.11"' \
  && { python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/prebake/lib || true; } \
  && find /opt/prebake -exec touch --no-dereference --date=@0 {} +
 

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import launchers
-from image_analyzer.images import example
+from image_analyzer.example import example
 from prebake_build.measure.compare import Launcher, Service
 from prebake_build.measure.report import machine, versions
 

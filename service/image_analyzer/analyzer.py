@@ -60,20 +60,31 @@ class Analyzer:
             tokens = loaded.model.generate(**inputs, max_new_tokens=max_tokens)
             return str(loaded.processor.decode(tokens[0], skip_special_tokens=True)).strip()
 
-    def read(self, image: Image) -> list[dict[str, Any]]:
-        """Korean and English text in the image: `text`, `box` (four corners, pixels) and `confidence` (0 to 1)."""
+    def read(self, image: Image, size: tuple[int, int] | None = None) -> list[dict[str, Any]]:
+        """Korean and English text in the image: `text`, `box` (four corners, pixels) and `confidence` (0 to 1).
+
+        Boxes are in the image's pixels, or in those of a picture of `size`, of which the image is a reduction.
+        """
         import numpy
 
         loaded, turn = self._use(OCR)
-        pixels = numpy.ascontiguousarray(numpy.asarray(image)[:, :, ::-1])  # EasyOCR takes arrays as BGR
-        with turn:
+        width, height = size or image.size
+        across, down = width / image.width, height / image.height
+        with turn:  # arrays as well are made in turn, since they are as large as the image
+            pixels = numpy.ascontiguousarray(numpy.asarray(image)[:, :, ::-1])  # EasyOCR takes arrays as BGR
             return [
-                {"text": text, "box": [[int(x), int(y)] for x, y in box], "confidence": round(float(confidence), 4)}
+                {
+                    "text": text,
+                    "box": [[int(x * across), int(y * down)] for x, y in box],
+                    "confidence": round(float(confidence), 4),
+                }
                 for box, text, confidence in loaded.reader.readtext(pixels)
             ]
 
-    def florence(self, image: Image, task: str = "<CAPTION>", text: str = "") -> Any:
-        """One of Florence-2's tasks; `text` is the phrase or region that some tasks take.
+    def florence(
+        self, image: Image, task: str = "<CAPTION>", text: str = "", size: tuple[int, int] | None = None
+    ) -> Any:
+        """One of Florence-2's tasks; `text` is the phrase or region that some tasks take, `size` as for `read`.
 
         Raises ConfigError for a task that is not known, or a text where the task takes none or needs one.
         """
@@ -83,17 +94,17 @@ class Analyzer:
             inputs = loaded.processor(text=task + text, images=image, return_tensors="pt").to(loaded.model.device)
             tokens = loaded.model.generate(**inputs, max_new_tokens=256)
             written = loaded.processor.batch_decode(tokens, skip_special_tokens=False)[0]
-            parsed = loaded.processor.post_process_generation(written, task=task, image_size=image.size)
+            parsed = loaded.processor.post_process_generation(written, task=task, image_size=size or image.size)
         return parsed[task]
 
-    def analyze(self, image: Image) -> dict[str, Any]:
-        """Everything at once, from the models that are there."""
-        parts: dict[str, tuple[str, Callable[[Image], Any]]] = {
-            "caption": (CAPTION, self.caption),
-            "text": (OCR, self.read),
-            "objects": (FLORENCE, lambda image: self.florence(image, "<OD>")),
+    def analyze(self, image: Image, size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Everything at once, from the models that are there; `size` as for `read`."""
+        parts: dict[str, tuple[str, Callable[[], Any]]] = {
+            "caption": (CAPTION, lambda: self.caption(image)),
+            "text": (OCR, lambda: self.read(image, size)),
+            "objects": (FLORENCE, lambda: self.florence(image, "<OD>", size=size)),
         }
-        return {name: answer(image) for name, (model, answer) in parts.items() if model in self._models}
+        return {name: answer() for name, (model, answer) in parts.items() if model in self._models}
 
     def _use(self, name: str) -> tuple[Any, threading.Lock]:
         try:

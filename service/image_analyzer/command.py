@@ -45,17 +45,41 @@ def add(commands: Commands) -> None:
         "--baseline", metavar="FILE", default=os.environ.get("PREBAKE_BASELINE"),
         help="recorded start that /startup compares with (default: PREBAKE_BASELINE)",
     )  # fmt: skip
+    parser.add_argument(
+        "--drain", type=_seconds, metavar="SECONDS", default=30.0,
+        help="after SIGTERM, let requests under way finish for at most this long, then exit 1 (default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--give-memory-back", action="store_true",
+        help="return freed memory to the system after a second without questions (about 76 MB after a caption); "
+             "the next question is slower by the page faults",
+    )  # fmt: skip
     parser.set_defaults(run=_serve)
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+_seconds.__name__ = "number of seconds"  # argparse names it in "invalid … value"
+
+
 def _serve(options: argparse.Namespace) -> int:
-    from image_analyzer.idle import WhenIdle
-    from image_analyzer.service import Application, serve
+    from image_analyzer.server import serve
+    from image_analyzer.service import Application
 
     models = Models(options.root, verify=options.verify, allow=options.allow)
     baseline = Start.read(Path(options.baseline)) if options.baseline else None
     quickstart.begin()
     begin = (lambda: None) if options.lazy else models.start
-    application = Application(models, lazy=options.lazy, idle=WhenIdle(), baseline=baseline)
-    serve(application, host=options.host, port=options.port, begin=begin)
+    idle = None
+    if options.give_memory_back:
+        from image_analyzer.idle import WhenIdle
+
+        idle = WhenIdle()
+    application = Application(models, lazy=options.lazy, idle=idle, baseline=baseline)
+    serve(application, host=options.host, port=options.port, begin=begin, drain=options.drain)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from image_analyzer.analyzer import CAPTION, FLORENCE, OCR, Analyzer
-from image_analyzer.images import example
+from image_analyzer.example import example
 from prebake import Request, timeline
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ PATHS = {CAPTION: "/caption", OCR: "/ocr", FLORENCE: "/florence"}
 class ImageAnalyzer:
     """A caption of the example picture, or what the models that are there can tell of it."""
 
-    modules: tuple[str, ...] = ("waitress", "image_analyzer.service", "image_analyzer.idle")
+    modules: tuple[str, ...] = ("image_analyzer.server", "image_analyzer.uploads", "image_analyzer.service")
 
     def answer(self, models: Any) -> str | None:
         """Ask the first model that is there; its name."""

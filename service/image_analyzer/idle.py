@@ -1,8 +1,8 @@
 """Memory given back while nothing is asked.
 
 An answer's intermediate tensors are freed when it is done, but the C library keeps their pages for the next one:
-about 76 MB a process after a BLIP caption. Where several services share a host, those pages are better given back
-once no question came for a while; the next one pays for them with page faults.
+about 76 MB a process after a BLIP caption. Where several services share a host (`prebake serve --give-memory-back`),
+those pages are better given back once no question came for a while; the next one pays for them with page faults.
 """
 
 from __future__ import annotations

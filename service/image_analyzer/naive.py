@@ -20,7 +20,8 @@ from typing import Any
 
 from image_analyzer.analyzer import CAPTION, FLORENCE, OCR
 from image_analyzer.command import DEFAULT_PORT
-from image_analyzer.service import Application, serve
+from image_analyzer.server import serve
+from image_analyzer.service import Application
 from prebake import State, Status, compat, timeline
 from prebake.errors import ConfigError, PrebakeError, UnknownModelError
 

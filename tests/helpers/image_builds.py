@@ -32,7 +32,7 @@ _ASK = """
 import io, json, os, sys, urllib.request
 from PIL import Image
 from helpers import ROOT
-from image_analyzer.images import example
+from image_analyzer.example import example
 picture = example() if sys.argv[2] == "example" else Image.frombytes("RGB", (900, 900), os.urandom(900 * 900 * 3))
 body = io.BytesIO()
 picture.save(body, "PNG")

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from image_analyzer.images import example
+from image_analyzer.example import example
 from prebake.errors import UnknownModelError
 from prebake.telemetry.status import State, Status
 from prebake_build.measure.processes import free_port

@@ -70,7 +70,7 @@ def test_a_wheel_carries_its_licence_and_its_needs(wheels: dict[str, Path], name
         assert needed == {
             "pillow",
             f"prebake[easyocr,transformers]=={metadata['Version']}",
-            "prometheus-client>=0.20",
+            "prometheus-client>=0.22",
             "waitress>=3",
         }
     else:

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from http import HTTPStatus
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
+from prometheus_client.parser import text_string_to_metric_families as plain_text
 
-from helpers.serving import Process, request
-from image_analyzer.metrics import Counts, text
+from helpers.runtime_fakes import python_says
+from helpers.serving import Process, ask, picture, request
+from image_analyzer.metrics import BUCKETS, Counts, Figures, exposition
 from prebake.telemetry.status import State, Status
 from prebake.telemetry.timeline import Timeline
 
-_SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (-?[0-9.e+-]+)')
 
-
-def parse(document: str) -> dict[str, dict[str, float]]:
-    """Name → labels → value. Holds every line against the format, and each sample against its family's head."""
-    families: dict[str, str] = {}
+def parse(document: bytes) -> dict[str, dict[str, float]]:
+    """Name → labels → value. Holds the text against the format, and each sample against its family's type."""
     found: dict[str, dict[str, float]] = {}
-    assert document.endswith("\n")
-    for line in document.splitlines():
-        if line.startswith("# HELP "):
-            continue
-        if line.startswith("# TYPE "):
-            _, _, name, kind = line.split(" ")
-            assert name not in families
-            families[name] = kind
-            continue
-        sample = _SAMPLE.fullmatch(line)
-        assert sample, line
-        assert sample[1] in families
-        assert (sample[1].endswith("_total")) == (families[sample[1]] == "counter")
-        labels = found.setdefault(sample[1], {})
-        assert (sample[2] or "") not in labels
-        labels[sample[2] or ""] = float(sample[3])
+    for family in plain_text(document.decode()):
+        assert family.type in ("gauge", "counter", "histogram")
+        assert family.documentation
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter")
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            assert found.setdefault(sample.name, {}).setdefault(labels, sample.value) == sample.value
     return found
 
 
 def figures(*statuses: Status, ready: bool = True, counts: Counts | None = None) -> dict[str, dict[str, float]]:
     timeline = Timeline(marks={"port open": 0.5, "ready": 2.25})
-    return parse(text(statuses, timeline, counts or Counts(), ready=ready))
+    return parse(exposition(Figures(statuses, timeline, counts or Counts(), ready=ready))[0])
 
 
 LOADED = Status(name="caption", state=State.READY, required=True, tier="mapped", seconds=0.75)
@@ -88,12 +78,50 @@ def test_requests_are_counted_though_they_fail() -> None:
     }  # fmt: skip
 
 
+def test_durations_are_a_histogram_by_path() -> None:
+    counts = Counts()
+    for seconds in (0.004, 0.005, 0.3, 61):
+        counts.add("/ocr", HTTPStatus.OK, seconds)
+    counts.add("/ocr", HTTPStatus.SERVICE_UNAVAILABLE)
+    found = figures(counts=counts)
+    assert found["prebake_requests_total"] == {'path="/ocr",status="200"': 4, 'path="/ocr",status="503"': 1}
+    buckets = found["prebake_request_seconds_bucket"]
+    assert [float(labels.split('"')[1]) for labels in buckets] == [*BUCKETS, float("inf")]
+    assert list(buckets.values()) == [2] * 5 + [2, *[3] * 7, 4]
+    assert found["prebake_request_seconds_count"] == {'path="/ocr"': 4}
+    assert found["prebake_request_seconds_sum"] == {'path="/ocr"': pytest.approx(61.309)}
+
+
 def test_quotes_backslashes_and_line_ends_in_a_name_are_escaped() -> None:
     odd = Status(name='a"b\\c\nd', state=State.READY, required=True)
-    assert figures(odd)["prebake_model_fallback"] == {r'model="a\"b\\c\nd"': 0}
+    assert figures(odd)["prebake_model_fallback"] == {'model="a"b\\c\nd"': 0}
+
+
+def test_open_metrics_is_served_to_those_who_ask_for_it() -> None:
+    counts = Counts()
+    with counts.time("/ocr"):
+        pass
+    asked = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
+    text, kind = exposition(Figures([LOADED], Timeline(), counts, ready=True), asked)
+    assert kind.startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    families = {family.name: family.type for family in parse_open_metrics(text.decode())}  # type: ignore[no-untyped-call]
+    assert (families["prebake_requests"], families["prebake_request_seconds"]) == ("counter", "histogram")
+
+
+def test_counting_does_not_import_the_client() -> None:
+    """It takes 70 ms, which a start does not have."""
+    script = (
+        "import sys; from http import HTTPStatus\n"
+        "import image_analyzer.server, image_analyzer.service, image_analyzer.metrics as m\n"
+        "m.Counts().add('/ocr', HTTPStatus.OK, 1.0); print('prometheus_client' in sys.modules)"
+    )
+    assert python_says(script) == "False"
 
 
 def test_what_the_service_serves_is_in_the_format(running: Process) -> None:
+    assert ask(running.url, "/ocr", picture(size=(200, 150)))[0] == 200
     status, headers, body = request(running.url, "/metrics")
     assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert parse(body.decode())["prebake_ready"] == {"": 1}
+    found = parse(body)
+    assert found["prebake_ready"] == {"": 1}
+    assert found["prebake_request_seconds_count"]['path="/ocr"'] >= 1

@@ -82,9 +82,9 @@ def test_it_ends_well(checkpoints: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert naive.main(["serve", "--checkpoints", str(tmp_path)]) == 2
+    assert naive.main(["--checkpoints", str(tmp_path)]) == 2
     assert capsys.readouterr().err.endswith(
-        f"naive: error: {tmp_path}: holds no checkpoint (run: python -m image_analyzer.naive prepare)\n"
+        f"naive: error: {tmp_path}: holds no checkpoint (run: prebake fetch --output {tmp_path})\n"
     )
 
 

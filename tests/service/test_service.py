@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from helpers.serving import Pretended, Reader, picture
-from image_analyzer import service
+from image_analyzer import server
 from image_analyzer.service import MAX_BODY, QUESTIONS, THREADS, Application
 from prebake.errors import ConfigError, LoadError, LoadTimeoutError
 from prebake.telemetry import timeline
@@ -199,7 +199,7 @@ def test_a_lazy_service_is_ready_for_questions_that_load_models(state: State, re
     models.states["ocr"] = state
     ask = client(models, lazy=True)
     assert ask("/readyz")["ready"] is ready
-    assert f"\nprebake_ready {ready:d}\n" in ask("/metrics").decode()
+    assert f"\nprebake_ready {ready:d}.0\n" in ask("/metrics").decode()
 
 
 def test_probes_are_answered_while_as_many_questions_as_may_wait_for_a_model() -> None:
@@ -242,7 +242,7 @@ def test_a_service_becomes_ready_after_all_where_a_failed_model_is_loaded_later(
     monkeypatch.setattr(timeline, "mark", made.mark)
     models = Pretended(ocr=Reader())
     models.states["ocr"] = State.FAILED
-    watch = threading.Thread(target=service._watch, args=(Application(models),))
+    watch = threading.Thread(target=server._watch, args=(Application(models),))
     watch.start()
     while "not ready: ocr failed" not in caplog.text:
         assert watch.is_alive()

@@ -13,7 +13,7 @@ import pytest
 
 from helpers.baking import flip_byte, prebake
 from helpers.serving import Pretended, Process, ask, picture, request
-from image_analyzer import service
+from image_analyzer import server
 from image_analyzer.service import MAX_BODY, Application
 from prebake.errors import ConfigError
 
@@ -29,14 +29,14 @@ def test_a_port_that_is_taken_is_said() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as caught:
-            service.serve(Application(Pretended()), host="127.0.0.1", port=port, begin=lambda: None)
+            server.serve(Application(Pretended()), host="127.0.0.1", port=port, begin=lambda: None)
     assert str(caught.value) == f"cannot open 127.0.0.1:{port}: Address already in use"
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 99999), ("256.0.0.1", 8000), ("nowhere.invalid", 8000)])
 def test_an_address_that_is_none_is_said(host: str, port: int) -> None:
     with pytest.raises(ConfigError, match=f"^cannot open {host}:{port}: "):
-        service.serve(Application(Pretended()), host=host, port=port, begin=lambda: None)
+        server.serve(Application(Pretended()), host=host, port=port, begin=lambda: None)
 
 
 def test_a_root_without_models_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from helpers.baking import declare, here, prebake, tree
 from helpers.hub_server import COMMIT, REPO, HubServer
 from image_analyzer.analyzer import Analyzer
-from image_analyzer.images import example
+from image_analyzer.example import example
 from prebake import load
 from prebake.baked.manifest import Manifest
 from prebake_build.dummies import Dummy, write

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from helpers.runtime_fakes import change_manifest
-from image_analyzer.images import example
+from image_analyzer.example import example
 from prebake import load
 from prebake.errors import LoadError
 from prebake.families import easyocr as family

@@ -17,7 +17,7 @@ import transformers
 from torch import nn
 
 from helpers.runtime_fakes import change_manifest
-from image_analyzer.images import example
+from image_analyzer.example import example
 from prebake import load
 from prebake.errors import ConfigError, LoadError, TensorFileError
 from prebake.families.transformers import architecture

@@ -109,7 +109,7 @@ def test_transformers_loads_as_usual_while_packages_are_deferred(tiny_models: Pa
         PREAMBLE + "import pathlib\n"
         "from prebake import load\n"
         "loaded = load(pathlib.Path(sys.argv[1]), ['ordinary'])\n"
-        "from image_analyzer.images import example\nimport torch\n"
+        "from image_analyzer.example import example\nimport torch\n"
         "with torch.inference_mode():\n"
         "    ids = loaded.model.generate(**loaded.processor(images=example(), return_tensors='pt'), max_new_tokens=5)\n"
         "print(loaded.tier, ids.tolist())",
@@ -117,7 +117,7 @@ def test_transformers_loads_as_usual_while_packages_are_deferred(tiny_models: Pa
     )
     plain = python_says(
         "import sys, warnings, pathlib; warnings.simplefilter('ignore')\n"
-        "from prebake import load\nfrom image_analyzer.images import example\nimport torch\n"
+        "from prebake import load\nfrom image_analyzer.example import example\nimport torch\n"
         "loaded = load(pathlib.Path(sys.argv[1]), ['mapped'])\n"
         "with torch.inference_mode():\n"
         "    ids = loaded.model.generate(**loaded.processor(images=example(), return_tensors='pt'), max_new_tokens=5)\n"
@@ -200,7 +200,7 @@ def test_a_library_on_the_list_that_only_names_a_package_does_not_import_it() ->
 def test_a_mapped_start_and_an_answer_import_neither_compilers_nor_distributed_tensors(tiny_models: Path) -> None:
     """What the deferral is for."""
     said = python_says(
-        PREAMBLE + "import prebake, torch\nfrom image_analyzer.images import example\n"
+        PREAMBLE + "import prebake, torch\nfrom image_analyzer.example import example\n"
         "loaded = prebake.Models(sys.argv[1])['caption']\n"
         "inputs = loaded.processor(images=example(), return_tensors='pt')\n"
         "with torch.inference_mode(): loaded.model.generate(**inputs, max_new_tokens=3)\n"
