@@ -1,7 +1,8 @@
 """The HTTP server (waitress) under the service: its port, its limits, and how it stops.
 
 SIGTERM or SIGINT drains: readiness turns 503 at once, probes are still answered, new questions are refused with 503,
-and the process ends when every request that had arrived is answered. A second signal ends it at once.
+and the process exits with code 0 when every request that had arrived is answered. A second signal, or the end of the
+time for that, cuts what is left, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from image_analyzer.capacity import Capacity
 from image_analyzer.service import MAX_BODY, THREADS, Application, Started
 from prebake import State, timeline
-from prebake.errors import ConfigError, PrebakeError
+from prebake.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +94,7 @@ class Server:
         wasyncore.loop(timeout=timeout, use_poll=True, map=self._sockets, count=1)
 
     def _under_way(self) -> int:
-        """Requests that have arrived, and whose answers are not sent."""
-        return sum(bool(channel.requests or channel.total_outbufs_len)
-                   for channel in self._server.active_channels.values())  # fmt: skip
+        return sum(channel.unanswered for channel in self._server.active_channels.values())
 
     def close(self, *, wait: bool) -> None:
         """Close all connections and the port; `wait` for the threads, which answer nothing any more."""
@@ -108,8 +108,8 @@ class Server:
 def serve(application: Application, *, host: str, port: int, begin: Callable[[], None], drain: float = DRAIN) -> None:
     """Open the port, call `begin` (which must not block), and answer until SIGTERM or SIGINT.
 
-    Requests under way then get up to `drain` seconds to finish. Raises ConfigError where the port cannot be opened,
-    and PrebakeError where requests did not finish.
+    Requests under way then get up to `drain` seconds to finish; where some do not, the process exits with code 1.
+    Raises ConfigError where the port cannot be opened.
     """
     listener = _listen(host, port)
     _share_heaps()
@@ -136,8 +136,19 @@ def serve(application: Application, *, host: str, port: int, begin: Callable[[],
         server.close(wait=not unanswered)
     if unanswered:
         why = "a second signal came" if stop.asked > 1 else f"they took more than {drain:g} s (--drain allows more)"
-        raise PrebakeError(f"stopped with requests unanswered: {unanswered}; {why}")
+        logger.error("stopped with requests unanswered: %d; %s", unanswered, why)
+        _exit(1)
     logger.info("stopped")
+    if any(status.state is State.LOADING for status in application.models.status()):
+        _exit(0)
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process while threads are inside a framework: the interpreter's own end would abort them, and itself."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _share_heaps() -> None:

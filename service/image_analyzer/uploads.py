@@ -128,6 +128,10 @@ class Task(WSGITask):  # type: ignore[misc]
         return environ
 
 
+def _is_question(request: Parser) -> bool:
+    return getattr(request, "command", "") == "POST"  # it has none where its header was not understood
+
+
 class Channel(HTTPChannel):  # type: ignore[misc]
     """A connection. `closing` has answers end it, so that a server that stops gets no further requests on it."""
 
@@ -137,6 +141,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def __init__(self, *arguments: Any, bodies: Capacity, closing: Any, **named: Any) -> None:
         self.parser_class = partial(Parser, bodies=bodies)
         self._closing = closing
+        self._question = False
         super().__init__(*arguments, **named)
 
     def readable(self) -> bool:
@@ -151,7 +156,15 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                     self.server.add_task(self)
         return bool(super().readable())
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether a question has arrived whose answer is not sent. Probes do not count: they take no time."""
+        if any(_is_question(request) for request in tuple(self.requests)):
+            return True
+        return self._question and self.total_outbufs_len > 0
+
     def service(self) -> None:
+        self._question = _is_question(self.requests[0])
         if self._closing.is_set():
             self.requests[0].headers["CONNECTION"] = "close"
         super().service()

@@ -14,13 +14,15 @@ from helpers.serving import Pretended, Process, Reader
 from image_analyzer import uploads
 from image_analyzer.server import serve
 from image_analyzer.service import Application
-from prebake.errors import PrebakeError
 
 TESTS = Path(__file__).parents[1]
 
 
 class HeldReader(Reader):
-    """Makes the file `begun` when it is asked about a picture 77 pixels wide, and answers when `release` is there."""
+    """Waits for the file `release` when it is asked about a picture 77 pixels wide, and computes when it is 78.
+
+    Makes the file `begun` before.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -32,6 +34,13 @@ class HeldReader(Reader):
             deadline = time.monotonic() + 120
             while not (self._folder / "release").exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
+        if pixels.shape[1] == 78:
+            import torch
+
+            matrix = torch.rand(1000, 1000)
+            (self._folder / "begun").touch()
+            while True:
+                matrix @ matrix
         return super().readtext(pixels)
 
 
@@ -51,11 +60,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     uploads.SECONDS = options.seconds
     application = Application(Pretended(ocr=HeldReader(options.folder)))
-    try:
-        serve(application, host="127.0.0.1", port=options.port, begin=lambda: None, drain=options.drain)
-    except PrebakeError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    serve(application, host="127.0.0.1", port=options.port, begin=lambda: None, drain=options.drain)
     return 0
 
 

@@ -71,7 +71,7 @@ def test_a_wheel_carries_its_licence_and_its_needs(wheels: dict[str, Path], name
             "pillow",
             f"prebake[easyocr,transformers]=={metadata['Version']}",
             "prometheus-client>=0.22",
-            "waitress>=3",
+            "waitress<4,>=3",
         }
     else:
         assert f"prebake=={metadata['Version']}" in needed

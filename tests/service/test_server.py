@@ -16,15 +16,15 @@ from helpers.baking import prebake
 from helpers.pretended_service import started
 from helpers.serving import Process, ask, picture, request
 
-HELD, SMALL = picture(size=(77, 50)), picture(size=(20, 10))
+HELD, COMPUTED, SMALL = (picture(size=size) for size in ((77, 50), (78, 50), (20, 10)))
 
 
 @contextmanager
-def asked(folder: Path, *options: object) -> Iterator[tuple[Process, Future[Any]]]:
+def asked(folder: Path, *options: object, question: bytes = HELD) -> Iterator[tuple[Process, Future[Any]]]:
     """A service that works on a question until the file `release` is there."""
     with started(folder, *options) as process, ThreadPoolExecutor(1) as pool:
         process.until_ready()
-        answer = pool.submit(request, process.url, "/ocr", HELD)
+        answer = pool.submit(request, process.url, "/ocr", question)
         deadline = time.monotonic() + 60
         while not (folder / "begun").exists():
             assert time.monotonic() < deadline, process.log
@@ -63,6 +63,14 @@ def test_an_answer_that_takes_longer_than_the_limit_is_cut(tmp_path: Path) -> No
         assert process.log.splitlines()[-1] == (
             "stopped with requests unanswered: 1; they took more than 0.2 s (--drain allows more)"
         )
+
+
+def test_an_answer_that_a_framework_computes_is_cut_without_a_crash(tmp_path: Path) -> None:
+    """The interpreter's own end aborts with SIGABRT where a thread is inside of torch."""
+    with asked(tmp_path, "--drain", "0.2", question=COMPUTED) as (process, answer):
+        assert process.stop() == 1
+        assert isinstance(answer.exception(60), OSError)
+        assert "terminate called" not in process.log
 
 
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
