@@ -105,8 +105,8 @@ RUN --mount=type=bind,from=declared,source=/declared,target=/declared \
     mkdir /selected \
  && /opt/prebake/bin/python -m prebake_build.baking.stage select "${MODEL}" --models /declared/*.toml --output /selected
 
-# fetched: the checkpoint, in a cache that outlives the build; of the stage itself only what was resolved, as a lock. The
-# token is in this step's environment and in no layer.
+# fetched: the checkpoint and its lock, through a cache that outlives the build. The token is in this step's environment
+# and in no layer.
 FROM converter AS fetched
 ARG MODEL
 ARG HF_ENDPOINT
@@ -123,8 +123,7 @@ FROM converter AS bake
 ARG MODEL
 RUN --network=none \
     --mount=type=bind,from=fetched,source=/fetched,target=/fetched \
-    --mount=type=cache,target=/cache,id=prebake-cache,readonly \
-    PREBAKE_CACHE=/cache /opt/prebake/bin/python -m prebake_build.baking.stage bake "${MODEL}" \
+    /opt/prebake/bin/python -m prebake_build.baking.stage bake "${MODEL}" \
       --models /fetched/models.toml --output /out/models
 
 # weights: the baked model and nothing else

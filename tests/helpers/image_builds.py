@@ -31,7 +31,6 @@ TOKEN = "hf_0123456789-this-is-in-no-layer"
 _ASK = """
 import io, json, os, sys, urllib.request
 from PIL import Image
-from helpers import ROOT
 from image_analyzer.example import example
 picture = example() if sys.argv[2] == "example" else Image.frombytes("RGB", (900, 900), os.urandom(900 * 900 * 3))
 body = io.BytesIO()

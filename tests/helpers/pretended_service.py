@@ -1,4 +1,4 @@
-"""The reference service as a process whose reader waits for the test: `python -m helpers.pretended_service --port N`."""
+"""The service as a process whose reader waits for the test: `python -m helpers.pretended_service --port N`."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_baking_again_gives_the_same_layers(engine: Any, built: Build, context: 
     again.write_text('target "_common" { no-cache-filter = ["bake", "runtime"] }')
     files = ["--file=docker-bake.hcl", f"--file={again}", f"--allow=fs.read={tmp_path}"]
     build = bake(context, "image", *files, IMAGE=f"{NAME}-changed", MODELS=MODELS[0], MODELS_FILE=TINY, READAHEAD="")
-    assert (build.code, len(baked(build))) == (0, 1)
+    assert (build.code, len(baked(build))) == (0, 1), build.output
     again_made = [layer.digest for layer in image_layers(engine, f"{NAME}-changed")]
     listed, *others = lists_last(image_layers(engine, NAME))
     assert again_made == [layer.digest for layer in others[: len(again_made)]]

@@ -1,7 +1,7 @@
 """What the Dockerfile's stages run: the part of `prebake bake` that decides bytes, without the command line.
 
-`select` writes the one model's own part of the models file and its lock; `fetch` puts its checkpoint into the cache,
-which needs the network and perhaps a token; `bake` bakes from there and needs neither. The stages cache by contents,
+`select` writes the one model's own part of the models file and its lock; `fetch` brings its checkpoint, which needs the
+network and perhaps a token; `bake` bakes what was fetched and needs neither. The stages cache by contents,
 so that adding a model, or changing another one, bakes no model again. The stage that runs this holds only the modules
 that this one imports, directly or not: a changed line in the service bakes nothing again either.
 """
@@ -26,6 +26,9 @@ from prebake_build.files.atomic import write_text
 
 logger = logging.getLogger(__name__)
 
+CACHE = "cache"
+"""The folder of `fetch`'s output with the checkpoint: what `bake` reads."""
+
 
 def select(models: Path, name: str, output: Path) -> None:
     """Write `output/models.toml`, and `output/models.lock` where the models file has a lock, with one model.
@@ -42,9 +45,11 @@ def select(models: Path, name: str, output: Path) -> None:
 
 
 def fetch_one(models: Path, name: str, output: Path) -> None:
-    """Put the model's checkpoint into the build cache, and write `output/models.toml` and `output/models.lock`.
+    """Fetch the model's checkpoint through the build cache, and write all that `bake_one` needs into `output`.
 
-    The lock says what was fetched, also where there was none before: `bake_one` resolves nothing. Raises PrebakeError.
+    That is `models.toml`, `models.lock`, which says what was fetched also where there was no lock before, and a cache
+    with this checkpoint alone: a build's cache mount is another one, or empty, in a later step (`--no-cache`, pruning).
+    Raises PrebakeError.
     """
     from prebake_build.cache.checkpoints import Cache
 
@@ -54,24 +59,25 @@ def fetch_one(models: Path, name: str, output: Path) -> None:
     with Cache() as cache:
         resolved = resolution(model, source, Lock.read(path) if path.exists() else None, cache, name)
         logger.info("%s: fetching %s", name, model.source)
-        cache.checkpoint(source, resolved)
-    output.mkdir(parents=True, exist_ok=True)
+        checkpoint = cache.checkpoint(source, resolved)
+        with Cache(output / CACHE) as carried:
+            carried.adopt(source, resolved, checkpoint)
     write_text(output / "models.toml", models.read_text(encoding="utf-8"))
     locked = LockedModel(source=model.source, resolved=resolved)
     write_text(output / "models.lock", Lock(models={name: locked}).text)
 
 
 def bake_one(models: Path, name: str, output: Path) -> None:
-    """Bake what `fetch_one` fetched into `output/NAME`, and give `output` the mtime that every build gives it.
+    """Bake what `fetch_one` wrote beside `models` into `output/NAME`, and set the mtime of `output` to 0.
 
-    Asks no source, so that the step needs no network. Raises PrebakeError.
+    Asks no source, so the step needs no network. Raises PrebakeError.
     """
     from prebake_build.baking.bake import bake
     from prebake_build.cache.checkpoints import Cache
 
     spec, path = read_spec(models), models.with_suffix(".lock")
     lock = Lock.read(path) if path.exists() else None
-    with Cache(offline=True) as cache:
+    with Cache(models.parent / CACHE, offline=True) as cache:
         bake(spec, [name], lock, cache, output, force=False)
     os.utime(output, (0, 0))
 
@@ -84,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command, run, text in (
         ("select", select, "write one model's part of the models file"),
-        ("fetch", fetch_one, "put one model's checkpoint into the cache, and write what was fetched"),
-        ("bake", bake_one, "bake one model from the cache, without network"),
+        ("fetch", fetch_one, "fetch one model's checkpoint"),
+        ("bake", bake_one, "bake what was fetched, without network"),
     ):
         adding = commands.add_parser(command, help=text, description=text)
         adding.add_argument("name", metavar="NAME", help="the model's table in the models file")

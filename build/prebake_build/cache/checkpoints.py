@@ -35,10 +35,7 @@ from prebake_build.files import atomic, digest
 from prebake_build.files.flock import locked
 from prebake_build.sources import Resolved, ResolvesByFetching, Source
 
-_FETCH_FIRST = (
-    "run `python -m prebake_build.baking.stage fetch` first (in an image build, `docker buildx bake "
-    "--set=*.no-cache-filter=fetched` runs that stage again)"
-)
+_FETCH_FIRST = "run `python -m prebake_build.baking.stage fetch` first"
 
 _log = logging.getLogger(__name__)
 
@@ -124,6 +121,13 @@ class Cache:
             with self._exclusive(key):
                 if self._entry(key, resolved, verify=verify) is None:
                     self._fetch(key, source, resolved)
+
+    def adopt(self, source: Source, resolved: Resolved, files: Path) -> None:
+        """Copy a checkpoint of another cache into this one, for a place that this one travels to."""
+        key = _key(source.uri, resolved.revision)
+        with self._exclusive(key), self._scratch(key, source.uri) as scratch:
+            shutil.copytree(files, scratch / "files", dirs_exist_ok=True)
+            self._install(key, scratch, source.uri, resolved)
 
     def entries(self) -> tuple[Entry, ...]:
         """What is there, the most recently used first; folders that are no entries are left out with a warning."""

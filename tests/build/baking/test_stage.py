@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,18 +133,27 @@ def test_fetching_twice_writes_the_same_text(models: Path) -> None:
     assert texts[0] == texts[1]
 
 
-def test_a_bake_asks_no_source_and_says_what_to_run_where_the_cache_has_no_checkpoint(
-    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_bake_needs_the_build_cache_no_more(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that `fetch` wrote is changed: a build mounts it read-only, and another step's cache mount is empty."""
+    path = fetched(models, "caption")
+    monkeypatch.setenv("PREBAKE_CACHE", "/proc/no/such/folder")
+    before = {file: file.stat().st_mtime_ns for file in path.parent.rglob("*") if file.name != "entry.json"}
+    assert main(["bake", "caption", "--models", str(path), "--output", str(tmp_path / "out")]) == 0
+    after = {file: file.stat().st_mtime_ns for file in path.parent.rglob("*") if file.name != "entry.json"}
+    assert after == before
+
+
+def test_a_bake_asks_no_source_and_says_what_to_run_where_the_checkpoint_is_gone(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = fetched(models, "caption")
-    monkeypatch.setenv("PREBAKE_CACHE", str(tmp_path / "another"))
+    shutil.rmtree(path.parent / "cache")
     capsys.readouterr()
     assert main(["bake", "caption", "--models", str(path), "--output", str(tmp_path / "out")]) == 1
     revision = Lock.read(path.with_suffix(".lock")).require("caption", "dummy:blip-base?size=tiny").revision
     assert capsys.readouterr().err.endswith(
-        f"prebake: error: dummy:blip-base?size=tiny: {tmp_path}/another has no intact copy of {revision}, and there "
-        "is no network here: run `python -m prebake_build.baking.stage fetch` first (in an image build, "
-        "`docker buildx bake --set=*.no-cache-filter=fetched` runs that stage again)\n"
+        f"prebake: error: dummy:blip-base?size=tiny: {path.parent}/cache has no intact copy of {revision}, and there "
+        "is no network here: run `python -m prebake_build.baking.stage fetch` first\n"
     )
 
 
@@ -151,6 +161,5 @@ def test_a_bake_resolves_nothing(models: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["bake", "caption", "--models", str(models), "--output", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.endswith(
         "prebake: error: dummy:blip-base?size=tiny: is not resolved, and there is no network here: run `python -m "
-        "prebake_build.baking.stage fetch` first (in an image build, `docker buildx bake "
-        "--set=*.no-cache-filter=fetched` runs that stage again)\n"
+        "prebake_build.baking.stage fetch` first\n"
     )
