@@ -69,15 +69,19 @@ RUN --mount=type=bind,source=service,target=/source \
 # converter-source: the rooms that decide what the weights' layers hold (docs/overview.md), and no others: a changed line
 # in the service, in telemetry or in what makes a start quick bakes nothing again
 FROM scratch AS converter-source
-COPY runtime/pyproject.toml runtime/README.md runtime/LICENSE /runtime/
-COPY runtime/prebake/__init__.py runtime/prebake/errors.py /runtime/prebake/
+COPY runtime/pyproject.toml runtime/LICENSE /runtime/
+COPY <<EOF /runtime/README.md
+EOF
+COPY runtime/prebake/__init__.py runtime/prebake/cgroup.py runtime/prebake/errors.py /runtime/prebake/
 COPY runtime/prebake/documents /runtime/prebake/documents
 COPY runtime/prebake/baked /runtime/prebake/baked
 COPY runtime/prebake/weights /runtime/prebake/weights
 COPY runtime/prebake/modules /runtime/prebake/modules
 COPY runtime/prebake/families /runtime/prebake/families
 COPY runtime/prebake/tiers /runtime/prebake/tiers
-COPY build/pyproject.toml build/README.md build/LICENSE /build/
+COPY build/pyproject.toml build/LICENSE /build/
+COPY <<EOF /build/README.md
+EOF
 COPY build/prebake_build/__init__.py /build/prebake_build/
 COPY build/prebake_build/files /build/prebake_build/files
 COPY build/prebake_build/upstream /build/prebake_build/upstream

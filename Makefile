@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := dist/demo
 ROUNDS ?= 3
+# test processes side by side; 0 runs all tests in one
+WORKERS ?= auto
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # a folder of wheels that pip is told of (`pip config set global.find-links DIR`), if it holds torch
@@ -27,7 +29,7 @@ demo: $(VENV)/ready
 	  --baseline-command 'python -m image_analyzer.naive --checkpoints $(DEMO)/checkpoints --port {port}'
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .

@@ -29,6 +29,13 @@ settings.load_profile("prebake")
 # --- sources, lock and cache -----------------------------------------------------------------------------------
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups for `--dist loadgroup`: a module's tests share their fixtures in one worker, and the engine has one user."""
+    for item in items:
+        group = "docker" if item.get_closest_marker("docker") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test sees the developer's caches, tokens, mirrors or proxies; factories of the tests' own are allowed."""

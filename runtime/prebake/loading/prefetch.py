@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from prebake.baked import layout
-from prebake.startup.cgroup import free_memory
+from prebake.cgroup import free_memory
 from prebake.startup.readahead import through
 
 logger = logging.getLogger(__name__)

@@ -253,7 +253,7 @@ def test_a_worker_that_allocates_more_than_its_limit_says_so(linear: Path) -> No
 
 def test_the_limit_is_what_is_available_and_room_for_mappings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "w.bin").write_bytes(bytes(1000))
-    monkeypatch.setattr(memory, "available", lambda: 5000)
+    monkeypatch.setattr(memory, "free_memory", lambda: 5000)
     assert memory.limit(tmp_path) == 5000 + 8 * 1000 + (1 << 30) + (os.cpu_count() or 1) * (64 << 20)
     monkeypatch.setenv("PREBAKE_WORKER_MEMORY", "7")
     assert memory.limit(tmp_path) == 7
@@ -263,33 +263,6 @@ def test_the_limit_is_what_is_available_and_room_for_mappings(tmp_path: Path, mo
     with pytest.raises(ConfigError) as caught:
         memory.limit(tmp_path)
     assert str(caught.value) == 'PREBAKE_WORKER_MEMORY: "much" is no number of bytes (0: no limit)'
-
-
-@pytest.mark.parametrize(
-    ("groups", "limits", "expected"),
-    [
-        ("0::/a/b\n", {"a/memory.max": "900000", "a/b/memory.max": "max"}, 900_000 - (500_000 - 100_000)),
-        ("0::/not/there\n", {"memory.max": "700000"}, 700_000 - (500_000 - 100_000)),
-        ("5:cpu:/\n4:memory:/x\n", {"memory/x/memory.limit_in_bytes": "600000"}, 600_000 - (500_000 - 200_000)),
-        ("4:memory:/\n", {"memory/memory.limit_in_bytes": str(2**63 - 4096)}, 2048 * 1024),
-        ("", {}, 2048 * 1024),
-    ],
-    ids=["v2", "v2 in a container", "v1", "v1 without a limit", "none"],
-)
-def test_available_is_the_least_of_the_machine_and_its_control_groups(
-    tmp_path: Path, groups: str, limits: dict[str, str], expected: int
-) -> None:
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 9999 kB\nMemAvailable:    2048 kB\n")
-    (tmp_path / "proc/self/cgroup").write_text(groups)
-    for name, text in limits.items():
-        path = tmp_path / "groups" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-        for usage in ("memory.current", "memory.usage_in_bytes"):
-            (path.parent / usage).write_text("500000\n")
-        (path.parent / "memory.stat").write_text("anon 1\ninactive_file 100000\ntotal_inactive_file 200000\n")
-    assert memory.available(tmp_path / "proc", tmp_path / "groups") == expected
 
 
 def test_the_numbers_of_a_domain_fit_this_kernel() -> None:

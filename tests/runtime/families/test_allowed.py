@@ -112,7 +112,7 @@ def test_the_command_line_allows(folder: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.usefixtures("_no_start")
 def test_the_service_allows(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     tiers: list[str] = []
-    monkeypatch.setattr("image_analyzer.service.serve", lambda service, **_: tiers.append(service.models["model"].tier))
+    monkeypatch.setattr("image_analyzer.server.serve", lambda service, **_: tiers.append(service.models["model"].tier))
     assert command(capsys, "serve", "--root", folder.parent, "--lazy", "--allow", "helpers.runtime_fakes")[0] == 0
     assert tiers == ["mapped"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prebake.startup.cgroup import free_memory
+from prebake.cgroup import free_memory
 
 MB = 1 << 20
 UNLIMITED = 9223372036854771712
