@@ -30,7 +30,7 @@ settings.load_profile("prebake")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for `--dist loadgroup`: a module's tests share their fixtures in one worker, and the engine has one user."""
+    """Groups for `--dist loadgroup`: a module keeps its fixtures in one worker, and the engine has one user."""
     for item in items:
         group = "docker" if item.get_closest_marker("docker") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
