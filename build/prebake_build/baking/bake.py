@@ -19,7 +19,8 @@ from typing import Any
 
 from prebake import errors
 from prebake.baked import layout
-from prebake.baked.manifest import Manifest, Source
+from prebake.baked.manifest import Loading, Manifest, Source
+from prebake.baked.warmup import spell_warmup
 from prebake.documents.table import canonical_json
 from prebake.errors import ConfigError, DocumentError, IntegrityError, PrebakeError
 from prebake_build.baking.isolation import isolated
@@ -72,7 +73,7 @@ def _bake_one(
                 class_=model.class_,
                 dtype=model.dtype,
                 options=_options(model, source),
-                loading={"retries": model.retries, "timeout": model.timeout, "required": model.required},
+                loading=_loading(model).to_dict(),
                 source=Source(uri=model.source, revision=resolved.revision, licence=resolved.licence).to_dict(),
                 recipe=recipe,
                 checkpoint=str(checkpoint),
@@ -86,6 +87,9 @@ def _bake_one(
 def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
     """What a baked folder depends on, as one digest: the checkpoint, the declaration, and the converter's version."""
     declared = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    warmup = declared.pop("warmup")
+    if warmup is not None:  # without it, the digest of the versions that knew no warm-up
+        declared["warmup"] = spell_warmup(warmup)
     document = {
         "model": declared,
         "revision": resolved.revision,
@@ -113,6 +117,10 @@ def _infer_family(model: ModelSpec, checkpoint: Path) -> str:
         f"models.{model.name}.class: cannot be inferred, since the checkpoint has no config.json: "
         'add class = "torch:package.module:factory"'
     )
+
+
+def _loading(model: ModelSpec) -> Loading:
+    return Loading(retries=model.retries, timeout=model.timeout, required=model.required, warmup=model.warmup)
 
 
 def _options(model: ModelSpec, source: Upstream) -> Mapping[str, Any]:

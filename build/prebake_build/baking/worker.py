@@ -24,6 +24,7 @@ from prebake import errors
 from prebake.baked import layout
 from prebake.baked.manifest import File, Loading, Manifest, Source, Weights
 from prebake.baked.model import BakedModel
+from prebake.documents.table import Table
 from prebake_build.baking import memory, sandbox
 from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import file_of
@@ -72,7 +73,7 @@ def run(job: Job) -> None:
         family=job.family,
         class_=ordinary.class_,
         options=ordinary.options,
-        loading=Loading(**job.loading),
+        loading=Loading.from_table(Table(job.loading, f"models.{job.name}: loading")),
         source=Source(**job.source),
         files=tuple(sorted(files, key=lambda file: file.path)),
         weights=_weights(taken, folder),

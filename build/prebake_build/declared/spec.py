@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prebake.baked import layout
+from prebake.baked.warmup import Inputs, Warmup, read_warmup
 from prebake.documents import toml
 from prebake.documents.messages import describe, nearest, quote, reason
 from prebake.documents.table import Table
@@ -61,6 +62,8 @@ class ModelSpec:
     """Seconds that a load may take."""
     required: bool = True
     """Whether readiness waits for this model."""
+    warmup: Warmup | None = None
+    """What it is warmed up with: `module:function` of the application, or inputs as data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +154,7 @@ def _read_model(models: Table, name: str, base: Path, issues: _Issues) -> ModelS
         arguments=issues.collect(lambda: _arguments(table), {}),
         timeout=issues.collect(lambda: _timeout(table), None),
         required=issues.collect(lambda: table.take("required", bool, True), True),
+        warmup=issues.collect(lambda: read_warmup(table), None),
     )
     issues.collect(table.finish, None)
     issues.extend(_misfits(table, spec))
@@ -220,6 +224,11 @@ def _misfits(table: Table, spec: ModelSpec) -> list[str]:
         found.append(f"{table.at('quantize')}: is only for the family easyocr ({of})")
     if "arguments" in set(table) and spec.family != "torch":
         found.append(f"{table.at('arguments')}: is only for the family torch ({of})")
+    if spec.family == "easyocr" and isinstance(spec.warmup, Inputs):
+        found.append(
+            f"{table.at('warmup')}: the family easyocr has two networks and no forward for inputs: write a function, "
+            'warmup = "package.module:function"'
+        )
     if spec.family == "easyocr" and spec.dtype not in ("float32", "source"):
         found.append(f"{table.at('dtype')}: {quote(spec.dtype)} does not fit the family easyocr (it is float32)")
     return found

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prebake.baked import layout
+from prebake.baked.warmup import Warmup, read_warmup, spell_warmup
 from prebake.documents.messages import quote
 from prebake.documents.table import Table, canonical_json, read_json
 from prebake.errors import DocumentError, IntegrityError
@@ -132,6 +133,8 @@ class Loading:
     """Seconds after which a waiting caller gets an error; None waits for ever."""
     required: bool = True
     """Whether the service is ready only when this model is loaded."""
+    warmup: Warmup | None = None
+    """What the model is warmed up with: `module:function` of the application, or inputs as data."""
 
     @classmethod
     def from_table(cls, table: Table) -> Loading:
@@ -139,6 +142,7 @@ class Loading:
             retries=table.take("retries", int, 0),
             timeout=table.maybe("timeout", float),
             required=table.take("required", bool, True),
+            warmup=read_warmup(table),
         )
         if loading.retries < 0:
             raise table.fail("retries", f"{loading.retries} is negative")
@@ -148,7 +152,8 @@ class Loading:
         return loading
 
     def to_dict(self) -> dict[str, Any]:
-        return {"retries": self.retries, "timeout": self.timeout, "required": self.required}
+        warmup = {} if self.warmup is None else {"warmup": spell_warmup(self.warmup)}
+        return {"retries": self.retries, "timeout": self.timeout, "required": self.required, **warmup}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

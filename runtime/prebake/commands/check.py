@@ -116,7 +116,9 @@ def start_all(
 ) -> Models:
     """Load every model under the root and have the service answer once; the timeline has the marks afterwards.
 
-    `recorder` listens meanwhile; `allow` is that of `Models`. Raises the first model's error where one fails to load.
+    Without a service that has a use for them, each model is warmed up, and the first such call is the first answer.
+    `recorder` listens meanwhile; `allow` is that of `Models`. Raises the first model's error where one fails to load or
+    to be warmed up.
     """
     quickstart.collector.pause()
     if recorder:
@@ -133,7 +135,17 @@ def start_all(
     quickstart.collector.resume()
     if service and service.answer(models):
         timeline.mark(timeline.FIRST_ANSWER)
+    else:
+        _warm_up(models)
     return models
+
+
+def _warm_up(models: Models) -> None:
+    for baked in models.baked:
+        if baked.manifest.loading.warmup is not None:
+            with timeline.span("warm up", baked.name):
+                models[baked.name].warm_up()
+            timeline.mark(timeline.FIRST_ANSWER)
 
 
 def _model_lines(models: Models) -> list[str]:

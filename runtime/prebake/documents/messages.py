@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 
+from prebake.errors import PrebakeError
+
 KINDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false",
           list: "a list", dict: "a table"}  # fmt: skip
 """Types of a document, as messages name them."""
@@ -13,6 +15,13 @@ KINDS = {str: "a string", int: "a whole number", float: "a number", bool: "true 
 def reason(error: BaseException) -> str:
     """An OS error without its number and file name; any other error as it is."""
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """An error on one line of at most 300 characters, with its class where it is not ours."""
+    text = " ".join(reason(error).split())
+    kind = "" if isinstance(error, PrebakeError) else f"{type(error).__name__}: "
+    return kind + (text if len(text) <= 300 else text[:297] + "...")
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:

@@ -64,6 +64,11 @@ class Table:
             return None
         return self.take(key, kind)
 
+    def raw(self, key: str) -> object:
+        """The value of `key`, unchecked, for what may be of several kinds; None where it is absent."""
+        self._known.append(key)
+        return self._data.get(key)
+
     def one_of(self, key: str, allowed: tuple[str, ...], default: str = _MISSING) -> str:
         """A string out of a closed set."""
         value = self.take(key, str, default)

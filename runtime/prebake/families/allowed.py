@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -70,18 +70,7 @@ def find_factory(factory: str, allow: Sequence[str], where: str) -> Any:
     Raises ConfigError where it is not allowed, before anything is imported; where it cannot be imported; where it is
     neither class nor function; and where it is defined outside the allowed modules and is no `torch.nn.Module`.
     """
-    check_allowed(factory, allow, where)
-    module, _, name = factory.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"{where}: cannot import {factory}: {error} (is its package installed beside prebake?)"
-        ) from error
-    except SystemExit as error:
-        raise ConfigError(
-            f"{where}: cannot import {factory}: {module} is a program: importing it ended with {error!r}"
-        ) from error
+    found = _imported(factory, allow, where)
     if not isinstance(found, (type, FunctionType, BuiltinFunctionType)):
         raise ConfigError(
             f"{where}: {factory} is a {type(found).__name__}, and a factory is a class or a function: write a function "
@@ -91,9 +80,41 @@ def find_factory(factory: str, allow: Sequence[str], where: str) -> Any:
         raise ConfigError(
             f"{where}: {factory} is defined in {found.__module__}, which is not allowed (allowed: {', '.join(allow)}): "
             f"bake it by the name {found.__module__}:{found.__qualname__} and allow that module, or write a function "
-            f"in {module} that calls it"
+            f"in {factory.partition(':')[0]} that calls it"
         )
     return found
+
+
+def find_function(name: str, allow: Sequence[str], where: str) -> Callable[..., object]:
+    """The function that `module:function` names, for a warm-up.
+
+    Raises ConfigError where it is not allowed, before anything is imported; where it cannot be imported; and where it
+    is no function that an allowed module defines.
+    """
+    found = _imported(name, allow, where)
+    if not isinstance(found, FunctionType):
+        raise ConfigError(f"{where}: {name} is a {type(found).__name__}: expected a function written in Python")
+    if not covers(allow, str(found.__module__)):
+        raise ConfigError(
+            f"{where}: {name} is defined in {found.__module__}, which is not allowed (allowed: {', '.join(allow)}): "
+            f"write a function in {name.partition(':')[0]} that calls it"
+        )
+    return found
+
+
+def _imported(factory: str, allow: Sequence[str], where: str) -> Any:
+    check_allowed(factory, allow, where)
+    module, _, name = factory.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{where}: cannot import {factory}: {error} (is its package installed beside prebake?)"
+        ) from error
+    except SystemExit as error:
+        raise ConfigError(
+            f"{where}: cannot import {factory}: {module} is a program: importing it ended with {error!r}"
+        ) from error
 
 
 def _is_network(found: Any) -> bool:

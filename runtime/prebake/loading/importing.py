@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import FrameType
 
 from prebake.baked.model import BakedModel
@@ -32,40 +33,55 @@ def _initializing(module: str) -> bool:
     return bool(getattr(getattr(sys.modules.get(module), "__spec__", None), "_initializing", False))
 
 
-def _factory(baked: BakedModel) -> tuple[str, str] | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Needed:
+    """The application's code that the load of a model imports."""
+
+    model: str
+    factory: tuple[str, str] | None
     """Module and name, where the class is a `module:factory`."""
+    modules: tuple[str, ...]
+    """The factory's, and that of the warm-up."""
+
+
+def needed_by(baked: BakedModel, warm: bool) -> Needed:
+    """What a load needs of the application; with `warm` its warm-up too."""
     module, colon, name = baked.manifest.class_.partition(":")
-    return (module, name) if colon else None
+    declared = baked.manifest.loading.warmup
+    warmup = (declared.partition(":")[0],) if warm and isinstance(declared, str) else ()
+    if not colon:
+        return Needed(model=baked.name, factory=None, modules=warmup)
+    return Needed(model=baked.name, factory=(module, name), modules=(module, *warmup))
 
 
-def must_load_here(baked: BakedModel, loading: Iterable[BakedModel]) -> bool:
+def must_load_here(needed: Needed, loading: Iterable[Needed]) -> bool:
     """Whether a load must run in this thread, because it may need a module that this thread imports.
 
-    `loading` are the models whose loads are under way. Raises ConfigError where the load could never end: this thread
+    `loading` is what the loads that are under way need. Raises ConfigError where the load could never end: this thread
     is itself part of a load, the factory is not defined yet, or a load under way waits for this thread's import.
     """
     importing = _being_imported()
     if FRAMEWORK_LOCK._is_owned():  # type: ignore[attr-defined]
         raise ConfigError(
-            f"{baked.name}: {importing[0] if importing else 'a factory'} asks for model {quote(baked.name)} while the "
-            "load of a model runs it; the two would wait for each other for ever (ask in a function that is called "
+            f"{needed.model}: {importing[0] if importing else 'a factory'} asks for model {quote(needed.model)} while "
+            "the load of a model runs it; the two would wait for each other for ever (ask in a function that is called "
             'later, or, in a script, under if __name__ == "__main__")'
         )
     if not importing:
         return False
-    asks = f"{baked.name}: {importing[0]} asks for model {quote(baked.name)} while it is being imported"
+    asks = f"{needed.model}: {importing[0]} asks for model {quote(needed.model)} while it is being imported"
     for other in loading:
-        if (needed := _factory(other)) and needed[0] in importing:
+        if waits := next((module for module in other.modules if module in importing), None):
             raise ConfigError(
-                f"{asks}, and the load of {quote(other.name)} in another thread waits until {needed[0]} is imported "
+                f"{asks}, and the load of {quote(other.model)} in another thread waits until {waits} is imported "
                 "(ask in a function that is called after the import, or call start() after it)"
             )
-    if (factory := _factory(baked)) is None:
-        return False  # the class of an installed framework, which imports no module of the application
-    module, name = factory
-    if module in importing and not hasattr(sys.modules[module], name):
-        raise ConfigError(
-            f"{asks}, and {module}:{name} is not defined yet "
-            f"(ask below the definition of {name}, or in a function that is called after the import)"
-        )
-    return module not in sys.modules or _initializing(module)
+    if needed.factory and needed.factory[0] in importing:
+        module, name = needed.factory
+        if not hasattr(sys.modules[module], name):
+            raise ConfigError(
+                f"{asks}, and {module}:{name} is not defined yet "
+                f"(ask below the definition of {name}, or in a function that is called after the import)"
+            )
+    # classes of installed frameworks are not among them: these import no module of the application
+    return any(module not in sys.modules or _initializing(module) for module in needed.modules)

@@ -20,14 +20,16 @@ from prebake.baked import layout
 from prebake.baked.integrity import check_verify
 from prebake.baked.model import BakedModel, find_models
 from prebake.documents.messages import nearest, quote
-from prebake.errors import ConfigError, LoadTimeoutError, UnknownModelError
+from prebake.errors import ConfigError, UnknownModelError
 from prebake.families.allowed import allowed_modules
-from prebake.loading.importing import must_load_here
+from prebake.loading.importing import Needed, must_load_here, needed_by
 from prebake.loading.prefetch import Prefetch
+from prebake.loading.slot import Slot, fail, settled
 from prebake.startup.quickstart import collector
 from prebake.telemetry import timeline
 from prebake.telemetry.status import State, Status
 from prebake.tiers.loader import TIERS, LoadedModel, Loader, check_tiers, import_first
+from prebake.tiers.warmup import try_to_warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -35,26 +37,16 @@ RETRY_PAUSE = 5.0
 """Seconds that a failed model rests before the next use tries again."""
 
 
-class _Slot:
-    """One model and its flight. Guarded by the lock of its `Models`."""
-
-    def __init__(self, baked: BakedModel) -> None:
-        self.baked = baked
-        self.flight: Future[LoadedModel] | None = None
-        self.failed_at = 0.0
-
-    @property
-    def state(self) -> State:
-        return State.of(self.flight)
-
-
 class Models:
     """The baked models under a root folder. Making one reads manifests only.
 
     `tiers` restricts how models may come into memory (default: the environment's `PREBAKE_TIERS`, comma
     separated, else all); `device` is where their weights go; `verify="full"` hashes every file before its load.
-    `allow` names the modules whose code a manifest of family torch may name, beside those of the environment's
-    `PREBAKE_ALLOW` (comma separated): `app` stands for `app` and its submodules. None are allowed otherwise.
+    `warm` (default: whether the environment has `PREBAKE_WARM=1`) calls each model once with the warm-up that it
+    declares before it counts as loaded; a call that fails is logged as a warning.
+    `allow` names the modules whose code a manifest may name, as factory of the family torch or as warm-up, beside those
+    of the environment's `PREBAKE_ALLOW` (comma separated): `app` stands for `app` and its submodules. None are allowed
+    otherwise.
     Raises ConfigError where the root holds no model, and DocumentError where a manifest cannot be read.
     """
 
@@ -66,6 +58,7 @@ class Models:
         device: str = "cpu",
         verify: str = "size",
         allow: Sequence[str] = (),
+        warm: bool | None = None,
     ) -> None:
         self.root = Path(root) if root is not None else layout.default_root()
         declared = os.environ.get(layout.ENV_TIERS)
@@ -73,11 +66,12 @@ class Models:
             tiers=check_tiers(tiers if tiers is not None else declared.split(",") if declared else TIERS),
             device=device, verify=check_verify(verify), allow=allowed_modules(allow), span=timeline.span,
         )  # fmt: skip
-        self._slots = {baked.name: _Slot(baked) for baked in find_models(self.root)}
+        self._slots = {baked.name: Slot(baked) for baked in find_models(self.root)}
         self._lock = threading.Lock()
-        self._unread: list[_Slot] = []
+        self._unread: list[Slot] = []
         self._prefetch = Prefetch()
         self._all_at_once = False
+        self._warm = os.environ.get(layout.ENV_WARM) == "1" if warm is None else warm
         self._load: Callable[[BakedModel], LoadedModel] = loader.load
         _living.add(self)
         self._thaws: weakref.finalize[..., Models] | None = None
@@ -127,7 +121,7 @@ class Models:
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(flight)), timeout)
         except asyncio.TimeoutError:
-            return _settled(slot, flight, timeout)
+            return settled(slot, flight, timeout)
 
     def start(self) -> None:
         """Load every model in the background, all at once; returns immediately.
@@ -176,7 +170,7 @@ class Models:
                 slot.flight = None
         collector.thaw()  # else the collector would never find a model whose objects refer to each other
 
-    def _slot(self, name: str) -> _Slot:
+    def _slot(self, name: str) -> Slot:
         try:
             return self._slots[name]
         except KeyError:
@@ -184,14 +178,14 @@ class Models:
                 f"{self.root}: no model {quote(name)} (there are: {', '.join(self.names)}){nearest(name, self.names)}"
             ) from None
 
-    def _awaited(self, slot: _Slot) -> Future[LoadedModel]:
+    def _awaited(self, slot: Slot) -> Future[LoadedModel]:
         """The flight of a model that this thread is about to wait for."""
         flight = slot.flight
         if flight is not None and flight.done() and not self._may_try_again(slot):
             return flight
-        return self._flight(slot, here=must_load_here(slot.baked, _under_way()))
+        return self._flight(slot, here=must_load_here(needed_by(slot.baked, self._warm), _under_way()))
 
-    def _flight(self, slot: _Slot, *, here: bool = False) -> Future[LoadedModel]:
+    def _flight(self, slot: Slot, *, here: bool = False) -> Future[LoadedModel]:
         with self._lock:
             if slot.flight is not None and not self._may_try_again(slot):
                 return slot.flight
@@ -208,32 +202,38 @@ class Models:
         try:
             thread.start()
         except RuntimeError as error:  # the system allows no more threads: nobody else would settle the flight
-            _fail(slot, flight, error)
+            fail(slot, flight, error)
         return flight
 
-    def _may_try_again(self, slot: _Slot) -> bool:
+    def _may_try_again(self, slot: Slot) -> bool:
         return slot.state is State.FAILED and time.monotonic() - slot.failed_at >= RETRY_PAUSE
 
-    def _fly(self, slot: _Slot, flight: Future[LoadedModel]) -> None:
+    def _fly(self, slot: Slot, flight: Future[LoadedModel]) -> None:
         try:
             with timeline.span("load", slot.baked.name):
                 if self._all_at_once:
                     import_first(self.baked, timeline.span)
                 loaded = self._load_with_retries(slot.baked)
         except BaseException as error:
-            _fail(slot, flight, error)
+            fail(slot, flight, error)
         else:
             try:
-                logger.info("%s: %s in %.3f s", loaded.name, loaded.tier, loaded.seconds)
-                collector.resume(flight)
-                if loaded.tier == "mapped":
-                    self._read_ahead(slot)
-            except Exception as error:
-                logger.warning("%s: its weights are not read ahead: %s", slot.baked.name, error)
-            finally:  # a hint that fails must not keep anyone waiting for a model that is loaded
+                self._after_load(slot, flight, loaded)
+            finally:  # what fails there must not keep anyone waiting for a model that is loaded
                 flight.set_result(loaded)
 
-    def _read_ahead(self, loaded: _Slot) -> None:
+    def _after_load(self, slot: Slot, flight: Future[LoadedModel], loaded: LoadedModel) -> None:
+        try:
+            logger.info("%s: %s in %.3f s", loaded.name, loaded.tier, loaded.seconds)
+            collector.resume(flight)
+            if loaded.tier == "mapped":
+                self._read_ahead(slot)
+        except Exception as error:
+            logger.warning("%s: its weights are not read ahead: %s", slot.baked.name, error)
+        if self._warm:
+            try_to_warm_up(loaded, timeline.span)
+
+    def _read_ahead(self, loaded: Slot) -> None:
         """Have mapped weights read before they are used, once nothing else loads: imports need the disk first."""
         with self._lock:
             self._unread.append(loaded)  # its flight lands in a moment
@@ -254,12 +254,12 @@ class Models:
                 time.sleep(pause)
         return self._load(baked)
 
-    def _wait(self, slot: _Slot, flight: Future[LoadedModel], limit: float | None, began: float) -> LoadedModel:
+    def _wait(self, slot: Slot, flight: Future[LoadedModel], limit: float | None, began: float) -> LoadedModel:
         left = None if limit is None else max(0.0, began + limit - time.monotonic())
         try:
             return flight.result(left)
         except FutureTimeoutError:
-            return _settled(slot, flight, limit)
+            return settled(slot, flight, limit)
 
     def _after_fork(self) -> None:
         """In a forked child: loaded models stay, flights of the parent's threads are gone."""
@@ -273,9 +273,11 @@ _living: weakref.WeakSet[Models] = weakref.WeakSet()
 """Every `Models` that somebody holds: a fork handler of its own would hold it, and its weights, for ever."""
 
 
-def _under_way() -> Iterator[BakedModel]:
+def _under_way() -> Iterator[Needed]:
     for models in list(_living):
-        yield from (slot.baked for slot in models._slots.values() if slot.state is State.LOADING)
+        for slot in models._slots.values():
+            if slot.state is State.LOADING:
+                yield needed_by(slot.baked, models._warm)
 
 
 def _after_fork_in_child() -> None:
@@ -285,19 +287,3 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _fail(slot: _Slot, flight: Future[LoadedModel], error: BaseException) -> None:
-    slot.failed_at = time.monotonic()
-    logger.error("%s: %s", slot.baked.name, error)
-    collector.resume(flight)
-    flight.set_exception(error)
-
-
-def _settled(slot: _Slot, flight: Future[LoadedModel], limit: float | None) -> LoadedModel:
-    """What to answer after a timeout: the outcome, where the load ended this moment or with a timeout of its own."""
-    if flight.done():
-        return flight.result()
-    raise LoadTimeoutError(
-        f"{slot.baked.name}: not loaded within {limit:g} s (still loading: ask again, or raise its timeout)"
-    ) from None

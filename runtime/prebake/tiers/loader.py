@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prebake.baked.integrity import Verify, check_hashes
 from prebake.baked.model import BakedModel
-from prebake.documents.messages import nearest, quote, reason
-from prebake.errors import ConfigError, IntegrityError, LoadError, PrebakeError, TensorFileError
+from prebake.documents.messages import nearest, one_line, quote
+from prebake.errors import ConfigError, IntegrityError, LoadError, TensorFileError
 from prebake.families.family import Family, family_of
 from prebake.tiers.locks import FRAMEWORK_LOCK, IMPORTS
+from prebake.tiers.warmup import warm_up
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +57,8 @@ class LoadedModel:
     """What this load took, waiting for other models' construction included."""
     baked: BakedModel
     parts: Mapping[str, Any] = field(default_factory=dict)
+    allow: tuple[str, ...] = ()
+    """Modules whose code the manifest may name, their submodules included."""
 
     @property
     def processor(self) -> Any:
@@ -66,6 +69,14 @@ class LoadedModel:
     def reader(self) -> Any:
         """easyocr: the `easyocr.Reader`. Raises LoadError for other families."""
         return self._part("reader")
+
+    def warm_up(self) -> bool:
+        """Call the model once with the warm-up that `models.toml` declares; False where it declares none.
+
+        Raises ConfigError where the function that it names is not allowed or cannot be imported, LoadError where the
+        call fails.
+        """
+        return warm_up(self)
 
     def _part(self, part: str) -> Any:
         if part not in self.parts:
@@ -112,7 +123,7 @@ class Loader:
     verify: Verify = "size"
     """`full` hashes every file before a load."""
     allow: tuple[str, ...] = ()
-    """Modules whose code a manifest of family torch may name, their submodules included."""
+    """Modules whose code a manifest may name, their submodules included."""
     span: Span = unobserved
 
     def load(self, baked: BakedModel) -> LoadedModel:
@@ -132,6 +143,7 @@ class Loader:
             seconds=time.monotonic() - started,
             baked=baked,
             parts=parts,
+            allow=self.allow,
         )
 
     def module(self, baked: BakedModel) -> tuple[nn.Module, Tier, str | None]:
@@ -174,8 +186,8 @@ class Loader:
             except Exception as error:  # frameworks raise anything: whatever it is, the next tier may do
                 last = error
                 skeleton_failed |= tier != "ordinary" and not isinstance(error, TensorFileError)
-                reasons.append(f"{tier}: {_one_line(error)}")
-                logger.warning("%s: tier %s failed: %s", baked.name, tier, _one_line(error))
+                reasons.append(f"{tier}: {one_line(error)}")
+                logger.warning("%s: tier %s failed: %s", baked.name, tier, one_line(error))
                 continue
             return module, tier, "; ".join(reasons) or None
         raise LoadError(f"{baked.name}: no tier could load it:\n  " + "\n  ".join(reasons)) from last
@@ -229,9 +241,3 @@ class Loader:
         with FRAMEWORK_LOCK, IMPORTS, self.span("ordinary load", baked.name):
             module = family.ordinary(baked)
             return module if self.device == "cpu" else module.to(self.device)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(reason(error).split())
-    kind = "" if isinstance(error, PrebakeError) else f"{type(error).__name__}: "
-    return kind + (text if len(text) <= 300 else text[:297] + "...")
