@@ -22,8 +22,11 @@ WHEELS := $(firstword $(foreach dir,$(shell $(PYTHON) -m pip config get global.f
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
+	@echo "[1/3] Bake: random weights of real size (BLIP, EasyOCR) are made, converted to safetensors and proven; 1 minute"
 	$(BIN)/prebake bake --models models.dummy.toml --output $(DEMO)/models --cache $(DEMO)/cache caption ocr
+	@echo "[2/3] The same checkpoints for the naive service, as upstream publishes them"
 	$(BIN)/prebake fetch --models models.dummy.toml --cache $(DEMO)/cache --output $(DEMO)/checkpoints caption ocr
+	@echo "[3/3] Start both services in turn, $(ROUNDS) times each after a warm-up, and compare; 1 to 2 minutes"
 	$(BIN)/prebake measure --rounds $(ROUNDS) --output dist \
 	  --command 'prebake serve --root $(DEMO)/models --port {port}' \
 	  --baseline-command 'python -m image_analyzer.naive --checkpoints $(DEMO)/checkpoints --port {port}'
@@ -51,6 +54,7 @@ measure-image: $(VENV)/ready image baseline
 BAKE := $(if $(WHEELS),WHEELS=$(WHEELS) TORCH_INDEX= )docker buildx bake $(if $(WHEELS),--allow=fs.read=$(WHEELS))
 
 $(VENV)/ready: pyproject.toml constraints.txt runtime/pyproject.toml build/pyproject.toml service/pyproject.toml
+	@echo "Setting up $(VENV): downloads and installs torch, transformers, easyocr and the tools (about 2 GB, minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --constraint constraints.txt $(if $(WHEELS),--find-links $(WHEELS),--extra-index-url $(TORCH_INDEX)) torch

@@ -67,14 +67,14 @@ def _run(options: argparse.Namespace) -> int:
     ask = _question(options)
     baseline, candidate = _launchers(options)
     comparison = compare(baseline, candidate, ask, rounds=options.rounds, timeout=options.timeout)
-    print(table(comparison))
-    print(f"\n{report.headline(comparison)}")
+    print(table(comparison) + "\n")
     if options.output:
         _write(comparison, options.output)
     missed = findings(comparison, shorter=options.shorter, memory_above=options.memory_above,
                       first_request=options.first_request)  # fmt: skip
     for finding in missed:
         print(f"prebake: missed: {finding}", file=sys.stderr)
+    print(report.summary(comparison))
     return 1 if missed else 0
 
 

@@ -82,6 +82,22 @@ def headline(comparison: Comparison) -> str:
     return f"ready after {after:.2f} s instead of {before:.2f} s: {100 * (1 - ratio):.0f} % sooner"
 
 
+def summary(comparison: Comparison) -> str:
+    """One sentence for somebody who has not read the table's columns."""
+    middle = {
+        (label, figure): statistics.median(comparison.values(label, figure))
+        for label in comparison.samples
+        for figure in ("ready", "first_request")
+    }
+    one, other = comparison.baseline, comparison.candidate
+    answers = "gives the same answers" if comparison.same_answers else "gives different answers"
+    return (
+        f"The {other} service was ready {middle[other, 'ready']:.1f} s after its start, the {one} one "
+        f"{middle[one, 'ready']:.1f} s ({statistics.median(comparison.ratio('ready')):.2f} of the time); it {answers}, "
+        f"the first within {middle[other, 'first_request']:.1f} s of the request."
+    )
+
+
 def _table(comparison: Comparison) -> str:
     labels = (comparison.baseline, comparison.candidate)
     rows = [
