@@ -24,8 +24,8 @@ example:
   prebake verify models            every file's size and sha256
   prebake verify models --quick    sizes and headers only
 
-A model whose class is code (family torch) is loaded only where PREBAKE_ALLOW names its module; where it does not,
-the model's line says which code that is.
+A model whose class or warm-up is code (family torch, module:function) is loaded or warmed up only where PREBAKE_ALLOW
+names its module; where it does not, the model's line says which code that is.
 
 Exit codes: 0 as promised; 1 something differs (each finding is listed); 2 wrong use.
 """
@@ -102,8 +102,12 @@ def _verify(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 def _notes(baked: BakedModel) -> list[str]:
     """What this command cannot approve: hashes do not tell who wrote the manifest, and it may name any code."""
-    factory = baked.manifest.class_
-    module = factory.partition(":")[0]
-    if baked.manifest.family != "torch" or covers(allowed_modules(), module):
-        return []
-    return [f"names the code {quote(factory)}, which loads only where {layout.ENV_ALLOW} names {quote(module)[1:-1]}"]
+    named = [(baked.manifest.class_, "loads")] if baked.manifest.family == "torch" else []
+    if isinstance(warmup := baked.manifest.loading.warmup, str):
+        named.append((warmup, "runs as its warm-up"))
+    allowed = allowed_modules()
+    return [
+        f"names the code {quote(code)}, which {does} only where {layout.ENV_ALLOW} names {quote(module)[1:-1]}"
+        for code, does in named
+        if not covers(allowed, module := code.partition(":")[0])
+    ]
