@@ -157,10 +157,10 @@ variable "SOURCE" {
 
 variable "READAHEAD" {
   default     = "recorded"
-  description = "recorded: the build starts the image once and notes what that reads, so that cold starts read ahead of themselves. pagewise: the same, and a shorter list (prebake check --pagewise). Empty: not (for images that are the same bit for bit)."
+  description = "recorded: the build starts the image once and notes what that reads, so that cold starts read ahead of themselves. Empty: not (for images that are the same bit for bit)."
   validation {
-    condition     = contains(["recorded", "pagewise", ""], READAHEAD)
-    error_message = "READAHEAD: expected \"recorded\", \"pagewise\", or nothing."
+    condition     = contains(["recorded", ""], READAHEAD)
+    error_message = "READAHEAD: expected \"recorded\", or nothing."
   }
 }
 
@@ -210,7 +210,7 @@ function "with_readahead" {
     trimspace(replace(with_weights(stage), "FROM ${stage}", "FROM ${stage} AS started")),
     "USER 0:0",
     "RUN --network=none mkdir -p /listed/opt/prebake \\",
-    " && prebake check --record-reads /listed/opt/prebake/readahead ${READAHEAD == "pagewise" ? "--pagewise " : ""}\\",
+    " && prebake check --record-reads /listed/opt/prebake/readahead \\",
     " && find /listed -exec touch --date=@0 {} +",
     "FROM ${stage} AS listed",
     "COPY --link --from=started /listed /",

@@ -30,7 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the process's exit code. 0 fine, 1 a finding, 2 wrong use or configuration."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parser(arguments[0] if arguments else None).parse_args(arguments)
-    options.arguments = arguments
     try:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         return int(options.run(options))

@@ -33,7 +33,7 @@ def test_the_lint_finds_nothing(context: Path) -> None:
         ("IMAGE", "Prebake", "IMAGE: expected an image's name without a tag, such as "
                              '"registry.example:5000/prebake".'),
         ("WHEELS", "https://index", "WHEELS: expected a folder, its path beginning with / or ./, or nothing."),
-        ("READAHEAD", "yes", 'READAHEAD: expected "recorded", "pagewise", or nothing.'),
+        ("READAHEAD", "yes", 'READAHEAD: expected "recorded", or nothing.'),
         ("REVISION", "main", "REVISION: expected a commit's hexadecimal hash, or nothing."),
         ("COMPRESSION", "none", "COMPRESSION: expected uncompressed, zstd, gzip or estargz."),
     ],
@@ -46,9 +46,7 @@ def test_a_wrong_variable_is_refused_with_what_was_expected(
     assert message in build.output
 
 
-@pytest.mark.parametrize(
-    ("value", "recorded"), [("recorded", "readahead \\"), ("pagewise", "readahead --pagewise \\"), ("", None)]
-)
+@pytest.mark.parametrize(("value", "recorded"), [("recorded", "readahead \\"), ("", None)])
 def test_a_start_is_recorded_as_the_variable_says(context: Path, value: str, recorded: str | None) -> None:
     build = bake(context, "image", "--print", READAHEAD=value)
     assert build.code == 0, build.output

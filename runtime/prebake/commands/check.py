@@ -16,7 +16,7 @@ from prebake.commands.arguments import add_allow, add_root, subcommand
 from prebake.documents.sizes import parse_size
 from prebake.errors import ConfigError
 from prebake.loading.models import Models
-from prebake.startup import deferred, quickstart, readahead, recording
+from prebake.startup import deferred, quickstart, readahead
 from prebake.telemetry import report, timeline
 from prebake.telemetry.budget import Budget, Start, exceeded
 from prebake.telemetry.services import Service, find_service
@@ -59,11 +59,6 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--service", metavar="NAME", help="service that answers once: an installed one, or MODULE:OBJECT"
     )
-    parser.add_argument(
-        "--pagewise", action="store_true",
-        help="with --record-reads: a shorter list, by a change to the C library in a process of its own; where that "
-             "fails, the list as it is without (glibc on x86-64)",
-    )  # fmt: skip
     parser.add_argument("--warn-only", action="store_true", help="tell what was exceeded, and exit 0 all the same")
     parser.set_defaults(run=_check)
 
@@ -77,8 +72,6 @@ def _check(options: argparse.Namespace) -> int:
     if budget.needs_baseline and baseline is None:
         raise ConfigError("the budget compares with a baseline: name its file with --baseline")
     service = find_service(options.service)
-    if options.pagewise and not recording.told():
-        return recording.record(options.arguments, options.record_reads)
     recorder = _recorder() if options.record_reads else None
     models = start_all(options.root, service, recorder, options.allow)
     if recorder:
@@ -108,7 +101,7 @@ def _check(options: argparse.Namespace) -> int:
 def _recorder() -> Recorder:
     from prebake.startup.recorder import Recorder
 
-    return Recorder(pagewise=recording.told() == recording.PAGEWISE)
+    return Recorder()
 
 
 def start_all(

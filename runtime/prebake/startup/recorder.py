@@ -1,27 +1,21 @@
 """What a start reads from its disks, written down for `prebake.startup.readahead`.
 
 Files that Python opens are known from its audit events (PEP 578), in order. Libraries are mapped, and a start touches
-a few of their pages: those are known from `/proc/self/pagemap`, to what the kernel maps around a touched page, or to
-16 kB with `pagewise`. A library is listed where the import that brought it began.
+a few of their pages: `/proc/self/pagemap` tells which, to what the kernel maps around a touched page. A library is
+listed where the import that brought it began.
 Folders in which something was looked for, found or not, come first: they are small, and a look-up waits for each.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prebake.startup.readahead import Entry, Part, Ranges, text_of
-
-if TYPE_CHECKING:
-    from prebake.startup.pagewise import Pagewise
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TOUCHED = 3 << 62
@@ -42,8 +36,7 @@ _LISTS = ("os.listdir", "os.scandir")
 class Recorder:
     """Notes what this process reads, from `begin` on."""
 
-    def __init__(self, *, pagewise: bool = False) -> None:
-        """`pagewise` has libraries tell their touched pages more closely, by changing code of the C library."""
+    def __init__(self) -> None:
         self._places: dict[str, tuple[int, int]] = {}
         """Path → its place in the order: the number of the event it belongs to, libraries before what was opened."""
         self._folders: dict[str, None] = {}
@@ -53,9 +46,6 @@ class Recorder:
         """Number of an event → the module that it imports."""
         self._listening = False
         self._ready: dict[str, set[int]] = {}
-        self._pagewise = _pagewise() if pagewise else None
-        self._cutting = ExitStack()
-        self._loads = 0
 
     def begin(self) -> None:
         """Listen from now on. The hook stays for the life of the process; after `text` it does nothing.
@@ -68,18 +58,13 @@ class Recorder:
         self._see_libraries()
         self._listening = True
         sys.addaudithook(self._hear)
-        if self._pagewise:
-            self._cutting.enter_context(self._pagewise)
-        atexit.register(self._cutting.close)  # of a start that fails, too: it calls into the interpreter
 
     def ready(self) -> None:
         """What was touched so far is what the start needs first."""
-        self._cutting.close()
         self._ready = touched()
 
     def text(self, *, without: Iterable[Path] = ()) -> str:
         """The list of all that was read so far, and the end of listening. `without` are files that it leaves out."""
-        self._cutting.close()
         self._see_libraries()
         self._listening = False
         left_out = {str(path.absolute()) for path in without}
@@ -141,18 +126,8 @@ class Recorder:
 
     def _see_libraries(self) -> None:
         """What was mapped since the last look came with the last load."""
-        if self._pagewise and self._pagewise.works:
-            if self._pagewise.loads == self._loads:
-                return
-            self._loads = self._pagewise.loads
         for path in {path for path, *_ in _mappings()} - self._places.keys():
             self._see(path, (self._last_load, 0))
-
-
-def _pagewise() -> Pagewise:
-    from prebake.startup.pagewise import Pagewise
-
-    return Pagewise()
 
 
 def _entry(path: str, pages: dict[str, set[int]], mapped: dict[str, set[int]]) -> Entry | None:

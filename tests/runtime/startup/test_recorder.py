@@ -126,27 +126,6 @@ def test_a_library_is_listed_where_the_import_began_that_brought_it(files: Path)
     assert brought < paths.index(str(files / "first"))
 
 
-ENDING = """
-import atexit, ctypes
-from prebake.startup.recorder import Recorder
-place = ctypes.CDLL(None)._dl_debug_state
-code = lambda: ctypes.string_at(ctypes.cast(place, ctypes.c_void_p).value, 16).hex()
-before = code()
-atexit.register(lambda: print(code() == before))
-recorder = Recorder(pagewise=True)
-recorder.begin()
-print(code() == before, recorder._pagewise.works)
-raise SystemExit(3)  # the start failed
-"""
-
-
-def test_a_start_that_fails_leaves_nothing_that_calls_into_an_interpreter_that_ended() -> None:
-    done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, check=False)
-    (same, works), (afterwards,) = (line.split() for line in done.stdout.splitlines())
-    assert (done.returncode, done.stderr, afterwards) == (3, "", "True")
-    assert (same == "False") == (works == "True")
-
-
 def test_check_records_a_start_of_real_models(tiny_models: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prebake", "check", "--root", tiny_models, "--record-reads", tmp_path / "list"],
