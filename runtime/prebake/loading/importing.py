@@ -1,8 +1,8 @@
-"""Models that a module asks for while it is being imported.
+"""Loads requested by a module while that module is being imported.
 
-The thread that imports a module holds the module's import lock until its last line has run. If it waited there for a
-load in another thread, and that load imported the same module for its factory, both would wait for ever. So such a
-load runs in the importing thread, which gets the module as far as it is defined, or ends with a ConfigError.
+The importing thread holds the module's import lock until the import ends. If it waited for a load in another thread,
+and that load imported the same module for its factory, the two would deadlock. So such a load runs in the importing
+thread, which sees the module as far as it is defined, or the request fails with a ConfigError.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prebake.tiers.locks import FRAMEWORK_LOCK
 
 
 def _being_imported() -> tuple[str, ...]:
-    """Modules whose top-level code this thread runs, the innermost first. `__main__` is not imported, so not listed."""
+    """Modules that this thread is importing, innermost first. `__main__` is not imported, so it is not listed."""
     found: list[str] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -33,23 +33,23 @@ def _initializing(module: str) -> bool:
 
 
 def _factory(baked: BakedModel) -> tuple[str, str] | None:
-    """Module and name, where the class is a `module:factory`."""
+    """Module and name if the class is a `module:factory`, else None."""
     module, colon, name = baked.manifest.class_.partition(":")
     return (module, name) if colon else None
 
 
 def must_load_here(baked: BakedModel, loading: Iterable[BakedModel]) -> bool:
-    """Whether a load must run in this thread, because it may need a module that this thread imports.
+    """Whether the load must run in this thread because it may need a module that this thread is importing.
 
-    `loading` are the models whose loads are under way. Raises ConfigError where the load could never end: this thread
-    is itself part of a load, the factory is not defined yet, or a load under way waits for this thread's import.
+    `loading` are the models that are being loaded. Raises ConfigError if the load could never finish: this thread is
+    itself part of a load, the factory is not defined yet, or another load waits for this thread's import.
     """
     importing = _being_imported()
     if FRAMEWORK_LOCK._is_owned():  # type: ignore[attr-defined]
         raise ConfigError(
-            f"{baked.name}: {importing[0] if importing else 'a factory'} asks for model {quote(baked.name)} while the "
-            "load of a model runs it; the two would wait for each other for ever (ask in a function that is called "
-            'later, or, in a script, under if __name__ == "__main__")'
+            f"{baked.name}: {importing[0] if importing else 'a factory'} asks for model {quote(baked.name)} during "
+            "the load of a model; the two loads would deadlock (ask in a function that is called later or, in a "
+            'script, under if __name__ == "__main__")'
         )
     if not importing:
         return False
@@ -61,7 +61,7 @@ def must_load_here(baked: BakedModel, loading: Iterable[BakedModel]) -> bool:
                 "(ask in a function that is called after the import, or call start() after it)"
             )
     if (factory := _factory(baked)) is None:
-        return False  # the class of an installed framework, which imports no module of the application
+        return False  # a class of an installed framework: loading it imports no module of the application
     module, name = factory
     if module in importing and not hasattr(sys.modules[module], name):
         raise ConfigError(
