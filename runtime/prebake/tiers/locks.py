@@ -1,4 +1,4 @@
-"""The locks around frameworks and imports, and what a fork does with them."""
+"""The locks around frameworks and imports, and their handling in a fork."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import os
 import threading
 
 FRAMEWORK_LOCK = threading.RLock()
-"""Held while a framework is imported or builds something: they patch global state meanwhile (torch's default
-dtype, `torch.nn.init`), which another thread must neither see nor capture. Reading files goes on beside it."""
+"""Held while a framework is imported or builds a module. Frameworks patch global state meanwhile (torch's default
+dtype, `torch.nn.init`), which other threads must neither see nor capture. File reads do not need this lock."""
 
 
 IMPORTS = threading.RLock()
-"""Held while something is imported, and while a framework's own loader runs, which changes torch's default dtype. A
-fork waits for it: a child cannot finish an import that another thread began, nor undo what another thread changed."""
+"""Held during imports, and while a framework's own loader runs, because that changes torch's default dtype. A fork
+waits for it: a child can neither finish another thread's import nor undo another thread's change."""
 
 
 def _free_the_lock_in_a_forked_child() -> None:
-    # another thread's hold on it would never end: the child has only the thread that forked
+    # if another thread held the lock, it would never release it: the child has only the forking thread
     if not FRAMEWORK_LOCK._is_owned():  # type: ignore[attr-defined]
         FRAMEWORK_LOCK._at_fork_reinit()  # type: ignore[attr-defined]
     IMPORTS.release()
