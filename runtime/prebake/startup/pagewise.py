@@ -1,10 +1,10 @@
-"""Which pages of a library a start touches, to 16 kB: the kernel would tell of the 64 kB around each, or of more.
+"""Records which pages of a library a start touches, to 16 kB; the kernel alone gives 64 kB or more around each.
 
-Where a page is touched the kernel maps those of its neighbours too that are in memory (fault-around). It keeps within
-the mapping: so libraries are cut into mappings of 16 kB, by advice that differs from piece to piece. That has to happen
-after a library is mapped and before it is relocated, inside `dlopen`. There glibc calls an empty function for debuggers
-to set a breakpoint in (`struct r_debug` of `link.h`), and its code is overwritten, in this process's memory, with a
-jump to what is to be done. Only a start that is being recorded does this.
+When a page is touched, the kernel also maps its neighbours that are in the page cache (fault-around), but only within
+the same mapping. So this module splits libraries into mappings of 16 kB, by alternating `madvise` values. This must
+happen after a library is mapped and before it is relocated, inside `dlopen`. At that point glibc calls an empty
+function, meant for debuggers' breakpoints (`struct r_debug` in `link.h`). This module overwrites that function, in this
+process's memory, with a jump to its own code. Only a start that is being recorded does this.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ from typing import ClassVar, Literal
 PIECE = 1 << 14
 """Bytes of a mapping."""
 LARGE = 1 << 20
-"""Bytes of a library that is worth the while."""
+"""Minimum size of a library to split, in bytes."""
 MAPPINGS = 65_530
-"""That Linux allows a process, unless `vm.max_map_count` says otherwise. Three quarters of them are used."""
+"""Linux's default limit of mappings per process (`vm.max_map_count`). This module uses up to three quarters of it."""
 
 _CONSISTENT = 0
-"""All libraries that were asked for are mapped (`RT_CONSISTENT`)."""
+"""All requested libraries are mapped (`RT_CONSISTENT`)."""
 _PT_LOAD = 1
 _HEADER = ((32, 8), (54, 2), (56, 2))
-"""Where it has e_phoff, e_phentsize and e_phnum, and their bytes."""
+"""Offset and size in bytes of e_phoff, e_phentsize and e_phnum."""
 _READ, _WRITE, _EXECUTE = mmap.PROT_READ, mmap.PROT_WRITE, mmap.PROT_EXEC
 _BODIES = (b"\xc3", b"\xf3\x0f\x1e\xfa\xc3")
-"""The empty function: ret, or endbr64 and ret. What fills it up to the next one, at 16 bytes, is never executed."""
+"""The empty function: ret, or endbr64 and ret. The padding up to 16 bytes, where the next function begins, is never
+executed."""
 
 
 class _LinkMap(ctypes.Structure):
-    """A library, in the dynamic linker's list."""
+    """A library in the dynamic linker's list."""
 
     _fields_: ClassVar = [(name, ctypes.c_void_p) for name in ("address", "name", "dynamic", "next")]
 
 
 class _Debug(ctypes.Structure):
-    """What the dynamic linker tells debuggers."""
+    """The dynamic linker's interface for debuggers."""
 
     _fields_: ClassVar = [
         ("version", ctypes.c_int), ("first", ctypes.c_void_p), ("called", ctypes.c_void_p), ("state", ctypes.c_int)
@@ -58,20 +59,20 @@ class _Segment(ctypes.Structure):
 
 
 class Pagewise:
-    """Cuts the libraries that are loaded while it is used as a context, by whichever thread.
+    """Splits the libraries that any thread loads while this context manager is active.
 
-    A thread that loads one without the interpreter's lock waits for that lock in there: no other thread may load
-    libraries meanwhile. The loader's lock on imports sees to it.
+    A thread that loads a library without the GIL waits for the GIL inside `dlopen`, so no other thread may load
+    libraries meanwhile. The loader's lock on imports ensures this.
     """
 
     def __init__(self) -> None:
         self.works = False
-        """Not on other processors than x86-64, with another C library than glibc, or where code cannot be written."""
+        """Whether the function is overwritten; requires x86-64, glibc, and permission to write code."""
         self.loads = 0
-        """How often libraries were loaded, where it works."""
+        """How often libraries were loaded, if it works."""
         self._left = _most_mappings() * 3 // 4
         self._known: set[int] = set()
-        self._called = ctypes.CFUNCTYPE(None)(self._loaded)  # kept: another thread may be in it when all is over
+        self._called = ctypes.CFUNCTYPE(None)(self._loaded)  # kept: another thread may run it after `__exit__`
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         self._debug = _debug(self._libc)
         self._before = b""
@@ -92,7 +93,7 @@ class Pagewise:
         return False
 
     def _loaded(self) -> None:
-        # called inside dlopen: no import, and nothing else that loads a library
+        # runs inside dlopen: must not import or load a library in any other way
         if self._debug is None or self._debug.state != _CONSISTENT:
             return
         self.loads += 1
@@ -101,7 +102,7 @@ class Pagewise:
             self._cut(address)
 
     def _libraries(self) -> Iterator[int]:
-        """Where each is mapped."""
+        """The address at which each library is mapped."""
         entry = self._debug.first if self._debug is not None else None
         while entry:
             library = _LinkMap.from_address(entry)
@@ -140,7 +141,7 @@ def _most_mappings() -> int:
 
 
 def _debug(libc: ctypes.CDLL | None) -> _Debug | None:
-    """The dynamic linker's own, where the function it calls is the one that is known."""
+    """The dynamic linker's `_r_debug`, or None if the function that it calls is not the expected one."""
     if libc is None or platform.machine() != "x86_64":
         return None
     try:
@@ -154,9 +155,9 @@ def _debug(libc: ctypes.CDLL | None) -> _Debug | None:
 
 
 def _segments(base: int) -> list[_Segment]:
-    """What of a library is loaded; its header is the first of it (man 5 elf, 64 bits)."""
+    """The loaded segments of a library, from its header at address `base` (man 5 elf, 64 bits)."""
     with suppress(OSError), open("/proc/self/mem", "rb", buffering=0) as memory:  # noqa: PTH123
-        # read so, an address that is not mapped is an error, and not the end of the process
+        # read through the file: an unmapped address then raises an error instead of killing the process
         header = os.pread(memory.fileno(), 64, base)
         if not header.startswith(b"\x7fELF\x02"):
             return []

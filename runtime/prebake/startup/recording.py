@@ -1,7 +1,7 @@
-"""Recording a start with `prebake.startup.pagewise`, in a process of its own: it changes code of the C library.
+"""Records a start with `prebake.startup.pagewise` in a separate process, because pagewise patches the C library.
 
-Where that process crashes, fails or hangs, the start is recorded once more without. The list is longer then, and as
-right.
+If that process crashes, fails or hangs, the start is recorded again without pagewise. The list is then longer, but also
+correct.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from prebake.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 ENV = "PREBAKE_RECORDS"
-"""What `check --pagewise` tells the processes that it starts: to record with `PAGEWISE`, or `PLAIN`."""
+"""Set by `check --pagewise` for the processes that it starts: record with `PAGEWISE` or `PLAIN`."""
 PAGEWISE, PLAIN = "pagewise", "plain"
 LONGEST = 900.0
-"""Seconds after which the process is taken to hang."""
+"""Seconds after which the process is considered hung."""
 _GOOD = (0, 1)
-"""Exit codes of a check that ended: 1 where the start is over its budget."""
+"""Exit codes of a completed check; 1 means that the start exceeds its budget."""
 
 
 def told() -> str | None:
-    """How this process has to record; None where it was not started by `record`."""
+    """How this process records; None if `record` did not start it."""
     return os.environ.get(ENV)
 
 
 def record(arguments: Sequence[str], listed: Path | None) -> int:
-    """Run `prebake` with these arguments, with pagewise if that can be; its exit code.
+    """Run `prebake` with these arguments, with pagewise if possible, and return its exit code.
 
-    `listed` is the file that it writes. The output of a process that failed is dropped but for its last line. Raises
-    ConfigError where there is nothing to write.
+    `listed` is the file that it writes. Of a failed process's output, only the last line is shown. Raises ConfigError
+    if `listed` is None.
     """
     if listed is None:
         raise ConfigError("--pagewise: nothing is recorded; add --record-reads FILE, or leave --pagewise out")
@@ -58,7 +58,7 @@ def record(arguments: Sequence[str], listed: Path | None) -> int:
     logger.warning("%s: recorded without --pagewise, because a start with it %s. The list is longer.", listed, why)
     listed.unlink(missing_ok=True)
     code = subprocess.run(command, env=os.environ | {ENV: PLAIN}, check=False).returncode
-    return code if code >= 0 else 128 - code  # as shells tell of a signal
+    return code if code >= 0 else 128 - code  # as shells report a signal
 
 
 def _what_went_wrong(code: int, said: str) -> str:
