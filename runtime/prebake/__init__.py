@@ -6,17 +6,17 @@
 
     models = prebake.Models("/models")   # reads manifests only
     models.start()                       # everything, in the background, in parallel
-    caption = models["caption"]          # loads now if nobody did
+    caption = models["caption"]          # waits, or loads it now
     caption.model, caption.processor, caption.tier
 
 The names in `__all__` and the module `prebake.errors` are the public interface; everything else may change.
-Importing this package imports no framework. Each name's module is imported when the name is first used, so that a cold
-start can have its disk at work before anything else.
+Importing this package imports no framework. Each name's module is imported when the name is first used, so a cold start
+can begin reading from disk before any other import.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # the one in `typing` would be an import
+TYPE_CHECKING = False  # importing `typing` for its constant would cost time
 if TYPE_CHECKING:
     from prebake.baked.manifest import Manifest
     from prebake.errors import PrebakeError
@@ -68,7 +68,7 @@ _MODULES = {
     "report": "telemetry.report",
     "timeline": "telemetry.timeline",
 }
-"""Name → the module that it is."""
+"""Name of a public module → where it is."""
 
 
 def __getattr__(name: str) -> object:

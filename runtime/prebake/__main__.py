@@ -1,7 +1,7 @@
 """The command `prebake`: check and inspect; other distributions add theirs through entry points.
 
-The entry-point group is `prebake.commands`: the name is the command's, the value a function that takes argparse's
-subparsers and adds one. A command is looked up by its name, so that the others' modules are not imported.
+The entry-point group is `prebake.commands`. The entry's name is the command's name; its value is a function that takes
+argparse's subparsers and adds one. Only the requested command's module is imported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from prebake.startup import readahead
 
 if sys.argv[1:2] != ["inspect"]:
-    readahead.begin()  # before the imports below, which take longer than the reader takes to start
+    readahead.begin()  # before the imports below: they take longer than the reader thread takes to start
 
 import argparse
 import logging
@@ -27,7 +27,7 @@ GROUP = "prebake.commands"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the process's exit code. 0 fine, 1 a finding, 2 wrong use or configuration."""
+    """Run one command and return the exit code: 0 success, 1 a finding, 2 wrong use or configuration."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parser(arguments[0] if arguments else None).parse_args(arguments)
     try:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"prebake: error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has had enough (| head). Python would complain once more while it exits.
+        # The reader of stdout closed the pipe (`| head`). Without this, Python reports the error again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -48,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser(command: str | None) -> argparse.ArgumentParser:
-    """The command line with this command, or with all where none of this name is installed."""
+    """A parser with this command alone, or with all commands if no command of this name is installed."""
     top = argparse.ArgumentParser(
         prog="prebake",
-        description="Container images with model weights baked in, converted beforehand, mapped at start.",
+        description="Container images with model weights baked in: converted at build, memory-mapped at start.",
     )
     commands = top.add_subparsers(metavar="COMMAND", dest="command", required=True)
     if command in OWN:

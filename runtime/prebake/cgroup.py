@@ -1,7 +1,7 @@
-"""How much memory this process may still use: the least of what the system and each of its control groups leave.
+"""Free memory of this process: the minimum over the system and each of its control groups.
 
-Page cache that was not used again (`inactive_file`) counts as free: the kernel gives it up first, and a group that has
-read much would seem full otherwise. This is how Kubernetes computes a working set.
+Inactive page cache (`inactive_file`) counts as free: the kernel reclaims it first, and a group that has read many files
+would look full otherwise. Kubernetes computes a working set the same way.
 
 Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of Linux; man 5 proc_meminfo.
 """
@@ -19,7 +19,7 @@ class _Version(NamedTuple):
     limits: tuple[str, ...]
     usage: str
     inactive: str
-    """A line of `memory.stat`: with the groups below it, as the usage is."""
+    """Name of a line in `memory.stat`; like the usage, it includes child groups."""
 
 
 _V1 = _Version(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
@@ -27,9 +27,9 @@ _V2 = _Version(("memory.max", "memory.high"), "memory.current", "inactive_file")
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that are free; None where the system tells nothing (not Linux).
+    """Free bytes, or None if the system does not report them (not Linux).
 
-    `root` is where `proc` and `sys` are.
+    `root` is the folder with `proc` and `sys`.
     """
     found = [_available(root), *(_left(folder, version) for folder, version in _groups(root))]
     known = [free for free in found if free is not None]
@@ -37,7 +37,7 @@ def free_memory(root: Path = Path("/")) -> int | None:
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, _Version]]:
-    """The folders of the groups that account for this process's memory, from its own outwards."""
+    """The folders of the groups that account for this process's memory, from its own group to the root."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -53,15 +53,16 @@ def _groups(root: Path) -> Iterator[tuple[Path, _Version]]:
         else:
             continue
         group = PurePosixPath(path.lstrip("/"))
-        if ".." in group.parts:  # outside what this namespace sees
+        if ".." in group.parts:  # outside this cgroup namespace
             group = PurePosixPath()
-        # a container may see its own group as the mount's root and be told its path on the host, which is not there
+        # In a container, the mount's root may be its own group while the path is that on the host, which is not
+        # mounted.
         for folder in (group, *group.parents):
             yield mount / folder, version
 
 
 def _left(folder: Path, version: _Version) -> int | None:
-    """What a group leaves; None where it has no limit, or is not there."""
+    """Free bytes of a group; None if it has no limit or does not exist."""
     limits = [limit for name in version.limits if (limit := _number(folder / name)) is not None]
     used = _number(folder / version.usage)
     if not limits or used is None:
@@ -75,7 +76,7 @@ def _available(root: Path) -> int | None:
 
 
 def _number(path: Path) -> int | None:
-    """None where the file is not there, or says `max`."""
+    """The number in a file; None if the file is missing or contains `max`."""
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -83,7 +84,7 @@ def _number(path: Path) -> int | None:
 
 
 def _line(path: Path, name: str, missing: int) -> int:
-    """The number that follows the name in a file of such lines."""
+    """The number after `name` in a file with one name and number per line."""
     try:
         words = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
         return next((int(line[1]) for line in words if line[:1] == [name]), missing)

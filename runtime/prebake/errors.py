@@ -1,17 +1,17 @@
-"""Everything Prebake raises on purpose.
+"""The exceptions that Prebake raises.
 
 ::
 
-    PrebakeError                 exit code 1: a finding, or work that could not be done
+    PrebakeError                 exit code 1: a finding, or work that failed
     ├── ConfigError              exit code 2: wrong use or wrong configuration
-    │   └── UnknownModelError    a name that no manifest (or `models.toml`) carries; also a KeyError
-    ├── DocumentError            a manifest, lock or budget that cannot be read as what it claims to be
-    │   └── NewerFormatError     written by a newer Prebake than this one
-    ├── IntegrityError           bytes that are not the bytes that were promised
-    │   └── TensorFileError      a safetensors file whose header and size disagree, or that is none
-    ├── LoadError                a model that could not be loaded by any tier
-    │   └── LoadTimeoutError     a model that took longer than it may; also a TimeoutError
-    └── SourceError              a checkpoint that could not be fetched (raised by the build half)
+    │   └── UnknownModelError    no manifest (and no `models.toml`) has this model name; also a KeyError
+    ├── DocumentError            a manifest, lock or budget is malformed
+    │   └── NewerFormatError     the document was written by a newer Prebake
+    ├── IntegrityError           a file's bytes differ from those recorded
+    │   └── TensorFileError      a file is not valid safetensors, or its header disagrees with its size
+    ├── LoadError                no tier could load the model
+    │   └── LoadTimeoutError     the model was not loaded within its timeout; also a TimeoutError
+    └── SourceError              a checkpoint could not be fetched (raised by the build half)
 
 A message says what was expected, what was found, where, and what to do next.
 """
@@ -33,37 +33,37 @@ __all__ = [
 
 
 class PrebakeError(Exception):
-    """The root of the tree; `exit_code` is what the command line ends with."""
+    """Base of all exceptions; `exit_code` is the exit code of the command that raised it."""
 
     exit_code = 1
 
 
 class ConfigError(PrebakeError):
-    """Wrong use or wrong configuration: the user can mend it without a new build."""
+    """Wrong use or wrong configuration; the user can fix it without a new build."""
 
     exit_code = 2
 
 
 class UnknownModelError(ConfigError, KeyError):
-    """A model name that is not there; the message lists those that are."""
+    """No model has this name; the message lists the names that exist."""
 
     __str__ = Exception.__str__  # KeyError would print the repr of the message
 
 
 class DocumentError(PrebakeError):
-    """A JSON or TOML document that is not what it should be; the message carries the path in it."""
+    """A malformed JSON or TOML document; the message names the path inside it."""
 
 
 class NewerFormatError(DocumentError):
-    """The document's format number is above the one this version reads."""
+    """The document's format number is higher than this version supports."""
 
 
 class IntegrityError(PrebakeError):
-    """Size, hash or presence of a file differs from what its manifest or lock says."""
+    """A file is missing, or its size or hash differs from its manifest or lock."""
 
 
 class TensorFileError(IntegrityError):
-    """A safetensors file that must not be mapped: truncated, overlapping, or not safetensors."""
+    """A safetensors file that is unsafe to map: truncated, with overlapping tensors, or not safetensors at all."""
 
 
 class LoadError(PrebakeError):
@@ -71,7 +71,7 @@ class LoadError(PrebakeError):
 
 
 class LoadTimeoutError(LoadError, TimeoutError):
-    """The model was not ready in time. The load goes on in its thread: a later call may find it done."""
+    """The model was not loaded in time. The load continues in its thread, so a later call may succeed."""
 
 
 class SourceError(PrebakeError):

@@ -78,7 +78,7 @@ def test_a_command_as_the_class(tmp_path: Path, proof: Path, factory: str, capsy
     module = factory.partition(":")[0]
     assert outcome(folder) == (
         f'{folder}: class: "{factory}" is code that the application does not allow (allowed: helpers)'
-        ": a manifest alone must not choose what is imported. If you trust it, name its module: "
+        ": a manifest alone must not decide what is imported. If you trust it, allow its module: "
         f'PREBAKE_ALLOW={module}, --allow {module}, or allow=["{module}"] for prebake.Models and prebake.load'
     )
     assert not proof.exists()
@@ -136,7 +136,9 @@ def test_what_transformers_offers_beside_classes(
     options = {"dtype": "float32", "processor": name if key == "processor" else None}
     put(bert, {"options": options} | ({"class": name} if key == "class" else {}))
     place, kind = ("class", "model") if key == "class" else ("options.processor", "processor")
-    assert outcome(bert).startswith(f"{bert}: {place}: {name} of transformers is no {kind} (expected a class derived")
+    assert outcome(bert).startswith(
+        f"{bert}: {place}: {name} of transformers is not a {kind} (expected a class derived"
+    )
     assert name not in asked
 
 
@@ -144,7 +146,7 @@ def test_what_transformers_offers_beside_classes(
 def test_a_class_that_is_no_model(bert: Path, name: str) -> None:
     put(bert, {"class": name})
     assert outcome(bert) == (
-        f"{bert}: class: {name} of transformers is no model (expected a class derived from PreTrainedModel)"
+        f"{bert}: class: {name} of transformers is not a model (expected a class derived from PreTrainedModel)"
     )
 
 
@@ -152,7 +154,7 @@ def test_a_class_that_is_no_model(bert: Path, name: str) -> None:
 def test_a_class_that_is_no_processor(bert: Path, name: str) -> None:
     put(bert, {"options": {"dtype": "float32", "processor": name}})
     assert outcome(bert) == (
-        f"{bert}: options.processor: {name} of transformers is no processor (expected a class derived from "
+        f"{bert}: options.processor: {name} of transformers is not a processor (expected a class derived from "
         "FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase, ProcessorMixin)"
     )
 
@@ -160,7 +162,7 @@ def test_a_class_that_is_no_processor(bert: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"dtype": "load"}, 'options.dtype: "load" is no type of tensors of torch'),
+        ({"dtype": "load"}, 'options.dtype: "load" is not a torch dtype'),
         ({"dtype": ["load"]}, "options.dtype: expected a string, found a list"),
         ({"processor": {"a": 1}}, "options.processor: expected a string, found a table"),
         ({"frozen": "weight"}, 'options.frozen: expected a list, found the string "weight"'),
@@ -192,11 +194,12 @@ RECOGNIZER = {"generation": 2, "classes": 10}
         ({"recognizer": RECOGNIZER | {"generation": 3}}, "recognizer.generation: 3 is not one of 1, 2"),
         ({"recognizer": RECOGNIZER | {"generation": "2"}}, "recognizer.generation: expected a whole number, found the "
                                                           'string "2"'),
-        ({"recognizer": RECOGNIZER | {"classes": 10**9}}, "recognizer.classes: 1000000000 is not from 1 to 100,000"),
+        ({"recognizer": RECOGNIZER | {"classes": 10**9}}, "recognizer.classes: 1000000000 is not between 1 and "
+                                                          "100,000"),
         ({"recognizer": RECOGNIZER | {"module": "os"}}, "recognizer.module: unknown key"),
         ({"recognizer": []}, "recognizer: expected a table, found a list"),
         ({"quantize": 1}, "quantize: expected true or false, found a whole number (1)"),
-        ({"languages": ["../../etc/passwd"]}, 'languages: "../../etc/passwd" is no code of a language'),
+        ({"languages": ["../../etc/passwd"]}, 'languages: "../../etc/passwd" is not a language code'),
         ({"languages": "ko"}, 'languages: expected a list, found the string "ko"'),
         ({"download": True}, "download: unknown key"),
     ],
@@ -243,7 +246,7 @@ def test_a_module_that_a_structure_must_not_import(
     monkeypatch.setattr(importlib, "import_module", noting(importlib.import_module, imported))
     model, how = load_by(bert)
     assert (type(model).__name__, how) == ("BertForMaskedLM", "constructor")
-    assert f"structure.json: wants {name}, which no structure may name" in caplog.text
+    assert f"structure.json: references {name}, which is not allowed in a structure" in caplog.text
     assert name.partition(":")[0] not in imported
 
 
@@ -254,7 +257,7 @@ def test_a_module_that_leaves_the_process(
     put_structure(bert, "torch.nn.modules.absent:x")
     monkeypatch.setattr("prebake.modules.structure.importlib.import_module", lambda name: sys.exit(3))
     assert load_by(bert)[1] == "constructor"
-    assert "wants torch.nn.modules.absent, and importing it ended with SystemExit(3)" in caplog.text
+    assert "references torch.nn.modules.absent, whose import raised SystemExit(3)" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ class Lock:
         table.finish()
         for name in lock.models:
             if not layout.MODEL_NAME.fullmatch(name):
-                raise models.fail(name, f"{quote(name)} is no model name")
+                raise models.fail(name, f"{quote(name)} is not a valid model name")
         return lock
 
     @property

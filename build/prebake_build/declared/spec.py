@@ -137,8 +137,8 @@ def _read_model(models: Table, name: str, base: Path, issues: _Issues) -> ModelS
         return None
     if not layout.MODEL_NAME.fullmatch(name):
         issues.append(
-            f"{models.where}: {quote(name)} is no model name: use lower-case letters, digits, '.', '_' and '-', "
-            "at most 64, with a letter or digit at both ends"
+            f"{models.where}: {quote(name)} is not a valid model name: use lower-case letters, digits, '.', '_' and "
+            "'-', at most 64, with a letter or digit at both ends"
         )
     source = issues.collect(lambda: _source(table, base), "")
     nothing: tuple[str | None, str | None] = (None, None)
@@ -194,7 +194,7 @@ def _retries(table: Table) -> int:
 def _timeout(table: Table) -> float | None:
     timeout = table.maybe("timeout", float)
     if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
-        raise table.fail("timeout", f"{timeout:g} is no number of seconds above 0")
+        raise table.fail("timeout", f"{timeout:g} is not a number of seconds above 0")
     return timeout
 
 

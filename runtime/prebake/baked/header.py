@@ -1,7 +1,7 @@
-"""The header of a safetensors file, parsed and checked against the file's real size. No torch needed.
+"""The header of a safetensors file, parsed and checked against the file's actual size. Needs no torch.
 
-Touching a mapped page beyond the end of a truncated file kills the process with SIGBUS, and no `except`
-helps. So nothing is mapped before the header proved that the file holds exactly the bytes it names.
+Touching a mapped page beyond the end of a truncated file kills the process with SIGBUS, which no `except` can catch. So
+a file is mapped only after its header has been checked to describe exactly the file's bytes.
 
 Format: https://github.com/huggingface/safetensors (8 bytes little-endian length, JSON header, data).
 """
@@ -27,7 +27,7 @@ ITEM_SIZES: Mapping[str, int] = {
     "I32": 4, "U32": 4, "F32": 4,
     "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
-"""safetensors' name of a type → bytes per element."""
+"""safetensors dtype name → bytes per element."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What the file holds. `data_start + size` is the file's size, to the byte."""
+    """The contents of the file. `data_start + size` is exactly the file's size."""
 
     entries: Mapping[str, Entry]
     data_start: int
@@ -55,8 +55,8 @@ class Header:
 def read_header(path: Path) -> Header:
     """The checked header of a safetensors file.
 
-    Raises TensorFileError where the file is absent, unreadable, truncated, longer than its header says,
-    or no safetensors at all.
+    Raises TensorFileError if the file is missing, unreadable, truncated, longer than its header says, or not
+    safetensors.
     """
     try:
         with path.open("rb") as file:
@@ -71,13 +71,13 @@ def _parse(file: BinaryIO, file_size: int, where: str) -> Header:
     length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER or 8 + length > file_size:
         raise TensorFileError(
-            f"{where}: its first 8 bytes announce a header of {length:,} bytes, and the file has {file_size:,}: "
-            "this is no safetensors file, or a truncated one"
+            f"{where}: its first 8 bytes give a header of {length:,} bytes, but the file has {file_size:,}: "
+            "this is not a safetensors file, or it is truncated"
         )
     try:
         text = file.read(length).decode("utf-8")
         document = json.loads(text, object_pairs_hook=_unique)
-        if "\\u" in text:  # an escaped half of a surrogate pair would be a name that no message or file can hold
+        if "\\u" in text:  # refuse lone surrogates, which no message or file can encode
             json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise TensorFileError(f"{where}: its header is not JSON: {error}") from error
@@ -89,7 +89,7 @@ def _parse(file: BinaryIO, file_size: int, where: str) -> Header:
     size = _covered(entries, where)
     if data_start + size != file_size:
         raise TensorFileError(
-            f"{where}: its header describes {data_start + size:,} bytes, and the file has {file_size:,}: "
+            f"{where}: its header describes {data_start + size:,} bytes, but the file has {file_size:,}: "
             "it was truncated or changed; bake or pull this model again"
         )
     return Header(entries=entries, data_start=data_start, size=size)
@@ -98,7 +98,7 @@ def _parse(file: BinaryIO, file_size: int, where: str) -> Header:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise ValueError("a name stands twice in it")
+        raise ValueError("it has a duplicate key")
     return document
 
 
@@ -112,21 +112,21 @@ def _entry(name: str, value: object, where: str) -> Entry:
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
         raise bad(f"unknown dtype {quote(dtype) if isinstance(dtype, str) else describe(dtype)}")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise bad("shape and data_offsets must be lists of whole numbers from 0 up")
+        raise bad("shape and data_offsets must be lists of non-negative integers")
     begin, end = offsets
     size = _bytes(shape, ITEM_SIZES[dtype])
     if size is None:
-        raise bad(f"its shape is beyond any memory: {quote(str(shape))}")
+        raise bad(f"its shape is too large for any memory: {quote(str(shape))}")
     if end - begin != size:
         raise bad(f"{end - begin} bytes do not hold {dtype} of shape {shape}")
     return Entry(dtype=dtype, shape=tuple(shape), begin=begin, end=end)
 
 
 def _bytes(shape: list[int], item: int) -> int | None:
-    """What a tensor takes, or None where its sizes or strides do not fit into 64 bits.
+    """The tensor's size in bytes, or None if its size or strides do not fit into 64 bits.
 
-    Stops there: the product of a header's worth of sizes would be a number of millions of digits. Strides
-    are products too, in which a size of 0 counts as 1.
+    Stops at that limit: the product of a long shape could have millions of digits. Strides are products too, in which
+    a size of 0 counts as 1.
     """
     size = item
     for count in shape:
@@ -141,7 +141,7 @@ def _naturals(value: object) -> bool:
 
 
 def _covered(entries: Mapping[str, Entry], where: str) -> int:
-    """The size of the data part, which the tensors must fill without gap or overlap."""
+    """The size of the data part. The tensors must fill it without gaps or overlaps."""
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != position:

@@ -1,4 +1,4 @@
-"""What is in a baked model, from its manifest and its headers: no framework, no weights read."""
+"""Describes a baked model from its manifest and file headers; imports no framework and reads no weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prebake.baked.model import BakedModel
 def describe(baked: BakedModel, *, tensors: bool = False) -> dict[str, Any]:
     """The model as plain values; `tensors` adds every tensor's dtype, shape and file.
 
-    Raises TensorFileError where a file of weights is not what its header says.
+    Raises TensorFileError if a weights file does not match its header.
     """
     manifest, weights = baked.manifest, baked.manifest.weights
     document: dict[str, Any] = {
@@ -38,7 +38,7 @@ def describe(baked: BakedModel, *, tensors: bool = False) -> dict[str, Any]:
 
 
 def lines(document: dict[str, Any]) -> str:
-    """The description for a person."""
+    """The description as text."""
     weights, source = document["weights"], document["source"]
     dtypes = ", ".join(f"{count} x {dtype}" for dtype, count in sorted(weights["dtypes"].items()))
     rows = [

@@ -1,7 +1,7 @@
-"""Every byte of a baked model held against its manifest: what `verify="full"` does before a load.
+"""Compares the hashes of a baked model's files with its manifest: `verify="full"` does this before a load.
 
-Sizes and headers are checked at every start, for one `stat` a file. Hashing reads all weights;
-it releases the interpreter lock, so it runs beside imports and other models' loads.
+Every start checks sizes and headers, at the cost of one `stat` per file. Hashing reads all weights; it releases the
+GIL, so it runs in parallel with imports and other models' loads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHUNK = 1 << 22
 
 
 def check_verify(value: str) -> Verify:
-    """Raises ConfigError for anything but `size` and `full`."""
+    """The value. Raises ConfigError unless it is `size` or `full`."""
     for known in get_args(Verify):
         if value == known:
             found: Verify = known
@@ -28,11 +28,11 @@ def check_verify(value: str) -> Verify:
 
 
 def check_hashes(manifest: Manifest, folder: Path) -> None:
-    """Hold every file's sha256 against the manifest. Raises IntegrityError that lists each file that differs."""
+    """Compare every file's sha256 with the manifest. Raises IntegrityError that lists each file that differs."""
     findings = [finding for file in manifest.files if (finding := _check(folder, file))]
     if findings:
         raise IntegrityError(
-            f"{folder}: not what its manifest says:\n  " + "\n  ".join(findings) + "\nBake or pull this model again."
+            f"{folder}: differs from its manifest:\n  " + "\n  ".join(findings) + "\nBake or pull this model again."
         )
 
 

@@ -1,13 +1,13 @@
-"""Names that both halves and the image agree on: files, folders, environment variables.
+"""Names that the runtime, the build and the image share: files, folders, environment variables.
 
 ::
 
     /models/                     PREBAKE_ROOT
     └── caption/                 one baked model, one image layer
         ├── manifest.json        MANIFEST
-        ├── model.safetensors    WEIGHTS: what the module's state dict holds
-        ├── buffers.safetensors  BUFFERS: tensors that the module has but its state dict does not
-        ├── structure.json       STRUCTURE: what its constructor made, without tensors
+        ├── model.safetensors    WEIGHTS: the module's state dict
+        ├── buffers.safetensors  BUFFERS: the module's tensors that are not in its state dict
+        ├── structure.json       STRUCTURE: the constructed module without its tensors
         └── config.json …        the small files that the family needs
 """
 
@@ -22,7 +22,7 @@ WEIGHTS = "model.safetensors"
 BUFFERS = "buffers.safetensors"
 STRUCTURE = "structure.json"
 
-ENV_ROOT = "PREBAKE_ROOT"  # and readahead.ENV, in a script that imports nothing
+ENV_ROOT = "PREBAKE_ROOT"  # readahead.ENV is defined in its module, which imports nothing
 ENV_DEFER = "PREBAKE_DEFER"
 ENV_MEMO = "PREBAKE_MEMO"
 ENV_PREFETCH = "PREBAKE_PREFETCH"
@@ -40,7 +40,7 @@ PAGE = 4096
 """Bytes. The data part of every baked safetensors file starts on a multiple of this."""
 
 MODEL_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
-"""A model's name is a folder, a build target and a stage name: lower case, no separators at the ends."""
+"""A model's name is also a folder, a build target and a stage: lower case, no separators at either end."""
 
 
 def default_root() -> Path:
@@ -49,7 +49,7 @@ def default_root() -> Path:
 
 
 def is_inside(path: str) -> bool:
-    """Whether a relative POSIX path stays in its folder: no root, drive, backslash, empty or dot parts."""
+    """Whether a relative POSIX path stays inside its folder: no root, drive, backslash, empty or dot parts."""
     return not path.startswith("/") and not any(
         part in ("", ".", "..") or "\\" in part or ":" in part or "\0" in part for part in path.split("/")
     )

@@ -1,4 +1,4 @@
-"""What a baked model is: `manifest.json`, typed. Standard library only.
+"""`manifest.json`, the typed description of a baked model. Standard library only.
 
 The format is described in `docs/manifest.md` and `docs/manifest.schema.json`.
 """
@@ -57,11 +57,11 @@ class Source:
     """Where the checkpoint came from."""
 
     uri: str
-    """As `models.toml` writes it."""
+    """As in `models.toml`."""
     revision: str
-    """Exact, with its kind: `commit:…`, `sha256:…`, `generator:…`."""
+    """The exact revision with its kind: `commit:…`, `sha256:…`, `generator:…`."""
     licence: str | None = None
-    """As upstream declares it (an SPDX identifier where there is one)."""
+    """As upstream declares it: an SPDX identifier if there is one."""
 
     @classmethod
     def from_table(cls, table: Table) -> Source:
@@ -79,20 +79,20 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """The tensors, and what a file of tensors alone cannot say about them."""
+    """The files of tensors, and what these files alone can't express."""
 
     files: tuple[str, ...]
     """safetensors files that together hold the module's state dict, each tensor once."""
     buffers: str | None
-    """safetensors file of the tensors that the module has and its state dict does not."""
+    """safetensors file with the module's tensors that are not in its state dict."""
     tensors: int
-    """How many tensors all these files hold."""
+    """Number of tensors in all these files."""
     bytes: int
-    """Their size without headers."""
+    """Size of all tensors, without headers."""
     dtypes: Mapping[str, int]
-    """safetensors' name of the type → number of tensors."""
+    """safetensors dtype name → number of tensors."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Tied names that are not stored → the stored name whose tensor they share."""
+    """Tied name that is not stored → stored name whose tensor it shares."""
 
     @classmethod
     def from_table(cls, table: Table) -> Weights:
@@ -119,20 +119,20 @@ class Weights:
 
     @property
     def all_files(self) -> tuple[str, ...]:
-        """The state dict's files, then the buffers' where there is one."""
+        """The state dict's files, then the buffers' file if there is one."""
         return (*self.files, self.buffers) if self.buffers else self.files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loading:
-    """How the runtime is to load the model, as `models.toml` declares it."""
+    """Options for loading the model, as declared in `models.toml`."""
 
     retries: int = 0
-    """How often a failed load is tried again, with growing pauses."""
+    """How often a failed load is retried, with growing pauses."""
     timeout: float | None = None
-    """Seconds after which a waiting caller gets an error; None waits for ever."""
+    """Seconds after which a waiting caller gets an error; None waits indefinitely."""
     required: bool = True
-    """Whether the service is ready only when this model is loaded."""
+    """Whether readiness requires this model to be loaded."""
     warmup: Warmup | None = None
     """What the model is warmed up with: `module:function` of the application, or inputs as data."""
 
@@ -147,7 +147,7 @@ class Loading:
         if loading.retries < 0:
             raise table.fail("retries", f"{loading.retries} is negative")
         if loading.timeout is not None and not 0 < loading.timeout < math.inf:
-            raise table.fail("timeout", f"{loading.timeout:g} is no time to wait (expected seconds above 0)")
+            raise table.fail("timeout", f"{loading.timeout:g} is not a valid timeout (expected seconds above 0)")
         table.finish()
         return loading
 
@@ -158,30 +158,30 @@ class Loading:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """One baked model. `Manifest.read` gives a checked one, `text` its only spelling."""
+    """One baked model. `Manifest.read` reads and checks a manifest; `text` is its canonical form."""
 
     name: str
     family: str
     class_: str
     """What the family builds: a class of transformers, `Reader`, or `module:factory`."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """The family's own: `dtype`, `languages`, `quantize`, `arguments`."""
+    """Options of the family: `dtype`, `languages`, `quantize`, `arguments`."""
     loading: Loading = field(default_factory=Loading)
     source: Source
     files: tuple[File, ...]
     weights: Weights
     structure: str | None = None
-    """The file of what the constructor made, without tensors, where there is one; see `prebake.modules.structure`."""
+    """File with the constructed module without its tensors, if there is one; see `prebake.modules.structure`."""
     converter: Mapping[str, str]
     """Package → version that wrote the folder."""
     requires: Mapping[str, str] = field(default_factory=dict)
-    """Package → version that the fast tiers were proven with."""
+    """Package → version with which the build proved the fast tiers."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest of a model folder.
+        """The checked manifest of a model folder.
 
-        Raises DocumentError (with the path in the document), or NewerFormatError.
+        Raises DocumentError, which names the path in the document, or NewerFormatError.
         """
         if not folder.is_dir():
             raise DocumentError(f"{folder}: there is no such folder (expected a baked model)")
@@ -206,7 +206,7 @@ class Manifest:
         table.finish()
         manifest._check(table)
         if digest != manifest.set_digest:
-            raise table.fail("set_digest", f"{digest} does not fit the files listed ({manifest.set_digest})")
+            raise table.fail("set_digest", f"{digest} does not match the files listed ({manifest.set_digest})")
         return manifest
 
     def _check(self, table: Table) -> None:
@@ -218,7 +218,7 @@ class Manifest:
                 if name is not None and name not in paths:
                     raise table.fail(key, f"{quote(name)} is not among the files")
         if not layout.MODEL_NAME.fullmatch(self.name):
-            raise table.fail("name", f"{quote(self.name)} is no model name")
+            raise table.fail("name", f"{quote(self.name)} is not a valid model name")
 
     @property
     def set_digest(self) -> str:
@@ -227,7 +227,7 @@ class Manifest:
 
     @property
     def text(self) -> str:
-        """The manifest as it is written: canonical JSON."""
+        """The manifest as canonical JSON."""
         return canonical_json(
             {
                 "format": FORMAT,
@@ -247,14 +247,14 @@ class Manifest:
         )
 
     def check_sizes(self, folder: Path) -> None:
-        """Hold every file's size against the manifest; costs one `stat` a file.
+        """Compare every file's size with the manifest; costs one `stat` per file.
 
-        Raises IntegrityError that lists each file that is missing, unreadable or of another size.
+        Raises IntegrityError that lists each file that is missing, unreadable or of a different size.
         """
         findings = [finding for file in self.files if (finding := _check_size(folder, file))]
         if findings:
             raise IntegrityError(
-                f"{folder}: not what its manifest says:\n  " + "\n  ".join(findings)
+                f"{folder}: differs from its manifest:\n  " + "\n  ".join(findings)
                 + "\nBake or pull this model again."
             )  # fmt: skip
 

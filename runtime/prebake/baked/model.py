@@ -1,4 +1,4 @@
-"""A folder with a baked model, and all such folders under a root."""
+"""The folder of a baked model, and all such folders under a root."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from prebake.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class BakedModel:
-    """A model folder and what its manifest says."""
+    """A model's folder and its manifest."""
 
     folder: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, folder: Path) -> BakedModel:
-        """Raises DocumentError where the folder holds no readable manifest."""
+        """Read the folder's manifest. Raises DocumentError if it is missing or malformed."""
         return cls(folder, Manifest.read(folder))
 
     @property
@@ -29,15 +29,15 @@ class BakedModel:
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """The files of tensors."""
+        """The files that hold tensors."""
         return tuple(self.folder / file for file in self.manifest.weights.all_files)
 
 
 def find_models(root: Path) -> list[BakedModel]:
     """Every model folder under the root, sorted by name.
 
-    Raises ConfigError where the root does not exist, holds no model, or a folder's name differs from its
-    manifest's; DocumentError where a manifest cannot be read or a folder has none.
+    Raises ConfigError if the root does not exist or holds no model, or if a folder's name differs from the name in its
+    manifest; DocumentError if a folder has no manifest or it can't be read.
     """
     if not root.is_dir():
         raise ConfigError(
@@ -47,7 +47,7 @@ def find_models(root: Path) -> list[BakedModel]:
     models = [BakedModel.open(folder) for folder in folders]
     for baked in models:
         if baked.name != baked.folder.name:
-            raise ConfigError(f"{baked.folder}: its manifest is that of the model {quote(baked.name)}")
+            raise ConfigError(f"{baked.folder}: its manifest names another model, {quote(baked.name)}")
     if not models:
         raise ConfigError(f"{root}: holds no baked model (run: prebake bake --output {root})")
     return models

@@ -1,4 +1,4 @@
-"""What several subcommands' arguments share. Other distributions' commands may use it too."""
+"""Arguments that several subcommands share. Commands of other distributions may use them too."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
     """Add `--allow`."""
     parser.add_argument(
         "--allow", action="append", default=[], metavar="MODULE",
-        help="module whose code a manifest of family torch may name, with its submodules; repeat it for more "
+        help="Python module (with its submodules) whose code models of family torch may use; repeatable "
         f"(also: {layout.ENV_ALLOW}, comma separated)",
     )  # fmt: skip

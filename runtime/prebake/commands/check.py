@@ -1,4 +1,4 @@
-"""`prebake check`: start every model, show where the time went, and hold it against a budget."""
+"""`prebake check`: start every model, show where the time went, and compare it with a budget."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Add the subcommand."""
     parser = subcommand(
-        commands, "check", "start every model, show where the time went, and hold it against a budget",
+        commands, "check", "start every model, show where the time went, and compare it with a budget",
         "prebake check --root models --ready 3 --first-answer 5 --peak-memory '1.5 GB'",
     )  # fmt: skip
     add_root(parser)
@@ -38,28 +38,28 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--trace", type=Path, metavar="FILE", help="write the timeline for chrome://tracing or Perfetto"
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the timeline, drawn, and all else as a page")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as an HTML page")
     parser.add_argument("--budget", metavar="FILE", default=os.environ.get(layout.ENV_BUDGET),
                         help=f"TOML file of limits (default: {layout.ENV_BUDGET}); options override it")  # fmt: skip
     parser.add_argument("--ready", type=float, metavar="S", help="seconds until all required models are loaded")
     parser.add_argument("--first-answer", type=float, metavar="S", help="seconds until the first answer")
     parser.add_argument("--peak-memory", metavar="SIZE", help='resident memory, such as "1.5 GB"')
     parser.add_argument(
-        "--shorter", type=float, metavar="PERCENT", help="how much sooner than the baseline it must be ready"
+        "--shorter", type=float, metavar="PERCENT", help="minimum reduction of the time to ready against the baseline"
     )
     parser.add_argument(
-        "--memory-above", type=float, metavar="PERCENT", help="how far peak memory may be above the baseline's"
+        "--memory-above", type=float, metavar="PERCENT", help="maximum increase of peak memory over the baseline"
     )
-    parser.add_argument("--baseline", type=Path, metavar="FILE", help="recorded start to compare with")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="record this start, for a later --baseline")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="recorded start (from --save) to compare with")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="record this start for use as a --baseline")
     parser.add_argument(
         "--record-reads", type=Path, metavar="FILE",
-        help=f"write down what this start read from disk; {readahead.ENV}=FILE has later ones read it ahead",
+        help=f"record which file ranges this start read; with {readahead.ENV}=FILE later starts read them ahead",
     )  # fmt: skip
     parser.add_argument(
-        "--service", metavar="NAME", help="service that answers once: an installed one, or MODULE:OBJECT"
+        "--service", metavar="NAME", help="service that gives the first answer: an installed one, or MODULE:OBJECT"
     )
-    parser.add_argument("--warn-only", action="store_true", help="tell what was exceeded, and exit 0 all the same")
+    parser.add_argument("--warn-only", action="store_true", help="report exceeded limits, but exit 0")
     parser.set_defaults(run=_check)
 
 
@@ -70,7 +70,7 @@ def _check(options: argparse.Namespace) -> int:
                                 shorter=options.shorter, memory_above=options.memory_above)  # fmt: skip
     baseline = Start.read(options.baseline) if options.baseline else None
     if budget.needs_baseline and baseline is None:
-        raise ConfigError("the budget compares with a baseline: name its file with --baseline")
+        raise ConfigError("the budget has limits relative to a baseline: pass its file with --baseline")
     service = find_service(options.service)
     recorder = _recorder() if options.record_reads else None
     models = start_all(options.root, service, recorder, options.allow)
@@ -107,11 +107,10 @@ def _recorder() -> Recorder:
 def start_all(
     root: Path, service: Service | None = None, recorder: Recorder | None = None, allow: Sequence[str] = ()
 ) -> Models:
-    """Load every model under the root and have the service answer once; the timeline has the marks afterwards.
+    """Load every model under the root, have the service answer once, and set the timeline's marks.
 
-    Without a service that has a use for them, each model is warmed up, and the first such call is the first answer.
-    `recorder` listens meanwhile; `allow` is that of `Models`. Raises the first model's error where one fails to load or
-    to be warmed up.
+    Without a service that uses them, each model is warmed up, and the first such call is the first answer. `recorder`
+    records the reads; `allow` is passed to `Models`. If models fail to load or to warm up, raises the first error.
     """
     quickstart.collector.pause()
     if recorder:
@@ -147,7 +146,7 @@ def _model_lines(models: Models) -> list[str]:
         why = f" ({status.fallback_reason})" if status.fallback_reason else ""
         lines.append(f"{status.name}: {status.tier} in {status.seconds:.3f} s{why}")
     for package, user in deferred.report().items():
-        lines.append(f"deferred: {package}" + (f", imported after all for {user}" if user else ""))
+        lines.append(f"deferred: {package}" + (f", imported for {user}" if user else ""))
     return lines
 
 

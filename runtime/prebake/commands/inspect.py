@@ -1,4 +1,4 @@
-"""`prebake inspect`: what a folder of baked models holds."""
+"""`prebake inspect`: the contents of a folder of baked models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add the subcommand."""
-    parser = subcommand(commands, "inspect", "show what is in a folder of baked models, or in one of them",
+    parser = subcommand(commands, "inspect", "show the contents of a folder of baked models, or of one model",
                          "prebake inspect models/caption --tensors")  # fmt: skip
     parser.add_argument("folder", type=Path, nargs="?", default=layout.default_root(), metavar="DIR",
                         help=f"default: {layout.ENV_ROOT}, now %(default)s")  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
-    """One line per row, cells aligned in columns two spaces apart; the columns numbered in `right` end flush."""
+    """One line per row, with cells in columns two spaces apart; columns whose numbers are in `right` align right."""
     if not rows:
         return []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

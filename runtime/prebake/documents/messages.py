@@ -1,4 +1,4 @@
-"""What messages are made of: reasons, values, kinds, and the nearest known word."""
+"""Parts of error messages: reasons, values, types, and the nearest known word."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from prebake.errors import PrebakeError
 
 KINDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false",
           list: "a list", dict: "a table"}  # fmt: skip
-"""Types of a document, as messages name them."""
+"""Type of a value in a document → its name in messages."""
 
 
 def reason(error: BaseException) -> str:
-    """An OS error without its number and file name; any other error as it is."""
+    """The error's text; for an OS error without its number and file name."""
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
@@ -25,19 +25,19 @@ def one_line(error: BaseException) -> str:
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """`: did you mean "…"?` where a known word is close, else nothing."""
+    """`: did you mean "…"?` if a known word is close, else an empty string."""
     found = difflib.get_close_matches(word, known, n=1)
     return f': did you mean "{found[0]}"?' if found else ""
 
 
 def quote(value: str) -> str:
-    """A value as messages show it: in double quotes, cut at 80 characters, halves of surrogate pairs escaped."""
+    """A value as messages show it: in double quotes, cut at 80 characters, lone surrogates escaped."""
     text = json.dumps(value if len(value) <= 80 else value[:77] + "...", ensure_ascii=False)
     return text.encode(errors="backslashreplace").decode()
 
 
 def describe(value: object) -> str:
-    """What was found, in the words of the document's format."""
+    """A value and its type as messages show them."""
     for kind in (bool, int, float, list, dict):
         if isinstance(value, kind):
             return f"{KINDS[kind]} ({spelled(value)})" if kind in (bool, int, float) else KINDS[kind]
@@ -47,8 +47,8 @@ def describe(value: object) -> str:
 
 
 def spelled(value: object) -> str:
-    """A number as messages show it. Python refuses to spell one of more than 4,300 digits, which TOML can hold in
-    hexadecimal: a large one is hexadecimal here too, and cut at 80 characters."""
+    """A number as messages show it. A large integer is shown in hexadecimal and cut at 80 characters, because Python
+    refuses to print more than 4,300 decimal digits and TOML allows such numbers in hexadecimal."""
     if isinstance(value, int) and value.bit_length() > 256:
         text = f"{value:#x}"
         return text if len(text) <= 80 else text[:77] + "..."

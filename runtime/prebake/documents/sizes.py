@@ -1,4 +1,4 @@
-"""Sizes in bytes, as people write and read them."""
+"""Parses and formats sizes in bytes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _STEPS = " kmgt"
 
 
 def parse_size(text: str, where: str) -> int:
-    """`1.5 GB`, `512MiB` or `2048` in bytes, in any case: `k` is 1,000 and `ki` 1,024.
+    """`1.5 GB`, `512MiB` or `2048` as bytes, case-insensitive: `k` is 1,000 and `ki` is 1,024.
 
-    Raises ConfigError that begins with `where`.
+    Raises ConfigError whose message begins with `where`.
     """
     found = _SIZE.fullmatch(text.strip())
     if not found or (found[3] and not found[2]):
-        raise ConfigError(f'{where}: "{text}" is no size (expected for example "1.5 GB" or "512 MiB")')
+        raise ConfigError(f'{where}: "{text}" is not a size (expected for example "1.5 GB" or "512 MiB")')
     number, step, binary = found.groups()
     return int(float(number) * (1024 if binary else 1000) ** _STEPS.index(step.lower() or " "))
 
 
 def format_size(size: int) -> str:
-    """Bytes in decimal units with three digits, as disks and registries show them: `1.23 GB`."""
+    """Bytes in decimal units with three digits, as registries show them: `1.23 GB`."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 999.5:

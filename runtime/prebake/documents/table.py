@@ -1,8 +1,8 @@
-"""Reading JSON and TOML into types: every error names the file and the path in it.
+"""Reads JSON and TOML into typed objects; every error names the file and the path inside it.
 
-A `Table` wraps one mapping. Take its values by name and type, then call `finish()`, which refuses the
-keys nobody took and proposes the nearest known one. Types end where this module is used: below the
-`from_dict` of a document no `dict[str, Any]` travels.
+A `Table` wraps one mapping. Take its values by name and type, then call `finish()`, which refuses keys that were not
+taken and suggests the nearest known key. Documents are parsed into types here, so no other code handles
+`dict[str, Any]`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _MISSING: Any = object()
 
 
 class Table:
-    """One mapping of a document, and where it stands in it.
+    """One mapping of a document and its place in the document.
 
-    `where` is what messages begin with (`models.toml: models.caption`); `error` is the class they are
-    raised as, so that a configuration file and a damaged manifest end with different exit codes.
+    Messages begin with `where` (`models.toml: models.caption`). `error` is the exception class to raise, so a wrong
+    configuration file and a damaged manifest lead to different exit codes.
     """
 
     def __init__(self, data: object, where: str, error: type[Exception] = DocumentError) -> None:
@@ -36,7 +36,7 @@ class Table:
         self.error = error
 
     def at(self, key: str) -> str:
-        """The path of `key`, as messages write it."""
+        """The path of `key` as messages show it."""
         return f"{self.where}{'.' if ': ' in self.where else ': '}{key}"
 
     def fail(self, key: str, message: str) -> Exception:
@@ -44,14 +44,14 @@ class Table:
         return self.error(f"{self.at(key)}: {message}")
 
     def take(self, key: str, kind: type[T], default: T = _MISSING) -> T:
-        """The value of `key`, checked to be of `kind`; `default` where it is absent."""
+        """The value of `key`, checked to be of type `kind`; `default` if it is absent."""
         self._known.append(key)
         value = self._data.get(key, _MISSING)
         if value is _MISSING:
             if default is _MISSING:
                 raise self.fail(key, f"is missing (expected {KINDS[kind]})")
             return default
-        if kind is float and type(value) is int and abs(value) < 2**63:  # larger ones may be beyond floats
+        if kind is float and type(value) is int and abs(value) < 2**63:  # larger ones may overflow a float
             return cast(T, float(value))
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise self.fail(key, f"expected {KINDS[kind]}, found {describe(value)}")
@@ -70,7 +70,7 @@ class Table:
         return self._data.get(key)
 
     def one_of(self, key: str, allowed: tuple[str, ...], default: str = _MISSING) -> str:
-        """A string out of a closed set."""
+        """A string that must be one of `allowed`."""
         value = self.take(key, str, default)
         if value not in allowed:
             raise self.fail(key, f"{quote(value)} is not one of {', '.join(allowed)}{nearest(value, allowed)}")
@@ -81,7 +81,7 @@ class Table:
         return Table(self.take(key, dict, cast(Any, default)), self.at(key), self.error)
 
     def items(self, key: str, read: Callable[[Table], T]) -> tuple[T, ...]:
-        """A list of tables, each handed to `read`."""
+        """A list of tables, each converted by `read`."""
         return tuple(read(Table(item, f"{self.at(key)}[{i}]", self.error))
                      for i, item in enumerate(self.take(key, list)))  # fmt: skip
 
@@ -94,7 +94,7 @@ class Table:
         return tuple(values)
 
     def mapping(self, key: str, kind: type[T], default: Mapping[str, T] = _MISSING) -> dict[str, T]:
-        """A table whose keys are free and whose values are all of one kind."""
+        """A table with arbitrary keys, whose values all have type `kind`."""
         inner = self.table(key, cast(Any, default))
         return {name: inner.take(name, kind) for name in inner}
 
@@ -105,7 +105,7 @@ class Table:
             yield key
 
     def finish(self) -> None:
-        """Refuse every key that nobody took."""
+        """Raise the error for any key that was not taken."""
         for key in self:
             if key not in self._known:
                 raise self.fail(key, f"unknown key{nearest(key, self._known)}")
@@ -114,8 +114,8 @@ class Table:
 def read_json(path: Path, newest: int, what: str) -> Table:
     """A JSON document with a `format` number of at most `newest`.
 
-    Raises DocumentError where it is absent, unreadable, not JSON or without a format, and
-    NewerFormatError where a newer Prebake wrote it. The table's `format` key is already taken.
+    Raises DocumentError if it is missing, unreadable, not JSON or has no format, and NewerFormatError if a newer
+    Prebake wrote it. The table's `format` key is already taken.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -132,19 +132,19 @@ def read_json(path: Path, newest: int, what: str) -> Table:
 
 
 def _strict_json(text: str) -> object:
-    """JSON as RFC 8259 has it. Raises ValueError for what Python's parser lets pass: a key that stands twice
-    (the last would win), NaN and infinities, and halves of surrogate pairs, which no file can hold."""
+    """JSON as RFC 8259 defines it. Raises ValueError for what Python's parser accepts in addition: duplicate keys (the
+    last would win), NaN and infinities, and lone surrogates, which can't be encoded."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         table: dict[str, object] = {}
         for key, value in pairs:
             if key in table:
-                raise ValueError(f"the key {quote(key)} stands twice in one table")
+                raise ValueError(f"duplicate key {quote(key)}")
             table[key] = value
         return table
 
     def no_number(name: str) -> object:
-        raise ValueError(f"{name} is no number of JSON")
+        raise ValueError(f"{name} is not a JSON number")
 
     document: object = json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
     json.dumps(document, ensure_ascii=False).encode()
@@ -152,17 +152,17 @@ def _strict_json(text: str) -> object:
 
 
 def check_format(table: Table, newest: int, what: str) -> None:
-    """Take `format` from the table and refuse what this version cannot read."""
+    """Take `format` from the table and raise an error if this version can't read it."""
     found = table.take("format", int)
     if found > newest:
         raise NewerFormatError(
-            f"{table.at('format')}: this {what} has format {spelled(found)}, and this Prebake reads up to "
+            f"{table.at('format')}: this {what} has format {spelled(found)}, but this Prebake reads up to "
             f"{newest}: update prebake, or bake again with this version"
         )
     if found < 1:
-        raise DocumentError(f"{table.at('format')}: {found} is no format of a {what}")
+        raise DocumentError(f"{table.at('format')}: {found} is not a valid format of a {what}")
 
 
 def canonical_json(document: Mapping[str, Any]) -> str:
-    """The one spelling of a document: sorted keys, two spaces, UTF-8, a newline at the end."""
+    """The canonical text of a document: sorted keys, two spaces, UTF-8, a newline at the end."""
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""The TOML reader of the standard library, and tomli before Python 3.11; what it cannot hold is always one error."""
+"""Reads TOML with the standard library, or tomli before Python 3.11; every failure is a TOMLDecodeError."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ else:
 __all__ = ["TOMLDecodeError", "loads"]
 
 _DEEPEST: Final = 100
-"""Levels of tables and arrays in one another: fewer than any Python follows, in C or in calls."""
+"""Nesting levels of tables and arrays: below the recursion limits of every Python version."""
 
 
 class TOMLDecodeError(ValueError):
-    """The text is no TOML, or more than Python can hold. (The parsers' own class of this name takes other arguments
-    in each version.)"""
+    """The text is not TOML, or exceeds Python's limits. (The constructor of the parsers' own class differs between
+    versions.)"""
 
 
 def loads(text: str) -> dict[str, Any]:
-    """The document. Raises TOMLDecodeError, also where it nests more than 100 levels deep, or holds a number that
-    Python reads and does not write (more than 4,300 digits, in hexadecimal)."""
+    """Parse a document. Raises TOMLDecodeError, also for more than 100 levels of nesting, and for a hexadecimal number
+    that Python can read but not print (more than 4,300 decimal digits)."""
     try:
         document: dict[str, Any] = _loads(text)
         _refuse_depth(document)
@@ -41,4 +41,4 @@ def _refuse_depth(document: dict[str, Any]) -> None:
         level = [item for part in parts for item in part if isinstance(item, (dict, list))]
         if not level:
             return
-    raise TOMLDecodeError(f"tables and arrays lie in one another more than {_DEEPEST} levels deep")
+    raise TOMLDecodeError(f"tables and arrays are nested more than {_DEEPEST} levels deep")

@@ -1,9 +1,9 @@
-"""Whose code a manifest may name: the modules that the application allows.
+"""The allow-list of Python modules whose code a manifest may reference.
 
-A manifest is data, and the class that it names for the family `torch` is code. So a name is looked up only where the
-application, its command line or its environment names the module. `app` stands for `app` and its submodules. What a
-name leads to must be defined there as well: a module that says `from os import system` does not make `app:system` a
-factory. Modules of torch are exempt from that second rule, wherever they are defined.
+A manifest is data, but for the family `torch` its class is code. So a class is imported only if the application, its
+command line or its environment allows its module. `app` stands for `app` and its submodules. The class or function
+must also be defined in an allowed module: if `app` contains `from os import system`, `app:system` is still refused.
+Subclasses of `torch.nn.Module` are exempt from this second rule.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
 def allowed_modules(given: Sequence[str] = ()) -> tuple[str, ...]:
-    """`given`, and those that `PREBAKE_ALLOW` names; a string lists them with commas, as the variable does.
+    """`given` plus the modules in `PREBAKE_ALLOW`. A string is a comma-separated list, as in the variable.
 
-    Raises ConfigError for what is no name of a module.
+    Raises ConfigError for a string that is not a module name.
     """
     named = {"allow": given, layout.ENV_ALLOW: os.environ.get(layout.ENV_ALLOW, "")}
     return tuple(dict.fromkeys(name for where, names in named.items() for name in _listed(names, where)))
@@ -37,16 +37,16 @@ def _listed(names: Sequence[str], where: str) -> list[str]:
     for name in names:
         if not isinstance(name, str) or not _MODULE.fullmatch(name):
             raise ConfigError(
-                f"{where}: {quote(str(name))} is not the name of a module (expected one such as app or "
+                f"{where}: {quote(str(name))} is not a module name (expected a name such as app or "
                 "my_package.networks, without the class)"
             )
     return list(names)
 
 
 def covers(allow: Sequence[str], module: str) -> bool:
-    """Whether the module is one of those or inside one of them.
+    """Whether the module is in the list, or a submodule of one that is.
 
-    `app` does not cover `app.__main__`, which is a program: that name must be given itself.
+    `app` does not cover `app.__main__`, because that is a program: it must be listed by its full name.
     """
     return any(module == name or (module.startswith(f"{name}.") and ".__" not in module[len(name) :]) for name in allow)
 
@@ -59,27 +59,27 @@ def check_allowed(factory: str, allow: Sequence[str], where: str) -> None:
     name = module if _MODULE.fullmatch(module) else "MODULE"
     raise ConfigError(
         f"{where}: {quote(factory)} is code that the application does not allow (allowed: {', '.join(allow) or 'none'})"
-        f": a manifest alone must not choose what is imported. If you trust it, name its module: {layout.ENV_ALLOW}="
+        f": a manifest alone must not decide what is imported. If you trust it, allow its module: {layout.ENV_ALLOW}="
         f'{name}, --allow {name}, or allow=["{name}"] for prebake.Models and prebake.load'
     )
 
 
 def find_factory(factory: str, allow: Sequence[str], where: str) -> Any:
-    """The class or function that `module:factory` names.
+    """The class or function that `module:factory` refers to.
 
-    Raises ConfigError where it is not allowed, before anything is imported; where it cannot be imported; where it is
-    neither class nor function; and where it is defined outside the allowed modules and is no `torch.nn.Module`.
+    Raises ConfigError if it is not allowed (checked before any import), can't be imported, is neither a class nor a
+    function, or is defined outside the allowed modules without being a `torch.nn.Module`.
     """
     found = _imported(factory, allow, where)
     if not isinstance(found, (type, FunctionType, BuiltinFunctionType)):
         raise ConfigError(
-            f"{where}: {factory} is a {type(found).__name__}, and a factory is a class or a function: write a function "
-            "that returns the module"
+            f"{where}: {factory} is a {type(found).__name__}, but a factory must be a class or a function: write a "
+            "function that returns the module"
         )
     if not covers(allow, str(found.__module__)) and not _is_network(found):
         raise ConfigError(
             f"{where}: {factory} is defined in {found.__module__}, which is not allowed (allowed: {', '.join(allow)}): "
-            f"bake it by the name {found.__module__}:{found.__qualname__} and allow that module, or write a function "
+            f"bake it as {found.__module__}:{found.__qualname__} and allow that module, or write a function "
             f"in {factory.partition(':')[0]} that calls it"
         )
     return found
@@ -113,7 +113,7 @@ def _imported(factory: str, allow: Sequence[str], where: str) -> Any:
         ) from error
     except SystemExit as error:
         raise ConfigError(
-            f"{where}: cannot import {factory}: {module} is a program: importing it ended with {error!r}"
+            f"{where}: cannot import {factory}: {module} is a program: its import raised {error!r}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Small repairs of the libraries a service stands on, each with its reason. Importing this imports none of them."""
+"""Workarounds for libraries that services use, each with its reason. Importing this module imports none of them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ _LOCK = threading.Lock()
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _OPERATORS = ("nms", "qnms")
 _EXTENSIONS = ("_C_stable", "_C")
-"""torchvision's compiled part: in 0.29, and until 0.28. One that declares an operator twice ends the process."""
+"""torchvision's extension module: in 0.29, and up to 0.28. Declaring an operator twice aborts the process."""
 
 
 def torchvision_operators() -> None:
-    """Make `import torchvision` work beside a PyTorch that torchvision's compiled part was not built for.
+    """Make `import torchvision` work with a PyTorch that torchvision's extension module was not built for.
 
-    PyPI's torchvision is built for CUDA. Beside a CPU build of torch its `_C` library cannot be loaded, and
-    `import torchvision` ends in `operator torchvision::nms does not exist`, because its Python part registers
-    fake kernels for operators that only `_C` declares. Declaring the two schemas is enough for transformers
-    and EasyOCR, which call neither; whoever does call them gets PyTorch's own "no kernel" error.
+    PyPI's torchvision is built for CUDA. With a CPU build of torch, its `_C` library can't be loaded, and
+    `import torchvision` fails with `operator torchvision::nms does not exist`, because its Python code registers fake
+    kernels for operators that only `_C` declares. Declaring the two schemas is enough for transformers and EasyOCR,
+    which call neither operator; code that calls them gets PyTorch's own "no kernel" error.
 
-    Call it before the first import of torchvision, from any thread, as often as you like. Where `_C` loads,
-    where the operators are there already, and where torchvision is not installed, it changes nothing: a
-    library that declares its operators itself must find them undeclared.
+    Call it before the first import of torchvision, from any thread, as often as needed. It does nothing if `_C` loads,
+    the operators exist already, or torchvision is not installed: `_C` must find its operators undeclared.
     """
     with _LOCK:
         if "torchvision" in sys.modules:
@@ -44,7 +43,7 @@ def torchvision_operators() -> None:
 
 
 def _extension() -> str | None:
-    """The path of torchvision's compiled part, empty where it ships none, None where torchvision is not installed."""
+    """Path of torchvision's extension module; empty if it ships none, None if torchvision is not installed."""
     package = importlib.util.find_spec("torchvision")
     if package is None or not package.submodule_search_locations:
         return None
@@ -59,7 +58,7 @@ def _extension() -> str | None:
 
 
 def _loads(path: str) -> bool:
-    """Whether `_C` can be loaded; torchvision would do the same a moment later, and loading twice is free."""
+    """Whether `_C` can be loaded. torchvision loads it anyway; loading it twice costs nothing."""
     import torch
 
     try:

@@ -1,9 +1,9 @@
-"""What transformers changes for a whole process while it constructs a model, changed for one thread only.
+"""Thread-local versions of the global changes that transformers makes while it constructs a model.
 
-Prebake leaves out `init_weights` and has tensors made in the model's dtype, as `from_pretrained` does. The library's
-own context managers (`no_init_weights`, `local_torch_dtype`) patch its classes and torch's default dtype, so other
-threads and forked children see both. Here the library's functions are replaced once, for good, by ones that ask
-whether their thread constructs a skeleton, and otherwise call what they replace.
+Like `from_pretrained`, Prebake skips `init_weights` and creates tensors in the model's dtype. The library's own context
+managers (`no_init_weights`, `local_torch_dtype`) patch its classes and torch's default dtype, which other threads and
+forked children see. Instead, this module replaces the library's functions once and permanently with wrappers that check
+whether the current thread constructs a skeleton, and call the original if not.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _thread = threading.local()
 
 @contextmanager
 def skeleton_of(dtype: torch.dtype) -> Iterator[None]:
-    """In this thread, transformers initialises no weights, ties none, and makes tensors of this dtype.
+    """In this thread, transformers skips initialising and tying weights, and creates tensors of this dtype.
 
-    The caller assigns every tensor afterwards; initialising them takes a third of a skeleton's time.
+    The caller assigns every tensor afterwards; initialising them would take a third of a skeleton's time.
     """
     _replace_functions()
     before = _constructs()
@@ -42,7 +42,7 @@ def _constructs() -> bool:
 
 
 def _replace_functions() -> None:
-    """Replace what is not replaced yet: another library's patch may have undone it."""
+    """Replace the functions that are not replaced now: another library's patch may have undone it."""
     from transformers import PreTrainedModel, modeling_utils
 
     if not hasattr(PreTrainedModel.init_weights, "_prebake"):

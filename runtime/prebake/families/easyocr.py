@@ -1,9 +1,9 @@
-"""EasyOCR's reader: its CRAFT detector and its recogniser as one module of two.
+"""EasyOCR's reader: its CRAFT detector and its recogniser as one module with two parts.
 
-`easyocr.Reader` hashes its files, builds both networks with random values, unpickles, and makes folders.
-Here it is built without networks (`detector=False, recognizer=False`), which only fills its language
-tables, and then gets the mapped ones. On a CPU it quantises Linear and LSTM layers dynamically, unless
-told not to: the float weights are what is baked, and `equip` quantises as the ordinary reader does.
+`easyocr.Reader` hashes its files, builds both networks with random values, unpickles the weights, and creates folders.
+Here it is built without networks (`detector=False, recognizer=False`), which only fills its language tables, and then
+gets the mapped networks. On a CPU, the reader quantises Linear and LSTM layers dynamically unless `quantize=False`. The
+baked weights are the float weights; `equip` quantises them as the ordinary reader does.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 GENERATIONS = {1: ("model", 512), 2: ("vgg_model", 256)}
-"""Generation of a recogniser → module of its class in `easyocr.model`, and its width."""
+"""Generation of a recogniser → the module in `easyocr.model` that defines it, and its width."""
 
 _MOST_CLASSES = 100_000
-"""Of a recogniser's output layer; EasyOCR's largest has 6,719."""
+"""Limit for a recogniser's output layer; EasyOCR's largest has 6,719 classes."""
 
 
 class EasyOcrFamily:
@@ -81,23 +81,23 @@ class EasyOcrFamily:
 
 
 def _check_options(baked: BakedModel) -> None:
-    """Hold the options against what this family reads of them. Raises DocumentError."""
+    """Check the options. Raises DocumentError."""
     options = Table(baked.manifest.options, f"{baked.folder}: options")
     for language in options.strings("languages"):
-        if not re.fullmatch(r"[a-z_]+", language):  # EasyOCR makes a path of it
-            raise options.fail("languages", f"{quote(language)} is no code of a language")
+        if not re.fullmatch(r"[a-z_]+", language):  # EasyOCR builds a path from it
+            raise options.fail("languages", f"{quote(language)} is not a language code")
     options.take("quantize", bool)
     recognizer = options.table("recognizer")
     if (generation := recognizer.take("generation", int)) not in GENERATIONS:
         raise recognizer.fail("generation", f"{generation} is not one of {', '.join(map(str, GENERATIONS))}")
     if not 0 < (classes := recognizer.take("classes", int)) <= _MOST_CLASSES:
-        raise recognizer.fail("classes", f"{classes} is not from 1 to {_MOST_CLASSES:,}")
+        raise recognizer.fail("classes", f"{classes} is not between 1 and {_MOST_CLASSES:,}")
     recognizer.finish()
     options.finish()
 
 
 def networks(options: Mapping[str, Any]) -> nn.Module:
-    """Detector and recogniser as one module, with values as their constructors leave them.
+    """Detector and recogniser as one module, with the values that their constructors set.
 
     `options["recognizer"]` holds `generation` (1 or 2) and `classes`, the size of the output layer.
     """
@@ -117,8 +117,8 @@ def networks(options: Mapping[str, Any]) -> nn.Module:
 def bare_reader(languages: Iterable[str], folder: str) -> Any:
     """An `easyocr.Reader` with its language tables and without networks. Writes nothing.
 
-    It makes its storage folders if they are absent, so it gets one that exists, and it appends one of
-    them to `sys.path`, which is undone: a folder of weights is no place to import code from.
+    The constructor creates missing storage folders, so it gets an existing one. It also appends a folder to `sys.path`;
+    this function undoes that, because no code should be imported from a folder of weights.
     """
     from easyocr import Reader
 
@@ -141,9 +141,10 @@ def word_lists(languages: Iterable[str]) -> dict[str, str]:
 
 
 def quantize(recognizer: nn.Module) -> None:
-    """Replace Linear and LSTM layers by dynamically quantised ones, in place, as EasyOCR does on a CPU.
+    """Replace Linear and LSTM layers with dynamically quantised ones, in place, as EasyOCR does on a CPU.
 
-    Their constructors draw random weights, a quarter of the time, and replace them at once: these get zeros.
+    Their constructors draw random weights, which takes a quarter of the time, and then overwrite them. Here they get
+    zeros instead.
     """
     import torch
     from torch.overrides import TorchFunctionMode

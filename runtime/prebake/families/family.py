@@ -1,15 +1,15 @@
-"""How each kind of model is built and equipped: the `Family` interface and its one dispatch.
+"""The `Family` interface: how models of one framework are built and equipped, and the function that finds a family.
 
-A family knows a framework; it knows nothing of tiers, threads or files of weights. `prebake.tiers.loader`
-calls it in this order::
+A family knows a framework; it knows nothing about tiers, threads or weights files. `prebake.tiers.loader` calls it in
+this order::
 
-    without_torch              imported first, beside others' construction
-    prepare(baked)             the framework's imports
-        … tensors are mapped; the module is read from its structure, with them in it …
-    adopt(module)              what its constructors would have done beyond it
-    equip(baked, module)       processor, tokenizer, reader: what a user needs beside the module
+    without_torch              modules to import first, in parallel with other models' construction
+    prepare(baked)             imports the framework
+        … tensors are mapped; the module is restored from its structure with these tensors …
+    adopt(module)              repeats what the constructors do outside the module
+    equip(baked, module)       makes the processor, tokenizer or reader
 
-    skeleton(baked) → module   without a structure: the module on the meta device, then tensors are assigned
+    skeleton(baked) → module   without a structure: the module on the meta device; then tensors are assigned
     ordinary(baked) → module   instead of both: the framework's own loader on the same folder
 """
 
@@ -35,38 +35,38 @@ class Family(Protocol):
     """Packages whose classes a structure may reference; their versions must match the bake's. Empty: no structures."""
 
     modules: str
-    """Regular expression: the modules of these packages, beside `torch.nn.modules`, whose classes a structure may
-    reference. What does not match as a whole is not imported."""
+    """Regular expression: the modules of these packages, besides `torch.nn.modules`, whose classes a structure may
+    reference. It must match the full name; other modules are not imported."""
 
     without_torch: tuple[str, ...]
-    """Modules that `prepare` imports anyhow, that need no torch and patch nothing: any thread may import them first."""
+    """Modules that `prepare` needs, and that neither need torch nor patch anything: safe to import in any thread."""
 
     def prepare(self, baked: BakedModel) -> None:
-        """Check what the manifest names and import what the other steps need. May run in any thread, beside file reads.
+        """Check the manifest's class and options, and import what the other steps need. May run in any thread.
 
-        Raises ConfigError or DocumentError where the manifest names what it must not, before that is imported.
+        Raises ConfigError or DocumentError, before importing it, if the manifest references something it must not.
         """
 
     def vocabulary(self) -> tuple[object, ...]:
-        """What a structure may name beside modules: classes, which stand for their subclasses too, and functions."""
+        """What a structure may reference besides modules: classes, including their subclasses, and functions."""
 
     def adopt(self, module: nn.Module) -> None:
-        """Do for a module that was read from its structure what its constructors do beyond the module itself."""
+        """For a module restored from its structure, repeat what its constructors do outside the module."""
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
-        """The module in evaluation mode, its parameters on the meta device; the caller holds the construction lock."""
+        """The module in evaluation mode with parameters on the meta device; the caller holds the framework lock."""
 
     def ordinary(self, baked: BakedModel) -> nn.Module:
-        """The module as the framework's own loader brings it up from the folder."""
+        """The module as the framework's own loader loads it from the folder."""
 
     def equip(self, baked: BakedModel, module: nn.Module) -> Mapping[str, Any]:
-        """What belongs to the module: `processor`, `reader`. The module's tensors are in place."""
+        """The objects used with the module: `processor`, `reader`. The module's tensors are already set."""
 
 
 def family_of(name: str, where: str, allow: Sequence[str] = ()) -> Family:
-    """The implementation of a family; `allow` lists the modules whose code a manifest of family torch may name.
+    """The implementation of a family; `allow` lists the Python modules whose code models of family torch may use.
 
-    Raises ConfigError for a name that is not known.
+    Raises ConfigError for an unknown family.
     """
     if name == "transformers":
         from prebake.families.transformers import TransformersFamily

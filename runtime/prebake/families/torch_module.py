@@ -1,6 +1,6 @@
 """Any network: an importable `module:factory` that returns an `nn.Module`, and its state dict.
 
-The factory is code, and the manifest that names it is data: the application allows the module (`allowed`).
+The factory is code, but the manifest that references it is data: the application must allow its module (`allowed`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 class TorchFamily:
     packages: tuple[str, ...] = ()
-    """The user's code has no version that a structure could be held against."""
+    """None: the user's code has no version to compare with that of a structure."""
     modules: str = ""
     without_torch: tuple[str, ...] = ()
 
     def __init__(self, allow: Sequence[str] = ()) -> None:
         self.allow = tuple(allow)
-        """Modules whose code a manifest may name, their submodules included."""
+        """Python modules whose code a manifest may reference, submodules included."""
 
     def vocabulary(self) -> tuple[object, ...]:
         return ()
@@ -57,12 +57,12 @@ class TorchFamily:
             for file in weights.files
             for name, tensor in read_tensors(baked.folder / file).items()
         )
-        # modules upgrade a state dict that names no version as if it were their oldest
+        # without version metadata, modules treat a state dict as the oldest version and upgrade it
         state._metadata = getattr(module.state_dict(), "_metadata", None)
         state.update({name: state[stored] for name, stored in weights.aliases.items() if stored in state})
         found = module.load_state_dict(state, strict=False, assign=True)
         places = {slot.key: slot for slot in slots(module)}
-        for name, stored in weights.aliases.items():  # assigning left two parameters of one tensor
+        for name, stored in weights.aliases.items():  # assigning made two parameters of one tied tensor
             if name in places and stored in places:
                 places[name].put(places[stored].tensor)
         relink(module)
@@ -78,7 +78,7 @@ class TorchFamily:
 
 
 def build(factory: str, arguments: Mapping[str, Any], where: str, allow: Sequence[str]) -> nn.Module:
-    """Call a `module:factory`. Raises ConfigError where it is not allowed, cannot be imported or returns no module."""
+    """Call a `module:factory`. Raises ConfigError if it is not allowed, can't be imported or returns no module."""
     from torch import nn
 
     module = find_factory(factory, allow, where)(**arguments)

@@ -4,8 +4,8 @@ The skeleton repeats what `PreTrainedModel.from_pretrained` does around the cons
 source in 4.57 and 5.23): dtype on the configuration and its parts, evaluation mode, and the generation
 configuration, which comes from `generation_config.json` or else from `config.json`.
 
-The classes come from a manifest, so they are taken only where they are what they are needed for: transformers has
-functions and modules under its names too.
+Class names come from a manifest, so each class is checked for the expected base class: transformers has functions and
+modules under its names too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROCESSOR_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-"""Any of these means that the folder holds a processor, tokenizer or feature extractor."""
+"""If any of these exists, the folder has a processor, tokenizer or feature extractor."""
 
 
 PROCESSORS = frozenset({
@@ -42,13 +42,13 @@ PROCESSORS = frozenset({
     ("transformers.feature_extraction_utils", "FeatureExtractionMixin"),
     ("transformers.image_processing_base", "ImageProcessingMixin"),
 })  # fmt: skip
-"""What a processor is derived from: module and name, for a class that has the base has imported it already."""
+"""Base classes of processors, as module and name: comparing names imports nothing."""
 
 _CLASS = re.compile(r"(?=.*[A-Z])[A-Za-z]\w*", re.ASCII)
-"""A class of transformers. Its modules and functions have small letters only, and are not even looked up."""
+"""A class name of transformers. Modules and functions have lower-case names and are not looked up."""
 
 HASH = "_original_object_hash"
-"""Of a generation configuration: the hash it had when it was made."""
+"""Attribute of a generation configuration: its hash when it was created."""
 
 
 class TransformersFamily:
@@ -57,7 +57,7 @@ class TransformersFamily:
         r"transformers\.(activations|configuration_utils|pytorch_utils|(utils\.)?backbone_utils"
         r"|generation\.configuration_utils|models\.([a-z]\w*\.)+(configuration|modeling)_(?!tf_|flax_)\w+)"
     )
-    """All that structures of the known architectures reference, and nothing that is a program or a converter."""
+    """Covers everything that structures of the known architectures reference, but no programs or converters."""
     without_torch: tuple[str, ...] = (
         "numpy", "huggingface_hub.hf_api", "tqdm.auto", "regex", "tokenizers", "safetensors", "yaml", "PIL.Image"
     )  # fmt: skip
@@ -69,13 +69,13 @@ class TransformersFamily:
         return PretrainedConfig, GenerationConfig, *ROPE_INIT_FUNCTIONS.values()
 
     def adopt(self, module: nn.Module) -> None:
-        """List it among the models that can give hidden states and attentions, as `PreTrainedModel` does, and let
-        its generation configurations know again whether they were changed: by Python's hash, another in each process.
+        """Register the model for recording hidden states and attentions, as `PreTrainedModel` does, and recompute the
+        hashes by which generation configurations detect changes: Python's hashes differ between processes.
         """
         from transformers import PreTrainedModel, modeling_utils
 
         registry = modeling_utils._CAN_RECORD_REGISTRY
-        by_name = type(registry) is dict  # in 4.57; in 5 a class of its own that takes the model and finds its name
+        by_name = type(registry) is dict  # in 4.57; in 5 a custom class that takes the model
         for part in module.modules():
             generation = getattr(part, "generation_config", None)
             if getattr(generation, HASH, None) is not None:
@@ -102,7 +102,7 @@ class TransformersFamily:
             module = without_values(lambda: cls._from_config(config, dtype=_dtype(baked)))
         frozen = set(baked.manifest.options.get("frozen", ()))
         for name, parameter in module.named_parameters():
-            parameter.requires_grad_(name not in frozen)  # its loader decides anew, whatever the constructor said
+            parameter.requires_grad_(name not in frozen)  # from_pretrained overrides the constructor's choice too
         module.eval()
         if module.can_generate():
             module.generation_config = _generation_config(baked) or module.generation_config
@@ -117,7 +117,7 @@ class TransformersFamily:
             dtype=_dtype(baked),
             output_loading_info=True,
         )
-        # buffers have the values that the class computes; parameters would have random ones
+        # a missing buffer keeps the value that the class computes; a missing parameter would be random
         missing = sorted(set(info["missing_keys"]) & {name for name, _ in module.named_parameters()})
         if missing:
             raise LoadError(f"{baked.folder}: not baked: {', '.join(missing[:5])}")
@@ -136,34 +136,34 @@ def _model_class(baked: BakedModel) -> Any:
 
 
 def model_class(name: str, where: str) -> Any:
-    """A class of models by its name in transformers.
+    """The model class of this name in transformers.
 
-    Raises ConfigError where the installed version lacks it, and where it is no `PreTrainedModel`.
+    Raises ConfigError if the installed version lacks it, or it is not a `PreTrainedModel`.
     """
     found = class_named(name, where)
     from transformers import PreTrainedModel
 
     if found is None or not (issubclass(found, PreTrainedModel) or _lacks_backends(found)):
         raise ConfigError(
-            f"{where}: {shown(name)} of transformers is no model (expected a class derived from PreTrainedModel)"
+            f"{where}: {shown(name)} of transformers is not a model (expected a class derived from PreTrainedModel)"
         )
     return found
 
 
 def processor_class(name: str, where: str) -> Any:
-    """A class of processors, tokenizers, feature extractors or image processors. Raises as `model_class`."""
+    """The class of a processor, tokenizer, feature extractor or image processor. Raises like `model_class`."""
     found = class_named(name, where)
     bases = {(base.__module__, base.__name__) for base in found.__mro__} if found else set()
     if found is None or not (bases & PROCESSORS or _lacks_backends(found)):
         raise ConfigError(
-            f"{where}: {shown(name)} of transformers is no processor (expected a class derived from "
+            f"{where}: {shown(name)} of transformers is not a processor (expected a class derived from "
             f"{', '.join(sorted(base for _, base in PROCESSORS))})"
         )
     return found
 
 
 def class_named(name: str, where: str) -> type | None:
-    """What transformers has under the name, or None where that is no class. Raises ConfigError where it has nothing."""
+    """The class of this name in transformers, or None if it is not a class. Raises ConfigError for an unknown name."""
     import transformers
 
     if not _CLASS.fullmatch(name):
@@ -176,17 +176,18 @@ def class_named(name: str, where: str) -> type | None:
 
 
 def shown(name: str) -> str:
-    """A name as messages show it, whatever it holds."""
+    """A name as messages show it, with special characters escaped."""
     return quote(name)[1:-1]
 
 
 def _lacks_backends(found: type) -> bool:
-    """Whether it stands for a class whose packages are not installed: any use raises an ImportError that names them."""
+    """Whether this is a dummy for a class whose packages are not installed; its use raises an ImportError with their
+    names."""
     return type(found).__name__ == "DummyObject"
 
 
 def _check_options(baked: BakedModel) -> None:
-    """Hold the options against what this family reads of them. Raises DocumentError."""
+    """Check the options. Raises DocumentError."""
     options = Table(baked.manifest.options, f"{baked.folder}: options")
     options.take("dtype", str, "float32")
     options.maybe("processor", str)
@@ -198,14 +199,14 @@ def _dtype(baked: BakedModel) -> Any:
     import torch
 
     name = str(baked.manifest.options.get("dtype", "float32"))
-    found = vars(torch).get(name)  # not getattr: torch imports some of its modules when they are asked for
+    found = vars(torch).get(name)  # not getattr: torch imports some of its modules on attribute access
     if not isinstance(found, torch.dtype):
-        raise ConfigError(f"{baked.folder}: options.dtype: {quote(name)} is no type of tensors of torch")
+        raise ConfigError(f"{baked.folder}: options.dtype: {quote(name)} is not a torch dtype")
     return found
 
 
 def _generation_config(baked: BakedModel) -> Any:
-    """Of `generation_config.json`, else of `config.json`; None where the constructor's stays (4.57)."""
+    """From `generation_config.json`, else from `config.json`; None if the constructor's is kept (4.57)."""
     import transformers
     from transformers import GenerationConfig
 
@@ -219,6 +220,6 @@ def _generation_config(baked: BakedModel) -> Any:
 
 
 def architecture(config_json: str) -> str | None:
-    """The class that a `config.json` names first, or None."""
+    """The first of a `config.json`'s architectures, or None."""
     found = json.loads(config_json).get("architectures") or [None]
     return found[0] if isinstance(found[0], str) else None

@@ -1,8 +1,8 @@
-"""Models that a module asks for while it is being imported.
+"""Loads requested by a module while that module is being imported.
 
-The thread that imports a module holds the module's import lock until its last line has run. If it waited there for a
-load in another thread, and that load imported the same module for its factory, both would wait for ever. So such a
-load runs in the importing thread, which gets the module as far as it is defined, or ends with a ConfigError.
+The importing thread holds the module's import lock until the import ends. If it waited for a load in another thread,
+and that load imported the same module for its factory, the two would deadlock. So such a load runs in the importing
+thread, which sees the module as far as it is defined, or the request fails with a ConfigError.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prebake.tiers.locks import FRAMEWORK_LOCK
 
 
 def _being_imported() -> tuple[str, ...]:
-    """Modules whose top-level code this thread runs, the innermost first. `__main__` is not imported, so not listed."""
+    """Modules that this thread is importing, innermost first. `__main__` is not imported, so it is not listed."""
     found: list[str] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -55,17 +55,17 @@ def needed_by(baked: BakedModel, warm: bool) -> Needed:
 
 
 def must_load_here(needed: Needed, loading: Iterable[Needed]) -> bool:
-    """Whether a load must run in this thread, because it may need a module that this thread imports.
+    """Whether the load must run in this thread because it may need a module that this thread is importing.
 
-    `loading` is what the loads that are under way need. Raises ConfigError where the load could never end: this thread
-    is itself part of a load, the factory is not defined yet, or a load under way waits for this thread's import.
+    `loading` is what the running loads need. Raises ConfigError if the load could never finish: this thread is itself
+    part of a load, the factory is not defined yet, or another load waits for this thread's import.
     """
     importing = _being_imported()
     if FRAMEWORK_LOCK._is_owned():  # type: ignore[attr-defined]
         raise ConfigError(
-            f"{needed.model}: {importing[0] if importing else 'a factory'} asks for model {quote(needed.model)} while "
-            "the load of a model runs it; the two would wait for each other for ever (ask in a function that is called "
-            'later, or, in a script, under if __name__ == "__main__")'
+            f"{needed.model}: {importing[0] if importing else 'a factory'} asks for model {quote(needed.model)} during "
+            "the load of a model; the two loads would deadlock (ask in a function that is called later or, in a "
+            'script, under if __name__ == "__main__")'
         )
     if not importing:
         return False

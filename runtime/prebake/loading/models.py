@@ -1,7 +1,7 @@
-"""Many models: lazy or all at once, each loaded once however many threads ask.
+"""Many models, loaded lazily or all at once; each is loaded once, however many threads ask for it.
 
-Every model has a slot with at most one flight: a daemon thread that loads it and settles a future. Whoever
-asks waits for that future. A failed flight is kept, and the next caller after a pause starts a new one.
+Every model has a slot with at most one flight: a daemon thread that loads the model and sets a future. Callers wait for
+that future. A failed flight is kept; after a pause, the next caller starts a new one.
 """
 
 from __future__ import annotations
@@ -34,20 +34,19 @@ from prebake.tiers.warmup import try_to_warm_up
 logger = logging.getLogger(__name__)
 
 RETRY_PAUSE = 5.0
-"""Seconds that a failed model rests before the next use tries again."""
+"""Seconds after a failed load before the next use tries again."""
 
 
 class Models:
-    """The baked models under a root folder. Making one reads manifests only.
+    """The baked models under a root folder. The constructor reads manifests only.
 
-    `tiers` restricts how models may come into memory (default: the environment's `PREBAKE_TIERS`, comma
-    separated, else all); `device` is where their weights go; `verify="full"` hashes every file before its load.
-    `warm` (default: whether the environment has `PREBAKE_WARM=1`) calls each model once with the warm-up that it
-    declares before it counts as loaded; a call that fails is logged as a warning.
-    `allow` names the modules whose code a manifest may name, as factory of the family torch or as warm-up, beside those
-    of the environment's `PREBAKE_ALLOW` (comma separated): `app` stands for `app` and its submodules. None are allowed
-    otherwise.
-    Raises ConfigError where the root holds no model, and DocumentError where a manifest cannot be read.
+    `tiers` restricts how models may be loaded (default: environment variable `PREBAKE_TIERS`, comma separated, else
+    all); `device` is where their weights go; `verify="full"` hashes every file before its load. `warm` (default:
+    `PREBAKE_WARM=1`) runs each model's declared warm-up before the model counts as loaded; if that fails, logs a
+    warning. `allow` lists the Python modules whose code manifests may name, as a factory of family torch or as a
+    warm-up, in addition to those in `PREBAKE_ALLOW` (comma separated): `app` stands for `app` and its submodules. By
+    default none are allowed. Raises ConfigError if the root holds no model, and DocumentError if a manifest cannot be
+    read.
     """
 
     def __init__(
@@ -101,11 +100,11 @@ class Models:
         return len(self._slots)
 
     def __getitem__(self, name: str) -> LoadedModel:
-        """The loaded model; loads it now if nobody did.
+        """The loaded model. Loads it, or waits for a load that another thread has started.
 
-        Raises UnknownModelError, LoadTimeoutError after the model's own timeout, or the error of the load. A module
-        that asks while it is being imported, and holds the model's factory or may be imported by it, loads the model
-        in its own thread, without a timeout; ConfigError where that cannot work (`prebake.loading.importing`).
+        Raises UnknownModelError, LoadTimeoutError after the model's own timeout, or the error of the load. If a module
+        asks while it is being imported, and the load may need that module, the load runs in the calling thread and
+        without a timeout; raises ConfigError if that cannot work (see `prebake.loading.importing`).
         """
         slot = self._slot(name)
         self._prefetch.first(slot.baked.weights)
@@ -113,7 +112,7 @@ class Models:
 
     async def get(self, name: str) -> LoadedModel:
         """Like `models[name]`, without blocking the event loop."""
-        import asyncio  # 20 ms that only those pay who use it
+        import asyncio  # takes 20 ms, so only here
 
         slot = self._slot(name)
         self._prefetch.first(slot.baked.weights)
@@ -126,19 +125,18 @@ class Models:
     def start(self) -> None:
         """Load every model in the background, all at once; returns immediately.
 
-        A fork waits while these loads import: a child could not finish what another thread began to import. Python's
-        garbage collector rests until the last load is settled: it would run over and over while
-        frameworks import.
+        A fork waits while these loads import, because a child process can't finish another thread's import. Python's
+        garbage collector is off until the last load ends: it would run repeatedly while frameworks are imported.
         """
         self._all_at_once = True
         for slot in self._slots.values():
             self._flight(slot)
 
     def wait(self, timeout: float | None = None, *, required_only: bool = False) -> None:
-        """Wait until every model is loaded, starting those that nobody asked for yet.
+        """Wait until every model is loaded; starts the loads that have not been started.
 
-        A model is waited for until it is loaded, until its own timeout, or until `timeout` seconds after the
-        call. Then raises the first error, which is a LoadTimeoutError where the time was not enough.
+        Waits for each model until it is loaded, or its own timeout or `timeout` seconds have passed since the call.
+        Then raises the first error; a timeout is a LoadTimeoutError.
         """
         began = time.monotonic()
         errors: list[BaseException] = []
@@ -148,7 +146,7 @@ class Models:
             limits = [limit for limit in (timeout, slot.baked.manifest.loading.timeout) if limit is not None]
             try:
                 self._wait(slot, flight, min(limits, default=None), began)
-            except Exception as error:  # kept until all are settled: one must not hide another
+            except Exception as error:  # wait for all models first
                 errors.append(error)
         if errors:
             raise errors[0]
@@ -163,12 +161,12 @@ class Models:
         return all(status.state is State.READY for status in self.status() if status.required)
 
     def unload(self, name: str) -> None:
-        """Forget a loaded model; its memory goes when its last user lets go of it. The next use loads it anew."""
+        """Drop a loaded model; its memory is freed once nothing refers to it. The next use loads it again."""
         slot = self._slot(name)
         with self._lock:
             if slot.flight is not None and slot.flight.done():
                 slot.flight = None
-        collector.thaw()  # else the collector would never find a model whose objects refer to each other
+        collector.thaw()  # else the collector could not free the model's reference cycles
 
     def _slot(self, name: str) -> Slot:
         try:
@@ -179,7 +177,7 @@ class Models:
             ) from None
 
     def _awaited(self, slot: Slot) -> Future[LoadedModel]:
-        """The flight of a model that this thread is about to wait for."""
+        """The model's flight, started if necessary, for this thread to wait on."""
         flight = slot.flight
         if flight is not None and flight.done() and not self._may_try_again(slot):
             return flight
@@ -191,7 +189,7 @@ class Models:
                 return slot.flight
             flight = slot.flight = Future()
             flight.set_running_or_notify_cancel()
-        if self._thaws is None:  # only then: models that nobody loaded hold nothing frozen
+        if self._thaws is None:  # not before: without a load, nothing is frozen
             self._thaws = weakref.finalize(self, collector.thaw)
             self._thaws.atexit = False
         collector.pause(flight)
@@ -201,7 +199,7 @@ class Models:
         thread = threading.Thread(target=self._fly, args=(slot, flight), name=f"prebake-{slot.baked.name}", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # the system allows no more threads: nobody else would settle the flight
+        except RuntimeError as error:  # the system allows no more threads, so nothing else would set the future
             fail(slot, flight, error)
         return flight
 
@@ -219,7 +217,7 @@ class Models:
         else:
             try:
                 self._after_load(slot, flight, loaded)
-            finally:  # what fails there must not keep anyone waiting for a model that is loaded
+            finally:  # a failed prefetch must not block callers: the model is loaded
                 flight.set_result(loaded)
 
     def _after_load(self, slot: Slot, flight: Future[LoadedModel], loaded: LoadedModel) -> None:
@@ -234,9 +232,9 @@ class Models:
             try_to_warm_up(loaded, timeline.span)
 
     def _read_ahead(self, loaded: Slot) -> None:
-        """Have mapped weights read before they are used, once nothing else loads: imports need the disk first."""
+        """Prefetch mapped weights once no other model is loading: imports need the disk first."""
         with self._lock:
-            self._unread.append(loaded)  # its flight lands in a moment
+            self._unread.append(loaded)  # its future is set right after this
             if any(slot.state is State.LOADING and slot not in self._unread for slot in self._slots.values()):
                 return
             slots, self._unread = self._unread, []
@@ -247,7 +245,7 @@ class Models:
             try:
                 return self._load(baked)
             except ConfigError:
-                raise  # the same configuration fails the same way
+                raise  # retrying would fail the same way
             except Exception as error:
                 pause = min(0.2 * 2**attempt, 5.0)
                 logger.warning("%s: try %d failed (%s); again in %.1f s", baked.name, attempt + 1, error, pause)
@@ -262,7 +260,7 @@ class Models:
             return settled(slot, flight, limit)
 
     def _after_fork(self) -> None:
-        """In a forked child: loaded models stay, flights of the parent's threads are gone."""
+        """In a forked child: keep loaded models, drop flights of the parent's threads."""
         self._lock, self._prefetch, self._unread = threading.Lock(), Prefetch(), []
         for slot in self._slots.values():
             if slot.state is State.LOADING:
@@ -270,7 +268,7 @@ class Models:
 
 
 _living: weakref.WeakSet[Models] = weakref.WeakSet()
-"""Every `Models` that somebody holds: a fork handler of its own would hold it, and its weights, for ever."""
+"""All live `Models`. A fork handler per instance would keep the instance, and its weights, alive forever."""
 
 
 def _under_way() -> Iterator[Needed]:

@@ -1,4 +1,4 @@
-"""One model by its folder: what `prebake.load` is."""
+"""`prebake.load`: load one model from its folder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prebake.tiers.loader import TIERS, LoadedModel, Loader, Tier
 def load(folder: Path, tiers: Sequence[Tier] = TIERS, device: str = "cpu", *, allow: Sequence[str] = ()) -> LoadedModel:
     """Load the baked model of a folder, onto `device` (`cpu`, `cuda`, `cuda:1`).
 
-    `allow` names the modules whose code a manifest may name, as factory of the family torch or as warm-up, beside those
-    of the environment's `PREBAKE_ALLOW` (comma separated): `app` stands for `app` and its submodules. Raises
-    DocumentError or IntegrityError where the folder is not what its manifest says, ConfigError where its class is not
-    allowed or not installed or the device is not there, and LoadError where every tier failed.
+    `allow` lists the Python modules whose code a manifest may name, as a factory of family torch or as a warm-up, in
+    addition to those in `PREBAKE_ALLOW` (comma separated): `app` stands for `app` and its submodules. Raises
+    DocumentError or IntegrityError if the folder does not match its manifest, ConfigError if the class is not allowed
+    or not installed or the device does not exist, and LoadError if every tier failed.
     """
     loader = Loader(tiers=tiers, device=device, allow=allowed_modules(allow), span=timeline.span)
     return loader.load(BakedModel.open(folder))

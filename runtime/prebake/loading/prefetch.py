@@ -1,12 +1,12 @@
-"""Reading mapped weights into the page cache before they are used.
+"""Prefetch: reads mapped weights into the page cache before they are used.
 
-Files are read through, a piece at a time, by a thread that holds neither the interpreter's lock nor the lock of the
-address space. The usual hints do worse, measured in docs/decisions/0009: `posix_fadvise(WILLNEED)` reads no more
-than the disk's read-ahead in one call and makes single pages, each a fault of its own later; `MADV_POPULATE_READ`
-holds up every allocation of the first answer.
+A thread reads the files piece by piece, without holding the GIL or the address-space lock. The usual hints are slower,
+as measured in docs/decisions/0009: `posix_fadvise(WILLNEED)` reads at most the disk's read-ahead per call and caches
+single pages, each of which causes its own page fault later; `MADV_POPULATE_READ` blocks every allocation of the first
+answer.
 
-No more is read than memory is free, by the system's and the control groups' account: beyond that each page would push
-out another that a start has just read. `PREBAKE_PREFETCH=0` turns it off.
+It reads no more than the free memory of the system and the control groups: beyond that, each page would evict one that
+the start has just read. `PREBAKE_PREFETCH=0` turns it off.
 """
 
 from __future__ import annotations
@@ -25,19 +25,18 @@ from prebake.startup.readahead import through
 logger = logging.getLogger(__name__)
 
 PIECE = 1 << 20
-"""Bytes read at once: after each the thread waits for the interpreter's lock."""
+"""Bytes per read; the thread takes the GIL between reads."""
 
 
 class Prefetch:
-    """Reads files into the page cache, in order, from a thread that lives as long as there are any.
+    """Reads files into the page cache, in order, in a thread that runs while files are queued.
 
-    A hint and nothing more: what is absent or cannot be read is passed over. If no thread can start (a limit on the
-    number of processes), the files stay queued until the next `add`. Pieces that are in the page cache cost a few
-    system calls each.
+    It is a hint: files that are missing or unreadable are skipped. If no thread can start (process limit), the files
+    stay queued until the next `add`. A piece that is already in the page cache costs a few system calls.
     """
 
     def __init__(self, budget: Callable[[], int | None] = free_memory) -> None:
-        """`budget` tells how many bytes may be read; None: as many as there are."""
+        """`budget` returns how many bytes may be read, or None for no limit."""
         self._budget = budget
         self._lock = threading.Lock()
         self._unread: list[tuple[Path, Iterator[None]]] = []
@@ -45,7 +44,7 @@ class Prefetch:
         self._warned = False
 
     def add(self, paths: Iterable[Path]) -> None:
-        """Read these, after those that were added before. What does not fit into memory is left out."""
+        """Queue these files after those already queued. Files that don't fit into free memory are skipped."""
         fitting = self._fitting(paths)
         with self._lock:
             self._unread += [(path, _through(path)) for path in fitting]
@@ -53,7 +52,7 @@ class Prefetch:
                 self._start()
 
     def first(self, paths: Iterable[Path]) -> None:
-        """Somebody waits for these: what is left of them is read before anything else."""
+        """Move what is left of these files to the front, because a caller waits for them."""
         if not self._unread:
             return
         wanted = set(paths)
@@ -61,25 +60,25 @@ class Prefetch:
             self._unread.sort(key=lambda unread: unread[0] not in wanted)  # the others stay in order
 
     def join(self) -> None:
-        """Wait until all are read."""
+        """Wait until all queued files are read."""
         if (thread := self._thread) is not None:
             thread.join()
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._work, name="prebake-prefetch", daemon=True)
         try:
-            thread.start()  # its work begins once the caller lets go of the lock
+            thread.start()  # it waits until the caller releases the lock
         except RuntimeError as error:
             if not self._warned:
                 logger.warning(
-                    "weights are not read ahead: no thread could start (%s); the next load tries again", error
+                    "weights are not prefetched: can't start a thread (%s); the next load tries again", error
                 )
             self._warned = True
         else:
             self._thread = thread
 
     def _fitting(self, paths: Iterable[Path]) -> list[Path]:
-        """Those for which there is memory, in order, beside those that are still to be read."""
+        """The files that fit into free memory, in order, after subtracting those still queued."""
         if os.environ.get(layout.ENV_PREFETCH) == "0":
             return []
         free = self._budget()
@@ -92,7 +91,7 @@ class Prefetch:
                 fitting.append(path)
                 free -= size
             else:
-                logger.info("%s: not prefetched: it has %d bytes, and %d are free", path, size, max(0, free))
+                logger.info("%s: not prefetched: %d bytes, %d bytes are free", path, size, max(0, free))
         return fitting
 
     def _work(self) -> None:
@@ -112,7 +111,7 @@ class Prefetch:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # it is passed over when it is to be read
+    except OSError:  # the read skips it
         return 0
 
 

@@ -1,9 +1,8 @@
-"""A module's tensors, all of them: listed, taken out, and put into a skeleton.
+"""Lists every tensor of a module, and assigns tensors to a skeleton.
 
-A state dict leaves out what upstream does not save: non-persistent buffers, and tensors kept as plain
-attributes, in lists, or in modules that nobody registered. A module built on the meta device lacks them too.
-So baking lists every tensor a module holds (`slots`), and loading assigns every one of them (`assign`) and
-proves that nothing is left on meta.
+A state dict lacks what upstream does not save: non-persistent buffers, and tensors in plain attributes, in lists, or in
+unregistered modules. A module built on the meta device has no values for them either. So the bake lists every tensor of
+a module (`slots`), and a load assigns them all (`assign`) and checks that none is left on the meta device.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ class Slot:
     """One place in a module that holds a tensor."""
 
     key: str
-    """Path of the owner and the attribute, joined by dots: the state dict's key, where it has one."""
+    """Path of the owner and name of the attribute, joined by dots; the key in the state dict, if it has one."""
     kind: Kind
-    """`hidden` is a non-persistent buffer; `attribute` a tensor that is neither parameter nor buffer, or
-    whose module is not registered; `extra` what a module's `get_extra_state` adds to its state dict."""
+    """`hidden`: a non-persistent buffer. `attribute`: a tensor that is neither parameter nor buffer, or whose module is
+    not registered. `extra`: the result of the module's `get_extra_state`."""
     tensor: torch.Tensor
     put: Callable[[Any], object]
     """Put another tensor into the place."""
 
     @property
     def saved(self) -> bool:
-        """Whether a state dict holds it."""
+        """Whether the state dict contains it."""
         return self.kind in ("parameter", "buffer", "extra")
 
 
 def slots(module: nn.Module) -> Iterator[Slot]:
-    """Every tensor of the module, each name once; a module that is reachable by two paths gives both."""
+    """Every tensor of the module, each name once. A module that is reachable by two paths is listed under both."""
     seen = {id(part) for part in module.modules()}
     for path, owner in module.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
@@ -61,22 +60,22 @@ def slots(module: nn.Module) -> Iterator[Slot]:
 
 
 def _extra(prefix: str, owner: nn.Module) -> Slot:
-    """The extra state; on meta where it is no tensor, or none yet."""
+    """The extra state; an empty meta tensor if it is not a tensor or does not exist yet."""
     try:
         state = owner.get_extra_state()
-    except Exception:  # a skeleton need not have what it gives later
+    except Exception:  # a skeleton may lack what `get_extra_state` reads
         state = None
     tensor = state if isinstance(state, torch.Tensor) else torch.empty(0, device="meta")
     return Slot(f"{prefix}_extra_state", "extra", tensor, owner.set_extra_state)
 
 
 def assign(module: nn.Module, tensors: Mapping[str, torch.Tensor], aliases: Mapping[str, str]) -> None:
-    """Put the tensors into the skeleton, without copying but for those that are not `aligned`; tied names share
-    one parameter.
+    """Assign the tensors to the skeleton; only unaligned tensors are copied (see `aligned`). Tied names share one
+    parameter.
 
-    `aliases` maps names that are not in `tensors` to those whose tensor they share. Raises LoadError
-    where a name is missing or left over, a shape differs, or a tensor stays on the meta device. An attribute
-    that was not baked, because the ordinary load leaves it without values, stays as the constructor made it.
+    `aliases` maps names that are not in `tensors` to the names whose tensors they share. Raises LoadError if a name is
+    missing or left over, a shape differs, or a tensor stays on the meta device. An attribute that was not baked,
+    because the ordinary load leaves it without values, stays as the constructor made it.
     """
     skeleton = [
         slot for slot in slots(module) if slot.kind != "attribute" or aliases.get(slot.key, slot.key) in tensors
@@ -100,7 +99,7 @@ def assign(module: nn.Module, tensors: Mapping[str, torch.Tensor], aliases: Mapp
 
 
 def relink(module: nn.Module) -> None:
-    """LSTM and GRU keep a second list of references to their weights: renew it after assigning."""
+    """Rebuild the second list of references that LSTM and GRU keep to their weights."""
     for part in module.modules():
         if isinstance(part, nn.RNNBase):
             part._flat_weights = [getattr(part, name, None) for name in part._flat_weights_names]

@@ -1,8 +1,8 @@
-"""Tensors that a module keeps where no framework looks: in attributes, containers, objects, unregistered modules.
+"""Finds tensors that `nn.Module` does not list: in attributes, containers, objects, unregistered modules.
 
-`nn.Module` lists its parameters, buffers and submodules. Whatever else hangs on a module is its author's: a table
-in an attribute, a list of one mask per layer, a helper object, a plain list of layers. Each such tensor has a key
-here, its path in names and indices (`decoder.masks.0`), and a way to put another one into its place.
+`nn.Module` lists its parameters, buffers and submodules. A module may hold other tensors: a table in an attribute, a
+list with one mask per layer, a helper object, a plain list of layers. Here each such tensor gets a key, which is its
+path of names and indices (`decoder.masks.0`), and a function that replaces it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from torch import nn
 from prebake.errors import LoadError
 
 Kept = tuple[str, torch.Tensor, Callable[[Any], object]]
-"""Key, tensor, and what puts another into its place."""
+"""Key, tensor, and the function that replaces it."""
 
 _Item = tuple[object, Any, Callable[[Any], object]]
-"""Name or index, what is there, and what replaces it."""
+"""Name or index, the value, and the function that replaces it."""
 
 _OWN = frozenset(vars(nn.Module())) | {"_flat_weights", "_flat_weight_refs"}
-"""What nn.Module and the recurrent ones keep in every instance; `prebake.modules.assembly` takes care of these."""
+"""Attributes of every nn.Module and recurrent module; `prebake.modules.assembly` handles these."""
 _PLAIN = frozenset({
     bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, FunctionType,
     BuiltinFunctionType, MethodType,
 })  # fmt: skip
 _NOT_LOOKED_INTO = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "tokenizers", "prebake"}
-"""Packages whose objects (beside tensors, modules and containers) hold none of a model's tensors."""
+"""Packages whose objects (except tensors, modules and containers) hold no tensors of a model."""
 
 
 def kept_tensors(prefix: str, owner: nn.Module, seen: set[int]) -> Iterator[Kept]:
     """The tensors in the attributes of one registered module.
 
-    `seen` holds the ids of what is listed elsewhere or was walked before, and grows: nothing is walked twice, so
-    that a reference back to a parent ends the way. It starts as the ids of all registered modules.
+    `seen` holds the ids of objects that were visited or are listed elsewhere; this function adds to it. No object is
+    visited twice, so cycles end. Initially it holds the ids of all registered modules.
     """
     attributes = vars(owner)
     for name, value in attributes.items():
@@ -58,7 +58,7 @@ def _within(key: str, value: Any, put: Callable[[Any], object], seen: set[int]) 
 
 
 def _items(value: Any, put: Callable[[Any], object]) -> Iterator[_Item]:
-    """What is directly in a container, a module or an object."""
+    """The direct items of a container, a module or an object."""
     if isinstance(value, (tuple, list)):
         yield from _in_sequence(value, put)
     elif isinstance(value, dict):
@@ -91,7 +91,7 @@ def _in_sequence(value: Any, put: Callable[[Any], object]) -> Iterator[_Item]:
 
 
 def _refuse(item: Any) -> None:
-    raise LoadError("a tensor in a set has no name that would be the same in the next process")
+    raise LoadError("a tensor in a set has no name that stays the same in the next process")
 
 
 def _put_into_tuple(kind: Any, items: list[Any], index: int, put: Callable[[Any], object], item: Any) -> None:

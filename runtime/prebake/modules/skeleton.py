@@ -1,13 +1,13 @@
-"""Modules without values: what a constructor leaves uninitialised or fills at random is on the meta device.
+"""Modules without values: tensors that a constructor leaves uninitialised or fills at random are on the meta device.
 
-`torch.device("meta")` puts everything there. Then constructors that look at values (`.item()`, `tolist()`)
-fail, every initialiser runs as a no-op through Python decompositions, and the first `arange` or `normal_`
-imports sympy (0.2 s). Here computed tensors (`arange`, `linspace`, `tensor`, `zeros`) are made as usual:
-they are small, and whatever they become is replaced by what was baked.
+`torch.device("meta")` puts every tensor there. Then constructors that read values (`.item()`, `tolist()`) fail, every
+initialiser runs as a no-op through Python decompositions, and the first `arange` or `normal_` imports sympy (0.2 s).
+Here computed tensors (`arange`, `linspace`, `tensor`, `zeros`) are created as usual: they are small, and the baked
+tensors replace them anyway.
 
-A constructor that looks at values which are not there fails: `without_values` then lets it make them.
+If a constructor fails because it reads a missing value, `without_values` runs it again with real values.
 
-`default_dtype` has a constructor make tensors of another dtype than torch's default, in one thread.
+`default_dtype` changes the default dtype for one thread.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _OF_DEFAULT_DTYPE = _UNINITIALISED | _RANDOM | {
     torch.hann_window, torch.hamming_window, torch.blackman_window, torch.bartlett_window, torch.kaiser_window,
 }  # fmt: skip
 _OF_THEIR_VALUES = frozenset({torch.arange, torch.full, torch.tensor, torch.as_tensor, torch.asarray})
-"""Of the default dtype where their values are Python's floats."""
+"""These return the default dtype if their values are Python floats."""
 
 _CONVERSIONS = frozenset({"float", "to", "type", "type_as", "view"})
 
 
 class Skeleton(TorchFunctionMode):
-    """While active in a thread, uninitialised and random tensors are on the meta device, and filling them
-    does nothing. Tensors that a constructor asks for on a named device are made there."""
+    """While active in a thread, uninitialised and random tensors are created on the meta device, and filling them
+    does nothing. Tensors with an explicit device are created on that device."""
 
     def __torch_function__(
         self,
@@ -56,22 +56,22 @@ class Skeleton(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if getattr(func, "__name__", None) in _fillers():  # by name: frameworks put wrappers in their place
+        if getattr(func, "__name__", None) in _fillers():  # by name: frameworks wrap these functions
             target = args[0] if args else kwargs.get("tensor")
             if isinstance(target, torch.Tensor) and target.is_meta:
                 return target
         if kwargs.get("device") is None:
             if func in _UNINITIALISED:
                 kwargs["device"] = "meta"
-            elif func in _RANDOM:  # on meta, these would go through Python decompositions
+            elif func in _RANDOM:  # on meta, these would run Python decompositions
                 named = {name: kwargs[name] for name in ("size", "dtype", "requires_grad") if name in kwargs}
                 return torch.empty(*args, **named, device="meta")
         return func(*args, **kwargs)
 
 
 class _DefaultDtype(TorchFunctionMode):
-    """Tensors that would have torch's default dtype have this one: results of the functions that make tensors from
-    nothing or from Python's floats, and of those that make floats from integers, such as a division."""
+    """Replaces torch's default dtype with another: in the results of functions that create tensors, with or without
+    Python floats as values, and of functions that make floats from integers, such as division."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class _DefaultDtype(TorchFunctionMode):
 
 
 def _floats_of_integers(func: Callable[..., Any], given: list[Any]) -> bool:
-    """Whether a result that has the default dtype has it because only integers were given, and no dtype was named."""
+    """Whether a result has the default dtype because all inputs are integers and no dtype was given."""
     tensors = [value.dtype for value in given if isinstance(value, torch.Tensor)]
     converts = getattr(func, "__name__", "") in _CONVERSIONS
     return bool(tensors) and not converts and not any(kind.is_floating_point or kind.is_complex for kind in tensors)
@@ -110,8 +110,8 @@ _thread = threading.local()
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """In this thread, make tensors as if `dtype` were torch's default. `torch.set_default_dtype` and
-    `torch.get_default_dtype` go on to mean the default of the process."""
+    """In this thread, create tensors as if `dtype` were torch's default. `torch.set_default_dtype` and
+    `torch.get_default_dtype` still refer to the default of the process."""
     before = getattr(_thread, "dtype", None)
     if dtype == (before or torch.get_default_dtype()):
         yield
@@ -125,16 +125,16 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def without_values(build: Callable[[], T]) -> T:
-    """What `build` makes, under a `Skeleton`; with values where its constructor does not do without.
+    """The result of `build` under a `Skeleton`, or with real values if its constructor fails without them.
 
-    Either way every tensor is then assigned from what was baked: values only cost their time and memory. The random
-    generator is left as it was. Raises what `build` raises outside a skeleton.
+    Either way, every tensor is assigned from the baked files afterwards: values only cost time and memory. Restores the
+    state of the random generator. Raises what `build` raises outside a skeleton.
     """
     with torch.random.fork_rng(devices=[]):
         try:
             with Skeleton():
                 return build()
-        except Exception as error:  # mixed devices, values asked for: constructors fail in any way
+        except Exception as error:  # mixed devices, missing values: constructors raise any exception
             logger.info("built with values, because its constructor fails without: %s: %s", type(error).__name__, error)
         return build()
 

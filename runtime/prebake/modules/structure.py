@@ -1,18 +1,19 @@
-"""A module's structure, read back in place of running its constructor.
+"""Restores a module from its recorded structure instead of running its constructor.
 
-Constructors cost most of a mapped load: transformers' read and copy configurations, expand patterns, fill layers.
-What they arrive at depends on the configuration and on the version of the code alone. So baking writes down what
-the constructor made, and a process that has the same versions reads that, with the mapped tensors in it.
+Constructors take most of the time of a mapped load: those of transformers read and copy configurations, expand patterns
+and fill layers. Their result depends only on the configuration and the version of the code. So the bake records what
+the constructor made, and a process with the same versions restores that, with the mapped tensors in it.
 
-`structure.json` is data, and reading it runs no code that it names: each object is made bare, of a class that is a
-module or a configuration of the family's own packages, and then gets its attributes. Only modules of a few known names
-are imported for it: importing is running, whatever is found in the module afterwards::
+`structure.json` is data, and reading it runs no code that it references: each object is created without its
+constructor, from a class that is a module or a configuration of the family's own packages, and then gets its
+attributes. Only Python modules whose names match the family's pattern are imported, because importing a module already
+runs its code::
 
     classes   "torch.nn.modules.linear:Linear", …
-    objects   [class, attributes that JSON can hold, others, whether by __setstate__], …; the first is the module
+    objects   [class, attributes as JSON, other attributes, whether by __setstate__], …; the first is the module
 
-Others are lists of a tag and what belongs to it, `["tensor", "decoder.weight", true, true]` for instance; `_Reader`
-has them all. Attributes that a bare `nn.Module` has too are left out.
+Other attributes are lists of a tag and its arguments, for example `["tensor", "decoder.weight", true, true]`; `_Reader`
+has all tags. Attributes that every bare `nn.Module` has are left out.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from prebake.weights.tensors import aligned
 
 
 class Vocabulary(Protocol):
-    """What of a family decides which classes and functions a structure may name."""
+    """The part of a family that decides which classes and functions a structure may reference."""
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -48,54 +49,55 @@ class Vocabulary(Protocol):
 
     @property
     def modules(self) -> str:
-        """Regular expression: the modules of these packages, beside `torch.nn.modules`, with such classes."""
+        """Regular expression: the modules of these packages, besides `torch.nn.modules`, with such classes."""
 
     def vocabulary(self) -> tuple[object, ...]:
-        """What a structure may name beside modules: classes, which stand for their subclasses too, and functions."""
+        """What a structure may reference besides modules: classes, including their subclasses, and functions."""
 
     def adopt(self, module: nn.Module) -> None:
-        """Do for a module that was read from its structure what its constructors do beyond the module itself."""
+        """For a module restored from its structure, repeat what its constructors do outside the module."""
 
 
 _ACTIVATIONS = {f"torch.nn.functional:{name}": getattr(nn.functional, name) for name in ("gelu", "relu", "silu")}
-"""What modules of any family may keep as a plain function."""
+"""Functions that modules of any family may have as attributes."""
 
 _TORCH = re.compile(r"torch\.nn\.modules\.[a-z]\w*", re.ASCII)
 
 
 def functions_of(family: Vocabulary) -> dict[str, Any]:
-    """Name → function, of all that a structure may name."""
+    """Name → function, for all functions that a structure may reference."""
     named = {spelled(value): value for value in family.vocabulary() if not isinstance(value, type)}
     return _ACTIVATIONS | named
 
 
 def bases_of(family: Vocabulary) -> tuple[type, ...]:
-    """What the classes that a structure may name are derived from."""
+    """Base classes of the classes that a structure may reference."""
     return (nn.Module, enum.Enum, *(value for value in family.vocabulary() if isinstance(value, type)))
 
 
 def may_import(module: str, family: Vocabulary) -> bool:
-    """Whether a structure may name classes of the module, by the module's name alone.
+    """Whether a structure may reference classes of this Python module, decided by the module's name alone.
 
-    Of torch only `torch.nn.modules`: elsewhere are modules that compile what their attributes hold.
+    In torch only `torch.nn.modules`: other parts have modules that compile code from their attributes.
     """
     return bool(_TORCH.fullmatch(module) or re.fullmatch(family.modules, module, re.ASCII))
 
 
 def is_allowed(found: Any, bases: tuple[type, ...], family: Vocabulary) -> bool:
-    """Whether a structure may make objects of it: a module, configuration or enumeration, made in the usual way."""
+    """Whether a structure may create objects of it: a module, configuration or enumeration without its own
+    `__new__`."""
     if not isinstance(found, type) or not issubclass(found, bases) or not may_import(found.__module__, family):
         return False
     return issubclass(found, enum.Enum) or found.__new__ is object.__new__
 
 
 def spelled(found: Any) -> str:
-    """The name by which a class or function is written down."""
+    """The name of a class or function as a structure records it."""
     return f"{found.__module__}:{found.__qualname__}"
 
 
 def bare_state() -> dict[str, Any]:
-    """The attributes of an `nn.Module` that has nothing, new at each call."""
+    """The attributes of an empty `nn.Module`, new at each call."""
     return {name: make() for name, make in _BARE}
 
 
@@ -107,7 +109,7 @@ _BARE = [(name, _maker(value)) for name, value in vars(nn.Module()).items()]
 
 
 class _Reader:
-    """One structure as it is read. Methods named `_read_TAG` take what follows the tag."""
+    """Reads one structure. Methods named `_read_TAG` take the arguments that follow the tag."""
 
     def __init__(self, baked: BakedModel, tensors: Mapping[str, torch.Tensor], family: Vocabulary) -> None:
         self._family, self._bases, self._functions = family, bases_of(family), functions_of(family)
@@ -118,7 +120,7 @@ class _Reader:
         self.used: set[str] = set()
 
     def read(self, document: Any) -> Any:
-        """The first object, when all are made and have their attributes."""
+        """Create all objects, set their attributes, and return the first."""
         self._classes = [self._class(name) for name in document["classes"]]
         objects = document["objects"]
         self._objects = [object.__new__(self._classes[number]) for number, *_ in objects]
@@ -137,11 +139,11 @@ class _Reader:
         module, _, path = name.partition(":")
         if may_import(module, self._family):
             found: Any = _imported(module)
-            for part in path.split("."):  # not getattr: some modules import what they are asked for
+            for part in path.split("."):  # not getattr: some modules import on attribute access
                 found = vars(found).get(part) if isinstance(found, (type, ModuleType)) else None
             if is_allowed(found, self._bases, self._family) and spelled(found) == name:
                 return found
-        raise LoadError(f"wants {name}, which no structure may name")
+        raise LoadError(f"references {name}, which is not allowed in a structure")
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -173,7 +175,7 @@ class _Reader:
 
     def _read_function(self, name: str) -> Any:
         if name not in self._functions:
-            raise LoadError(f"wants {name}, which no structure may name")
+            raise LoadError(f"references {name}, which is not allowed in a structure")
         return self._functions[name]
 
     def _read_partial(self, name: str, *arguments: Any) -> Any:
@@ -186,7 +188,7 @@ class _Reader:
     def _read_dtype(self, name: str) -> torch.dtype:
         found = vars(torch).get(name)
         if not isinstance(found, torch.dtype):
-            raise LoadError(f"{name} is no type of tensors")
+            raise LoadError(f"{name} is not a torch dtype")
         return found
 
     def _read_device(self, name: str) -> torch.device:
@@ -215,27 +217,27 @@ def _imported(module: str) -> ModuleType:
     try:
         return sys.modules.get(module) or importlib.import_module(module)
     except SystemExit as error:
-        raise LoadError(f"wants {module}, and importing it ended with {error!r}") from error
+        raise LoadError(f"references {module}, whose import raised {error!r}") from error
 
 
 def restore(baked: BakedModel, tensors: Mapping[str, torch.Tensor], family: Vocabulary) -> nn.Module:
-    """The module in evaluation mode, with the tensors in it: parameters, buffers and those in attributes.
+    """The module in evaluation mode with its tensors: parameters, buffers and those in attributes.
 
-    `tensors` are all that was baked, by name. Raises IntegrityError where the file is not what the manifest says, and
-    LoadError where it names something that it may not, or does not use every tensor.
+    `tensors` holds all baked tensors by name. Raises IntegrityError if the file does not match the manifest, and
+    LoadError if it references something that is not allowed, or does not use every tensor.
     """
     name, data = baked.manifest.structure, _read(baked)
     reader = _Reader(baked, tensors, family)
     try:
         module = reader.read(json.loads(data))
         family.adopt(module)
-    except Exception as error:  # of classes that changed under it: whatever it is, the constructor may do
+    except Exception as error:  # the classes may have changed: the constructor may still work
         what = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
         raise LoadError(f"{name}: {what[:200]}") from error
     if not isinstance(module, nn.Module):
-        raise LoadError(f"{name}: holds no module")
+        raise LoadError(f"{name}: its first object is not a module")
     if unused := sorted(tensors.keys() - reader.used):
-        raise LoadError(f"{name}: leaves {len(unused)} tensors unused, {unused[0]} first")
+        raise LoadError(f"{name}: does not use {len(unused)} tensors, such as {unused[0]}")
     return module
 
 
@@ -247,25 +249,25 @@ def _read(baked: BakedModel) -> bytes:
     except OSError as error:
         raise IntegrityError(f"{path}: {reason(error)}") from error
     if hashlib.sha256(data).hexdigest() != expected:
-        raise IntegrityError(f"{path}: its sha256 is not the manifest's")
+        raise IntegrityError(f"{path}: its sha256 differs from the manifest's")
     return data
 
 
 def why_not(baked: BakedModel, family: Vocabulary) -> str | None:
-    """Why the constructor is needed here, or None where the structure fits: its packages have the bake's versions."""
+    """Why the structure can't be used, or None if it can: its packages have the bake's versions."""
     if not family.packages:
-        return f"a structure is only as good as the version of its code, and {baked.manifest.class_} has none"
+        return f"a structure needs a code version to check, and {baked.manifest.class_} has none"
     if baked.manifest.structure is None:
         return "baked without a structure"
     for package in family.packages:
         wanted, found = baked.manifest.requires.get(package), installed(package)
         if wanted != found:
-            return f"its structure was made with {package} {wanted}, and {found} is installed"
+            return f"its structure was made with {package} {wanted}, but {found} is installed"
     return None
 
 
 def installed(package: str) -> str | None:
-    """The package's version without a local part (`2.13.0+cpu`), from the imported package where there is one."""
+    """The package's version without the local part (`+cpu`), from the imported package if it is imported."""
     found = getattr(sys.modules.get(package), "__version__", None)
     try:
         return str(found or version(package)).partition("+")[0]

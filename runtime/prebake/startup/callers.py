@@ -1,7 +1,7 @@
-"""Whose code is running: `prebake.startup.deferred` gives stand-ins to a few packages alone, and has to know who asks.
+"""Finds the module that requests an import: `prebake.startup.deferred` gives stand-ins only to a few packages.
 
-An import, or an attribute of a module, is asked for by the innermost frame that belongs neither to the standard library
-(importlib, pkgutil and inspect ask on behalf of their caller) nor to other code that passes requests on.
+The requester of an import, or of a module's attribute, is the innermost frame that belongs neither to the standard
+library (importlib, pkgutil and inspect act on behalf of their caller) nor to other code that forwards requests.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from types import FrameType
 
 _PASSED_OVER = frozenset(
     {f"{__package__}.{name}" for name in ("callers", "deferred", "standin_modules", "standins")}
-    | {"transformers.utils.import_utils"}  # looks `transformers.NAME` up for whoever asks
+    | {"transformers.utils.import_utils"}  # looks up `transformers.NAME` for its caller
 )
 
 
 def asker() -> str:
-    """The name of the module whose code asks; empty where there is none (code compiled without a module)."""
+    """The name of the requesting module; empty for code that was compiled without a module."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__")
@@ -29,5 +29,5 @@ def asker() -> str:
 
 
 def asks_itself(depth: int) -> bool:
-    """Whether the caller `depth` frames above asks on its own behalf: C code that it runs is its own, too."""
+    """Whether the caller `depth` frames above is the requester itself, directly or through C code."""
     return sys._getframe(depth + 1).f_globals.get("__name__") == asker()

@@ -1,21 +1,21 @@
-"""Modules that are imported when they are first used, not when they are first named.
+"""Deferred imports: the modules are imported on first use instead of at the import statement.
 
-Frameworks import much that inference never touches: compilers, distributed tensors, loss functions. A
-finder in front of `sys.meta_path` answers for the packages in `DEFERRED` with a stand-in module. Where one of the
-frameworks listed beside the package takes a name out of it (`from scipy.optimize import linear_sum_assignment`), it
-gets a stand-in for that name. The first real use of any of them (a call, an operator, `isinstance`, a base class)
-imports the package as it is, and from then on the stand-ins forward to it. No file of any package is changed.
+Frameworks import many packages that inference never uses: compilers, distributed tensors, loss functions. A finder at
+the front of `sys.meta_path` returns a stand-in module for each package in `DEFERRED`. If one of the frameworks listed
+for the package imports a name from it (`from scipy.optimize import linear_sum_assignment`), it gets a stand-in for that
+name. The first real use of a stand-in (a call, an operator, `isinstance`, a base class) imports the real package, and
+from then on the stand-ins forward to it. No file of any package is changed.
 
-All other code gets the real thing. Its import statement imports the package; where a framework named the package
-before, `sys.modules` has the stand-in module, and the first attribute that other code asks it for imports the package.
-From then on the stand-in module forwards everything, and differs from the real one in its identity alone.
+All other code gets the real package. Its import statement imports the package. If a framework has imported the package
+before, `sys.modules` has the stand-in module, and the first attribute access by other code imports the package. From
+then on the stand-in module forwards everything and differs from the real one only in its identity.
 
-What cannot be kept up, for the listed frameworks: they notice a name that the package does not have at its first use.
-`except` takes no stand-in, so names ending in Error, Exception or Warning import their package at once. A framework
-that hands a stand-in on to other code (`from framework import name_of_scipy`) hands on that, too.
+Limitations for the listed frameworks: if the package lacks a name, they notice at the name's first use. `except`
+accepts no stand-in, so names ending in Error, Exception or Warning import their package at once. If a framework passes
+a stand-in on to other code (`from framework import name_of_scipy`), that code gets the stand-in.
 
-Like PEP 810 (explicit lazy imports, Python 3.15), for packages that do not know of it. `PREBAKE_DEFER=0`
-turns it off; `report()` says what was deferred and what was imported after all.
+This resembles PEP 810 (explicit lazy imports, Python 3.15), for packages that do not use it. `PREBAKE_DEFER=0` turns it
+off; `report()` lists the deferred packages and the names whose use imported them.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ DEFERRED: Mapping[str, tuple[str, ...]] = {
     "transformers.integrations.flex_attention": ("transformers",),
     "transformers.quantizers": ("transformers",),
 }
-"""Packages whose import is put off, with all their submodules → the packages that get stand-ins for them. Those were
-tried: while they load they do nothing with a name that a stand-in could get wrong."""
+"""Package whose import is deferred with all its submodules → the packages that get stand-ins for it. These were tested:
+during their import they do nothing with a name that a stand-in handles wrongly."""
 
 _TOGETHER = frozenset({"torch"})
-"""Distributions whose packages import each other in circles, and so only in the order of their own. When one of
-its deferred packages is used, all are imported, in the order in which they were first named."""
+"""Distributions whose packages import each other in cycles and so depend on the import order. When one of their
+deferred packages is used, all are imported, in the order in which they were first requested."""
 
 _LOCK = threading.Lock()
 
@@ -83,14 +83,14 @@ class _Package:
     def __init__(self, name: str, importers: Sequence[str]) -> None:
         self.name = name
         self.importers = frozenset({*importers, __name__.partition(".")[0]})
-        """Packages that get stand-ins for it; Prebake itself looks at modules only to tell of them."""
+        """Packages that get stand-ins for it, Prebake included: it only inspects modules for reports."""
         self.root = name.partition(".")[0]
         self.named = False
         self.leaving = False
-        """Whether imports find the real modules from now on. Stand-ins wait until their own are out of the way."""
+        """Whether imports now find the real modules. Stand-ins forward only after `sys.modules` is cleared of them."""
         self.resolved_by: str | None = None
         self.settled = False
-        """Whether everything that was named has been imported: until then a module may lack its submodules."""
+        """Whether every requested module has been imported; until then a module may lack its submodules."""
 
     @property
     def deferred(self) -> bool:
@@ -105,10 +105,10 @@ class _Package:
         return _import(path)
 
     def resolve(self, by: str) -> None:
-        """Import the package for real: its stand-ins leave `sys.modules`, then everything named so far is imported.
+        """Import the real package: remove its stand-ins from `sys.modules`, then import every module requested so far.
 
-        Another thread may use it meanwhile: it is not held here, but by the import system's own locks, which know
-        how to end a circle.
+        Another thread may use the package meanwhile: it waits not here but on the import system's own locks, which
+        resolve cycles.
         """
         with _LOCK:
             if not self.deferred:
@@ -117,19 +117,19 @@ class _Package:
         for name in names:
             try:
                 _import(name)
-            except Exception as error:  # whoever asked for this very module is told when it is taken from it
+            except Exception as error:  # code that uses this module gets the error then
                 logger.debug("%s: deferred, and cannot be imported: %s", name, error)
         for member in group:
             member.settled = True
 
 
 class _Finder(MetaPathFinder):
-    """Answers for deferred packages, and for them alone."""
+    """Handles deferred packages only."""
 
     def __init__(self) -> None:
         self.packages: dict[str, _Package] = {}
         self._named: dict[str, _Package] = {}
-        """Module → its package, in the order in which they were first named."""
+        """Module → its package, in the order in which they were first requested."""
 
     def package_of(self, name: str) -> _Package | None:
         parts = name.split(".")
@@ -139,7 +139,7 @@ class _Finder(MetaPathFinder):
         return None
 
     def undefer(self, package: _Package, by: str) -> tuple[set[_Package], list[str]]:
-        """Take the stand-ins of the package, and of those that go with it, out of `sys.modules`; all these, by name."""
+        """Remove the stand-ins of the package and of those imported with it from `sys.modules`; return both."""
         others = self.packages.values() if package.root in _TOGETHER else ()
         group = {package, *(other for other in others if other.root == package.root and other.deferred)}
         for member in group:
@@ -162,12 +162,12 @@ class _Finder(MetaPathFinder):
             return None
         spec = ModuleSpec(fullname, _Loader(package, self._named, real.loader), origin=real.origin)
         spec.submodule_search_locations = real.submodule_search_locations
-        spec.has_location = real.has_location  # inspect looks at the files of all modules
+        spec.has_location = real.has_location  # inspect reads the file names of all modules
         return spec
 
 
 class _Loader(Loader):
-    """Gives stand-in modules to those who may have them, and the real one to all others."""
+    """Gives the listed packages a stand-in module, and all other code the real one."""
 
     def __init__(self, package: _Package, named: dict[str, _Package], real: object) -> None:
         self._package, self._named, self._real = package, named, real
@@ -178,12 +178,12 @@ class _Loader(Loader):
         return StandInModule(spec.name, self._package)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing runs until the module is used, unless other code imports it, or another thread used it meanwhile."""
+        """Run nothing until the module is used, unless other code imports it or another thread has used it."""
         name: str = own(module, "__name__")
         importer = asker()
         if not self._package.leaving and self._package.is_deferred_for(importer):
             return
-        sys.modules.pop(name, None)  # first: the package's other modules must not get it
+        sys.modules.pop(name, None)  # before the import: the package's other modules must not get the stand-in
         self._package.resolve(by=f"import {name} in {importer or 'code without a module'}")
         importlib.import_module(name)
 
@@ -192,7 +192,7 @@ class _Loader(Loader):
 
 
 def _real_spec(own: _Finder, fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
-    """Where the module really is: one that does not exist must be missing, deferred or not."""
+    """The real module's spec, or None: a module that does not exist must not be found."""
     for finder in sys.meta_path:
         if finder is not own and (spec := finder.find_spec(fullname, path, target)) is not None:
             return spec
@@ -200,15 +200,15 @@ def _real_spec(own: _Finder, fullname: str, path: Sequence[str] | None, target: 
 
 
 def _make_way(name: str) -> None:
-    """Take a stand-in out of `sys.modules`, unless the import system is just putting it there."""
+    """Remove a stand-in from `sys.modules`, unless the import system is adding it right now."""
     module = sys.modules.get(name)
     if isinstance(module, StandInModule) and not getattr(own(module, "__spec__"), "_initializing", False):
         sys.modules.pop(name, None)
 
 
 def _import(path: str) -> ModuleType:
-    """The real module of a package that is deferred no more, its parents first: Python would not wait for one that
-    another thread is just importing."""
+    """The real module of a package that is no longer deferred. Imports its parents first: Python would not wait for a
+    parent that another thread is importing."""
     parts = path.split(".")
     for end in range(1, len(parts)):
         if (package := _finder.package_of(name := ".".join(parts[:end]))) and package.leaving:
@@ -222,11 +222,11 @@ _finder = _Finder()
 
 
 def defer(packages: Mapping[str, Sequence[str]] = DEFERRED) -> None:
-    """Put off the import of these packages, from now on; those already imported stay as they are.
+    """Defer the imports of these packages from now on; packages that are already imported are unaffected.
 
-    `packages` says for each which others get stand-ins for it. All other code imports it as usual.
+    `packages` maps each package to those that get stand-ins for it. All other code imports it as usual.
 
-    `PREBAKE_DEFER=0` makes it do nothing. Safe to call again.
+    Does nothing if `PREBAKE_DEFER=0`. Safe to call again.
     """
     if os.environ.get(layout.ENV_DEFER) == "0":
         return
@@ -239,10 +239,10 @@ def defer(packages: Mapping[str, Sequence[str]] = DEFERRED) -> None:
 
 
 def _installed(name: str) -> bool:
-    """Whether the package can be imported at all, judged without importing a parent."""
+    """Whether the package is installed, checked without importing a parent."""
     return "." in name or importlib.util.find_spec(name) is not None
 
 
 def report() -> dict[str, str | None]:
-    """Deferred package → the name whose use imported it, or None while it is still put off."""
+    """Deferred package → the name whose use imported it, or None while it is still deferred."""
     return {name: package.resolved_by for name, package in _finder.packages.items() if package.named}

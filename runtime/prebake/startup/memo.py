@@ -1,12 +1,12 @@
-"""What a framework works out anew at every start from its own installed files, kept from one start to the next.
+"""Caches a result that transformers otherwise computes from its own files at every start.
 
-`import transformers` reads its 1,600 model files to learn which class stands in which (0.2 s of a warm start).
-The answer depends on those files alone, so it is kept as JSON: in the image, where the build writes it, or in the
-user's cache. A finder wraps the one function that computes it; no file of the package is changed.
-`PREBAKE_MEMO` names the folder, and empty turns it off.
+`import transformers` reads its 1,600 model files to find which file defines which class (0.2 s of a warm start). The
+result depends only on those files, so it is cached as JSON: in the image, written at build, or in the user's cache. A
+finder wraps the one function that computes it; no file of the package is changed. `PREBAKE_MEMO` names the folder; an
+empty value turns it off.
 
-An installation that `PREBAKE_MEMO` speaks for is taken to be as it was installed: an image's layer, `site-packages`.
-Anywhere else, each of its files is looked at (size and time, 4 to 25 ms for 2,500), so that an edited one counts.
+If `PREBAKE_MEMO` is set, files in `site-packages` are assumed unchanged since installation, as in an image layer. In
+all other cases, the size and time of each file are checked (4 to 25 ms for 2,500 files), so edits are detected.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 _MODULE, _FUNCTION = "transformers.utils.import_utils", "define_import_structure"
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 Structure = dict[frozenset[str], dict[str, set[str]]]
-"""Backends that a class needs → module → its public names, as transformers' `_LazyModule` takes it."""
+"""Backends that a class needs → module → its public names: the input of transformers' `_LazyModule`."""
 
 
 def folder() -> Path | None:
-    """Where memos are kept; None where `PREBAKE_MEMO` is empty, and where the user has no home to keep them in.
+    """The cache folder; None if `PREBAKE_MEMO` is empty, or it is unset and the user has no home directory.
 
-    By hand, and not by platformdirs: every start would import that, to save part of a start.
+    Does not use platformdirs, because its import would cost part of the time that the cache saves.
     """
     named = os.environ.get(layout.ENV_MEMO)
     if named is not None:
@@ -52,7 +52,7 @@ def folder() -> Path | None:
 
 
 def install() -> None:
-    """Keep that function's result from now on. Does nothing where the module is imported already; safe to repeat."""
+    """Cache the function's result from now on. Does nothing if the module is already imported. Safe to call again."""
     if _MODULE in sys.modules or any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     if (kept := folder()) is not None:
@@ -60,7 +60,7 @@ def install() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the one module as usual, and has its loader wrapped."""
+    """Finds this one module as usual, and wraps its loader."""
 
     def __init__(self, kept: Path) -> None:
         self._kept = kept
@@ -77,7 +77,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Wrapped(Loader):
-    """The module's own loader; afterwards the function remembers."""
+    """The module's own loader, which then wraps the function with the cache."""
 
     def __init__(self, loader: Loader, kept: Path) -> None:
         self._loader, self._kept = loader, kept
@@ -91,22 +91,22 @@ class _Wrapped(Loader):
             setattr(module, _FUNCTION, _remembering(getattr(module, _FUNCTION), self._kept))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)  # get_source and the like, for whoever inspects modules
+        return getattr(self._loader, name)  # get_source and others, for code that inspects modules
 
 
 def _remembering(compute: Callable[..., Structure], kept: Path) -> Callable[..., Structure]:
-    # asked for twice in an import: by `transformers` with a prefix, by `transformers.models` without, of itself
+    # an import calls it twice for the same folder: `transformers` with a prefix, `transformers.models` without
     identities: dict[Path, str] = {}
 
     @functools.wraps(compute)
     def define_import_structure(module_path: str, prefix: str | None = None) -> Structure:
         place = Path(module_path)
         models = place.parent if place.name == "__init__.py" else place
-        if models.name != "models":  # a single model's own folder: quick, and hundreds of them
+        if models.name != "models":  # the folder of a single model: fast, and there are hundreds
             return compute(module_path, prefix=prefix)
         try:
             identity = identities.get(models) or identities.setdefault(models, _identity(models))
-        except OSError:  # a file that cannot be looked at
+        except OSError:  # a file that can't be examined
             return compute(module_path, prefix=prefix)
         file = kept / f"{identity}.json"
         with suppress(OSError, ValueError, TypeError, AttributeError):
@@ -119,10 +119,10 @@ def _remembering(compute: Callable[..., Structure], kept: Path) -> Callable[...,
 
 
 def _identity(models: Path) -> str:
-    """What the answer depends on: the installed version (by its `__init__.py`), the place, which folders there are, and
-    where files may be edited, each of them.
+    """The cache key: the installed version (from its `__init__.py`), the path, the names of the folders, and, where
+    files may be edited, the size and time of each file.
 
-    Times are cut to seconds where they may be those of an image's layer, which keeps no more.
+    Times that may come from an image layer are truncated to seconds, because layers store no fractions.
     """
     init = (models.parent / "__init__.py").stat()
     parts = [
@@ -137,12 +137,12 @@ def _identity(models: Path) -> str:
 
 
 def _is_as_installed(models: Path) -> bool:
-    """Whether its files need not be looked at: somebody chose the folder of memos for an installation, as images do."""
+    """Whether the files can be assumed unchanged: they are installed, and `PREBAKE_MEMO` is set, as in an image."""
     return bool(os.environ.get(layout.ENV_MEMO)) and not _INSTALLED.isdisjoint(models.parts)
 
 
 def _files(folder: str) -> Iterator[tuple[str, int, int]]:
-    """Path, size and time of each source."""
+    """Path, size and modification time of each source file."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(".py"):
@@ -169,7 +169,7 @@ def _decode(text: str) -> Structure:
 
 
 def _keep(file: Path, structure: Structure) -> None:
-    """Write it for the next start; a read-only or full disk only means that the next start computes it again."""
+    """Write it for the next start. If the disk is read-only or full, the next start computes it again."""
     document = [
         [sorted(backends), {module: sorted(names) for module, names in modules.items()}]
         for backends, modules in structure.items()

@@ -1,23 +1,23 @@
-"""What a start reads, read before it asks: a process of its own goes through a list, in the order of use.
+"""Readahead: a separate process reads a cold start's files into the page cache before they are needed.
 
 A cold start waits for its disk a few kilobytes at a time: for page faults in libraries of which it needs a seventh, and
-for 1,400 files of byte code, one after the other. `prebake check --record-reads FILE` writes down what a start touched
-(`recorder`), and a start whose `PREBAKE_READAHEAD` names that file has it read ahead. The list is a hint:
-what is absent or cannot be read is passed over, and the start is the same without it.
+for 1,400 bytecode files, one after the other. `prebake check --record-reads FILE` records which file ranges a start
+touched (`recorder`); if `PREBAKE_READAHEAD` names that file, later starts read these ranges ahead, in order of use. The
+list is a hint: files that are missing or unreadable are skipped, and the start works without it.
 
-The reader is a process because a thread would have to take the interpreter's lock back after every system call, up
-to 5 ms each while modules are executed. It is this file, run as a script without `site`, and imports next to nothing.
+The reader is a process because a thread would need the GIL again after every system call, which takes up to 5 ms each
+while modules are executed. The process runs this file as a script without `site`, with few imports.
 
-Format, one file a line, paths absolute, a tab before ranges::
+Format: one file per line with an absolute path, and a tab before the ranges::
 
     prebake readahead 1
-    /opt/…/torch/                                       a folder's names
-    /opt/…/torch/__pycache__/__init__.cpython-311.pyc   whole
-    /opt/…/torch/lib/libtorch_cpu.so    0+16711680 …    these: first byte + length
-    @torch._C                                           whose import waits until all above are read
+    /opt/…/torch/                                       the names in a folder
+    /opt/…/torch/__pycache__/__init__.cpython-311.pyc   the whole file
+    /opt/…/torch/lib/libtorch_cpu.so    0+16711680 …    these ranges: first byte + length
+    @torch._C                                           its import waits until all lines above are read
 
-An import waits where it brings large libraries: page faults that overtake the reader take the disk from it, and have
-the kernel read whatever lies around them.
+The import of a module with large libraries waits for the reader: page faults that overtake the reader compete with it
+for the disk, and make the kernel read the data around each fault.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from contextlib import nullcontext, suppress
 ENV = "PREBAKE_READAHEAD"
 HEADER = "prebake readahead 1"
 PIECE = 1 << 18
-"""Bytes read at once."""
+"""Bytes per read."""
 READERS = 2
-"""Threads. What the start reads for itself waits behind a piece of each: more read no sooner, and hold it up."""
+"""Threads of the reader. The start's own reads wait behind one piece per thread; more threads are not faster."""
 LONGEST = 10.0
-"""Seconds that an import waits for the reader: a hint must not stop a start."""
+"""Maximum seconds that an import waits for the reader: a hint must not block a start."""
 
 Ranges = tuple[tuple[int, int], ...]
-"""First byte and length of each part of a file that is read; none: the whole file."""
+"""First byte and length of each range of a file; empty for the whole file."""
 Entry = tuple[str, Ranges]
 Part = tuple[list[Entry], "str | None"]
-"""What is read together, and the module whose import waits for it."""
+"""Files that are read together, and the module whose import waits for them."""
 
 
 def begin() -> None:
-    """Start reading what `PREBAKE_READAHEAD` lists, unless it is in the page cache already. Safe to call again.
+    """Start reading the files that `PREBAKE_READAHEAD` lists, unless they are in the page cache. Safe to call again.
 
-    Does nothing where the variable is not set or names no file, or where no process can be started.
+    Does nothing if the variable is unset, its file does not exist, or no process can be started.
     """
     path = os.environ.get(ENV)
     if not path or not sys.executable or any(isinstance(finder, _Reader) for finder in sys.meta_path):
         return
     try:
-        with open(path, encoding="utf-8") as listed:  # noqa: PTH123  # pathlib would be an import of the reader
+        with open(path, encoding="utf-8") as listed:  # noqa: PTH123  # the reader must not import pathlib
             lines = listed.read().splitlines()
-        from prebake.startup.warm import is_warm  # not an import of the reader, and only where there is a list
+        from prebake.startup.warm import is_warm  # only if there is a list; the reader does not import it
 
         if not is_warm(lines):
             _Reader(path, [module for _, module in parse(lines)]).start()
@@ -71,16 +71,16 @@ def _say_why_not(path: str, error: Exception) -> None:
 
 
 class _Reader:
-    """The process that reads, and a finder of modules that has imports wait for it."""
+    """The reader process, and a module finder that makes imports wait for it."""
 
     def __init__(self, path: str, modules: Sequence[str | None]) -> None:
         self._path = path
         self._read = [threading.Event() for _ in modules]
-        """One for each part of the list."""
+        """One event for each part of the list."""
         self._waiting = {module: event for module, event in zip(modules, self._read, strict=True) if module}
 
     def start(self) -> None:
-        """Raises OSError where no process can be started."""
+        """Start the process. Raises OSError if that fails."""
         told, tells = os.pipe()
         try:
             process = os.posix_spawn(
@@ -93,11 +93,11 @@ class _Reader:
         finally:
             os.close(tells)
         threading.Thread(target=self._follow, args=(process, told), name="prebake-readahead", daemon=True).start()
-        os.register_at_fork(after_in_child=self._let_go)  # nobody follows the reader there
-        sys.meta_path.insert(0, self)  # a finder needs no more than find_spec
+        os.register_at_fork(after_in_child=self._let_go)  # no thread follows the reader there
+        sys.meta_path.insert(0, self)  # a finder only needs find_spec
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Finds nothing, and has whoever imports one of these modules wait. (To import something here would ask it.)"""
+        """Find nothing, but make the import of a listed module wait. (An import in here would call it recursively.)"""
         if (event := self._waiting.pop(name, None)) is not None:
             timeline = sys.modules.get("prebake.telemetry.timeline")
             with timeline.span(f"wait for the disk: {name}") if timeline else nullcontext():
@@ -108,22 +108,22 @@ class _Reader:
             event.set()
 
     def _follow(self, process: int, told: int) -> None:
-        """The reader writes a byte for each part that it is through with."""
-        # nothing is imported here: a fork may come meanwhile
+        """Set an event for each byte from the reader, which writes one after each part."""
+        # imports nothing: the process may fork meanwhile
         for event in self._read:
             if not os.read(told, 1):
                 break
             event.set()
-        self._let_go()  # it may have ended early
+        self._let_go()  # the reader may have ended early
         os.close(told)
-        with suppress(ChildProcessError):  # where somebody waits for all children of this process, they saw it end
+        with suppress(ChildProcessError):  # other code may have waited for all children of this process
             os.waitpid(process, 0)
         if timeline := sys.modules.get("prebake.telemetry.timeline"):
             timeline.mark("read ahead")
 
 
 def parse(lines: Sequence[str]) -> list[Part]:
-    """The parts of a list, from its lines. Raises ValueError for lines that are none."""
+    """The parts of a list, from its lines. Raises ValueError for malformed lines."""
     if not lines or lines[0] != HEADER:
         raise ValueError(f"expected {HEADER!r} in its first line, found {''.join(lines[:1])[:40]!r}")
     parts: list[Part] = []
@@ -140,7 +140,7 @@ def parse(lines: Sequence[str]) -> list[Part]:
 
 
 def text_of(parts: Sequence[Part]) -> str:
-    """The list whose lines `parse` reads."""
+    """The text of a list, which `parse` reads."""
     lines = [HEADER]
     for entries, module in parts:
         for path, ranges in entries:
@@ -152,7 +152,7 @@ def text_of(parts: Sequence[Part]) -> str:
 
 
 def read(entries: Sequence[Entry], readers: int = READERS) -> None:
-    """Read what is listed into the page cache, in order, with as many threads."""
+    """Read the listed files into the page cache, in order, with `readers` threads."""
     pieces, lock = _pieces(entries), threading.Lock()
 
     def work() -> None:
@@ -162,7 +162,7 @@ def read(entries: Sequence[Entry], readers: int = READERS) -> None:
                 path, part = next(pieces, ("", None))
             if not path:
                 return
-            with suppress(OSError):  # whoever needs it will say what is wrong with it
+            with suppress(OSError):  # the code that needs the file gets the error itself
                 _read(path, part, buffer)
 
     others = [threading.Thread(target=work, daemon=True) for _ in range(1, readers)]
@@ -174,7 +174,7 @@ def read(entries: Sequence[Entry], readers: int = READERS) -> None:
 
 
 def _pieces(entries: Sequence[Entry]) -> Iterator[tuple[str, tuple[int, int] | None]]:
-    """What one thread reads at a time: a whole file, or at most `PIECE` bytes of one."""
+    """The pieces that a thread reads at a time: a whole file, or at most `PIECE` bytes of a range."""
     for path, ranges in entries:
         if not ranges:
             yield path, None
@@ -199,7 +199,7 @@ def _read(path: str, part: tuple[int, int] | None, buffer: memoryview) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # no more than was asked for: pieces of a range would look like a file that is read to its end
+        # no kernel readahead: reading a range in pieces would look like a sequential read of the whole file
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         _have(descriptor, *part, buffer)
     finally:
@@ -207,9 +207,9 @@ def _read(path: str, part: tuple[int, int] | None, buffer: memoryview) -> None:
 
 
 def through(path: str | os.PathLike[str], buffer: memoryview) -> Iterator[None]:
-    """Read a whole file into the page cache, as much as the buffer holds whenever the next item is asked for.
+    """Read a whole file into the page cache, one buffer's size per item of the iterator.
 
-    Raises OSError where it cannot be read.
+    Raises OSError if it can't be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -226,16 +226,16 @@ def _have(descriptor: int, offset: int, length: int, buffer: memoryview) -> None
 
 
 def is_cached(descriptor: int, offset: int, length: int) -> bool:
-    """Whether both ends could be read without waiting for a disk; those of nothing can."""
+    """Whether both ends can be read without waiting for a disk; True if the length is 0."""
     ends = (max(0, offset + length - 1), offset)
     try:
         return all(os.preadv(descriptor, [bytearray(1)], at, os.RWF_NOWAIT) >= 0 for at in ends)
-    except (OSError, AttributeError):  # it would wait; or the file system, or the system, cannot tell
+    except (OSError, AttributeError):  # the read would block, or RWF_NOWAIT is not supported
         return False
 
 
 def main(path: str) -> None:
-    """The reader."""
+    """Run the reader process."""
     with open(path, encoding="utf-8") as listed:  # noqa: PTH123
         parts = parse(listed.read().splitlines())
     try:
@@ -243,7 +243,7 @@ def main(path: str) -> None:
             read(entries)
             os.write(1, b".")
     except BrokenPipeError:
-        pass  # the start is over: nobody needs the rest
+        pass  # the starting process has ended
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What a start reads from its disks, written down for `prebake.startup.readahead`.
+"""Records what a start reads from disk, for `prebake.startup.readahead`.
 
-Files that Python opens are known from its audit events (PEP 578), in order. Libraries are mapped, and a start touches
-a few of their pages: `/proc/self/pagemap` tells which, to what the kernel maps around a touched page. A library is
-listed where the import that brought it began.
-Folders in which something was looked for, found or not, come first: they are small, and a look-up waits for each.
+Python's audit events (PEP 578) give the files that it opens, in order. Libraries are mapped, and a start touches only
+some of their pages; `/proc/self/pagemap` gives these, with the neighbours that the kernel maps (fault-around). A
+library is listed at the start of the import that loaded it. Folders that were searched come first: they are small, and
+each lookup waits for one.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 TOUCHED = 3 << 62
 """Bits of a page's entry in pagemap: present, or swapped (Documentation/admin-guide/mm/pagemap.rst of Linux)."""
 GAP = 1 << 15
-"""Bytes between two ranges, up to which they are read as one: another request costs a disk more."""
+"""Ranges with at most this many bytes between them are merged: a second request costs the disk more."""
 LARGE = 16_000_000
-"""Bytes of a file that a start opens and does not read whole: weights, of which the header is read."""
+"""Larger files (bytes) are not read whole: they are weights, of which a start reads the header."""
 HEAD = 1 << 16
-"""Bytes that are read of it."""
+"""Bytes to read of a large file."""
 HEAVY = 3_000_000
-"""Bytes of libraries that an import brings, from which on it waits until they are read."""
+"""If an import loads at least this many bytes of libraries, it waits until they are read."""
 _NO_DISK = ("/proc/", "/sys/", "/dev/")
 _LOADS = ("import", "ctypes.dlopen")
 _LISTS = ("os.listdir", "os.scandir")
 
 
 class Recorder:
-    """Notes what this process reads, from `begin` on."""
+    """Records what this process reads after `begin`."""
 
     def __init__(self) -> None:
         self._places: dict[str, tuple[int, int]] = {}
-        """Path → its place in the order: the number of the event it belongs to, libraries before what was opened."""
+        """Path → its place in the order: the number of its event, and 0 for libraries or 1 for opened files."""
         self._folders: dict[str, None] = {}
-        """In the order of their first use; some are none, or relative."""
+        """In the order of their first use; some do not exist or are relative."""
         self._events = self._last_load = 0
         self._modules: dict[int, str] = {}
-        """Number of an event → the module that it imports."""
+        """Number of an event → the imported module."""
         self._listening = False
         self._ready: dict[str, set[int]] = {}
 
     def begin(self) -> None:
-        """Listen from now on. The hook stays for the life of the process; after `text` it does nothing.
+        """Start recording. The audit hook stays for the life of the process; after `text` it does nothing.
 
-        What was read until now is listed first, as far as modules tell their files.
+        The files of modules that are already imported are listed first.
         """
         for module in list(sys.modules.values()):
             if cached := getattr(getattr(module, "__spec__", None), "cached", None):
@@ -60,11 +60,11 @@ class Recorder:
         sys.addaudithook(self._hear)
 
     def ready(self) -> None:
-        """What was touched so far is what the start needs first."""
+        """Mark readiness: the pages touched so far are listed first."""
         self._ready = touched()
 
     def text(self, *, without: Iterable[Path] = ()) -> str:
-        """The list of all that was read so far, and the end of listening. `without` are files that it leaves out."""
+        """Stop recording and return the list of everything read so far, except the files in `without`."""
         self._see_libraries()
         self._listening = False
         left_out = {str(path.absolute()) for path in without}
@@ -73,14 +73,14 @@ class Recorder:
         parts = self._parts(ordered, self._ready or now, now)
         folders = dict.fromkeys(str(Path(folder).absolute()) for folder in self._folders)
         parts[0][0][:0] = [(f"{folder}/", ()) for folder in folders if _is_on_disk(folder, Path.is_dir)]
-        for path in ordered:  # the first answer's pages, when the start has all of its own
+        for path in ordered:  # the pages of the first answer come after all pages of the start
             more = now.get(path, set()) - self._ready.get(path, set()) if self._ready else set()
             if more and path not in left_out:
                 parts[-1][0].append((path, ranges(more)))
         return text_of(parts)
 
     def _parts(self, ordered: list[str], pages: dict[str, set[int]], mapped: dict[str, set[int]]) -> list[Part]:
-        """What is read of these files; a part ends where an import brought heavy libraries."""
+        """The entries of these files; a part ends at each import that loaded heavy libraries."""
         parts: list[Part] = []
         entries: list[Entry] = []
         for place, paths in groupby(ordered, self._places.__getitem__):
@@ -101,14 +101,14 @@ class Recorder:
         elif event in _LISTS and isinstance(arguments[0], str):
             self._folders.setdefault(arguments[0])
         elif event in _LOADS:
-            self._listening = False  # looking opens a file itself
+            self._listening = False  # listing the libraries opens a file too
             self._see_libraries()
             self._listening = True
             self._last_load = self._events
             if event == "import":
                 self._modules[self._events] = str(arguments[0])
                 self._see_package(str(arguments[0]))
-            elif isinstance(arguments[0], str):  # one that cannot be loaded was read all the same
+            elif isinstance(arguments[0], str):  # a library that failed to load was read too
                 self._see(arguments[0], (self._events, 1))
 
     def _see(self, path: str, place: tuple[int, int]) -> None:
@@ -119,19 +119,19 @@ class Recorder:
             self._folders.setdefault(str(found.parent.parent))
 
     def _see_package(self, module: str) -> None:
-        """An import looks into a folder of the module's name first, be it a package or not (`torch/_C/`)."""
+        """Add the folders that an import searches first, whether the module is a package or not (`torch/_C/`)."""
         package, _, name = module.rpartition(".")
         for place in getattr(sys.modules.get(package), "__path__", ()) if package else sys.path:
             self._folders.setdefault(f"{place}/{name}")
 
     def _see_libraries(self) -> None:
-        """What was mapped since the last look came with the last load."""
+        """Assign the libraries mapped since the last call to the last load."""
         for path in {path for path, *_ in _mappings()} - self._places.keys():
             self._see(path, (self._last_load, 0))
 
 
 def _entry(path: str, pages: dict[str, set[int]], mapped: dict[str, set[int]]) -> Entry | None:
-    """What is read of it first; None where that is nothing."""
+    """The ranges of a file that are read first; None if there are none."""
     size = Path(path).stat().st_size
     if path not in mapped and size <= LARGE:
         return path, ()
@@ -141,7 +141,7 @@ def _entry(path: str, pages: dict[str, set[int]], mapped: dict[str, set[int]]) -
 
 
 def ranges(pages: Iterable[int]) -> Ranges:
-    """First byte and length of each run of pages, where gaps of up to `GAP` bytes do not end one."""
+    """First byte and length of each run of pages; runs with at most `GAP` bytes between them are merged."""
     runs: list[list[int]] = []
     for page in sorted(pages):
         if runs and (page - runs[-1][1]) * PAGE <= GAP:
@@ -152,7 +152,7 @@ def ranges(pages: Iterable[int]) -> Ranges:
 
 
 def touched() -> dict[str, set[int]]:
-    """File → numbers of its pages that this process has in memory, through a mapping of its own."""
+    """File → numbers of its pages that are in memory through this process's mappings."""
     found: dict[str, set[int]] = {}
     with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:  # noqa: PTH123
         for path, begin, end, offset in _mappings():

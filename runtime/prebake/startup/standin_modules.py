@@ -1,4 +1,4 @@
-"""What `sys.modules` holds for a module of a deferred package: see `prebake.startup.deferred`."""
+"""The stand-in that `sys.modules` holds for a module of a deferred package; see `prebake.startup.deferred`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from prebake.startup.standins import StandIn
 
 _CAUGHT = ("Error", "Exception", "Warning")
 _ABOUT_THE_REAL_ONE = frozenset({"__version__", "__all__", "__author__"})
-"""Names with underscores that a module defines. Others are the import system's, which every module has."""
+"""Dunder names that a module defines itself. The import system sets the others, on every module."""
 _OF_EVERY_MODULE = frozenset({"__cached__", "__file__", "__path__", "__warningregistry__"})
-"""Names that the import system, inspect and unittest ask all of `sys.modules` for: no reason to import anything."""
+"""Names that the import system, inspect and unittest look up in all of `sys.modules`; they must not cause an import."""
 _NOT_ITS_OWN = frozenset({"__dict__", "__doc__"})
-"""Names that a stand-in module has as any module has them, and that should tell of the real one."""
+"""Names that every module has, so the stand-in has them too, but should return the real module's values."""
 _PACKAGE, _REAL = "_prebake_package", "_prebake_real"
 
 
@@ -24,7 +24,7 @@ class Deferred(Protocol):
 
     @property
     def deferred(self) -> bool:
-        """Whether nobody has used it yet."""
+        """Whether it is unused so far."""
 
     @property
     def settled(self) -> bool:
@@ -34,15 +34,15 @@ class Deferred(Protocol):
         """Whether that module's code gets stand-ins."""
 
     def resolve(self, by: str) -> None:
-        """Import it for real, on account of that name."""
+        """Import the real package, because of this name."""
 
     def module(self, path: str) -> ModuleType:
         """The real module, once the package is resolved."""
 
 
 class StandInModule(ModuleType):
-    """In the place of a module. Those for whom its package is deferred get stand-ins for its names. The first look that
-    other code takes imports the package; from then on it has what the real module has, `__dict__` included."""
+    """Stands in for a module. The packages for which it is deferred get stand-ins for its names. The first access by
+    other code imports the package; from then on it has all attributes of the real module, `__dict__` included."""
 
     def __init__(self, name: str, package: Deferred) -> None:
         super().__init__(name)
@@ -54,8 +54,8 @@ class StandInModule(ModuleType):
             return super().__getattribute__(name)
         if (real := names.get(_REAL)) is not None:
             return getattr(real, name)
-        # CPython's import statement takes a module out of `sys.modules` and asks for `__spec__`: it imports, for those
-        # who are to get the real module. Where importlib asks, it is in the middle of something.
+        # CPython's import statement takes the module from `sys.modules` and reads its `__spec__`: this imports the
+        # package for code that must get the real module. If importlib reads it, an import is in progress.
         if name in _NOT_ITS_OWN or (name == "__spec__" and asks_itself(1)):
             package: Deferred = names[_PACKAGE]
             if not package.is_deferred_for(asker()):
@@ -87,17 +87,17 @@ class StandInModule(ModuleType):
         return dir(_real(self, "__dir__"))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # cloudpickle writes modules by their name, but knows them by their exact class
+        # cloudpickle pickles modules by name, but recognises them by their exact class
         return importlib.import_module, (own(self, "__name__"),)
 
 
 def own(module: ModuleType, name: str) -> Any:
-    """What a stand-in module has itself, whoever asks; None where it has no such name."""
+    """The stand-in module's own attribute, for any caller; None if it has no such name."""
     return object.__getattribute__(module, "__dict__").get(name)
 
 
 def _real(module: StandInModule, asked: str) -> ModuleType:
-    """The module that a stand-in is in the place of. Its package is imported where that was not done yet."""
+    """The real module behind a stand-in. Imports its package if necessary."""
     found: ModuleType | None = own(module, _REAL)
     if found is not None:
         return found

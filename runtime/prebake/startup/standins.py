@@ -1,8 +1,8 @@
-"""What stands for a name of a deferred package until somebody uses it: see `prebake.startup.deferred`.
+"""Stand-ins for names of a deferred package until their first use; see `prebake.startup.deferred`.
 
-Uses are calls, operators, attributes beginning with two underscores, `isinstance` where it might be true, being a
-base class, and pickling. What is done to names while modules load is no use: asking for an attribute, `X | None`
-in an annotation, `repr`, a marking decorator.
+These count as a use: a call, an operator, an attribute that begins with two underscores, `isinstance` if it might be
+true, subclassing, and pickling. What modules do with names while they are imported does not count: reading an
+attribute, `X | None` in an annotation, `repr`, a marking decorator.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MARKERS = frozenset(
     f"torch._dynamo.{name}"
     for name in ("allow_in_graph", "assume_constant_result", "disable", "forbid_in_graph", "nonstrict_trace")
 )
-"""Decorators that only mark a function for their own package: until that is imported, nobody reads the mark."""
+"""Decorators that only mark a function for their own package: nothing reads the mark before that is imported."""
 
 
 _UNION = " | …"
@@ -28,14 +28,14 @@ class Deferred(Protocol):
 
     @property
     def deferred(self) -> bool:
-        """Whether nobody has used it yet."""
+        """Whether it is unused so far."""
 
     def resolve(self, by: str) -> None:
-        """Import it for real, on account of that name."""
+        """Import the real package, because of this name."""
 
 
 class StandIn:
-    """In the place of one name of a deferred package, or of what is made of it without using it."""
+    """Stands in for one name of a deferred package, or for an expression made from it without using it."""
 
     __slots__ = ("_label", "_package", "_real")
 
@@ -51,7 +51,7 @@ class StandIn:
         return StandIn(package, f"{_field(self, '_label')}.{name}", lambda: getattr(resolved(self), name))
 
     def __repr__(self) -> str:
-        # dataclasses and inspect print annotations while modules load: no reason to import anything
+        # dataclasses and inspect print annotations during imports; this must not import the package
         return f"<deferred {_field(self, '_label')}>" if _field(self, "_package").deferred else repr(resolved(self))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -70,7 +70,7 @@ class StandIn:
         return self._union(lambda: resolved(other) | resolved(self))
 
     def _union(self, real: Callable[[], Any]) -> Any:
-        """`Standin | None` is what annotations say while modules load: no reason to import anything."""
+        """Annotations evaluate `Standin | None` during imports; this must not import the package."""
         package = _field(self, "_package")
         return StandIn(package, _field(self, "_label") + _UNION, real) if package.deferred else real()
 
@@ -81,8 +81,8 @@ class StandIn:
         return self.__subclasscheck__(type(instance))
 
     def __subclasscheck__(self, subclass: type) -> bool:
-        # Nothing can be an instance of a class that was never imported. Only a class that stands elsewhere
-        # under the same name might be the one meant: then look.
+        # Nothing can be an instance of a class that was never imported. But another module may re-export the class
+        # under the same name: then check the real one.
         label: str = _field(self, "_label")
         if _field(self, "_package").deferred and not label.endswith(_UNION):
             name = label.rpartition(".")[2]
@@ -95,7 +95,7 @@ class StandIn:
 
 
 def _is_pythons(kind: type) -> bool:
-    """Whether a class is of the standard library, whose names others reuse (`Number`, `Symbol`)."""
+    """Whether a class is from the standard library, whose names other packages reuse (`Number`, `Symbol`)."""
     return kind.__module__.partition(".")[0] in sys.stdlib_module_names
 
 
@@ -108,7 +108,7 @@ def _identity(value: Any) -> Any:
 
 
 def resolved(value: Any) -> Any:
-    """The real thing behind a stand-in, importing its package where nobody did yet; anything else as it is."""
+    """The real object behind a stand-in, importing its package if necessary; any other value unchanged."""
     if not isinstance(value, StandIn):
         return value
     _field(value, "_package").resolve(by=_field(value, "_label"))
@@ -116,14 +116,14 @@ def resolved(value: Any) -> Any:
 
 
 def _marker(marker: StandIn, package: Deferred, *args: Any, **kwargs: Any) -> Any:
-    """What a marking decorator gives while its package is deferred; called without a function, a decorator."""
+    """The result of a marking decorator while its package is deferred; without a function, a decorator."""
     if not args or args[0] is None:
         return lambda function: _marked_later(marker, package, function, *args[1:], **kwargs)
     return _marked_later(marker, package, *args, **kwargs)
 
 
 def _marked_later(marker: StandIn, package: Deferred, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The function as it is while the package is deferred, and as the marker makes it from then on."""
+    """The function, unchanged while the package is deferred, and as the marker returns it from then on."""
     marked: list[Callable[..., Any]] = []
 
     @functools.wraps(function)

@@ -1,7 +1,7 @@
-"""Whether a start is warm: what it will read is in the page cache, judged by samples, in a few milliseconds.
+"""Checks whether a start is warm, that is, whether its files are in the page cache: by samples, in a few milliseconds.
 
-Where the system can tell (`RWF_NOWAIT`) it is asked. Overlayfs, in which the files of containers are, cannot: there a
-read is timed against the same read again.
+Uses `RWF_NOWAIT` if the file system supports it. Overlayfs, which containers use, does not: there the time of a read is
+compared with that of the same read repeated.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from contextlib import suppress
 from prebake.startup.readahead import Ranges, is_cached, parse
 
 SAMPLES = 64
-"""Files, and parts of each, that are looked at first: where all are in the page cache the start is warm, and no reader
-begins."""
+"""Number of files, and of ranges in each, to check: if all are in the page cache, the start is warm and needs no
+reader."""
 LONG = 256
-"""Characters of a line, from which on its file is looked at in any case: a library of which parts may be gone."""
+"""Files whose lines have at least this many characters are always checked: libraries that may be partly evicted."""
 SLOW = 10
-"""A read that takes more than this many times as long as the same read again, from memory then, came from a disk. On
-overlayfs 1 to 10 times from memory (95 % below 4.4), 25 to 1,000 times from a fast disk. Now and then another process
-has its turn meanwhile."""
+"""If a read takes more than this many times as long as the same read repeated, it came from a disk. Measured on
+overlayfs: 1 to 10 times from memory (95 % below 4.4), 25 to 1,000 times from a fast disk. Sometimes another process
+runs in between."""
 COLD = 4
-"""Such reads, from which on a start is taken for a cold one, if they are every fourth or more of those tried."""
+"""A start is cold if at least this many reads were slow, and at least a quarter of all reads tried."""
 NOT_CACHED = float("inf")
 
 
 def is_warm(lines: Sequence[str]) -> bool:
-    """Whether what a list names is in the page cache, judged by a few lines: the others are not even parsed."""
+    """Whether the listed files are in the page cache, judged by a sample of the lines; only these are parsed."""
     step = len(lines) // SAMPLES + 1
     looked_at = [line for number, line in enumerate(lines[1:]) if number % step == 0 or len(line) >= LONG]
     ((entries, _),) = parse(
@@ -36,7 +36,7 @@ def is_warm(lines: Sequence[str]) -> bool:
     )
     tried = slow = 0
     for path, ranges in entries:
-        with suppress(OSError):  # nothing to read
+        with suppress(OSError):  # missing or unreadable
             for times in _waits(path, ranges):
                 tried += 1
                 slow += times > SLOW
@@ -46,8 +46,8 @@ def is_warm(lines: Sequence[str]) -> bool:
 
 
 def _waits(path: str, ranges: Ranges) -> Iterator[float]:
-    """For parts of the file 0, or `NOT_CACHED` where it is not in the page cache. Where the system cannot tell
-    (overlayfs, in which containers' files are), how many times longer its ends take to be read than they do again."""
+    """For each sampled range, 0 if it is in the page cache, else `NOT_CACHED`. If the file system can't tell
+    (overlayfs), the ratio between the time of a read of its ends and that of the same read repeated."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         can_tell = _can_tell(descriptor)

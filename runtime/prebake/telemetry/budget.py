@@ -1,12 +1,12 @@
-"""What a start may cost, and whether it did: a pure comparison.
+"""Limits for a start, and their comparison with a measured start.
 
-A budget is a TOML file; every key may be left out::
+A budget is a TOML file; every key is optional::
 
     ready = 3.0                  # seconds until all required models are loaded
     first_answer = 5.0           # seconds until the first answer
-    peak_memory = "1.5 GB"       # resident, at its highest
-    shorter = 30                 # per cent that ready must be below the baseline's
-    memory_above = 20            # per cent that peak memory may be above the baseline's
+    peak_memory = "1.5 GB"       # maximum resident memory
+    shorter = 30                 # minimum reduction of ready against the baseline, in per cent
+    memory_above = 20            # maximum increase of peak memory over the baseline, in per cent
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ BASELINE_FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
-    """What one start cost."""
+    """Time and memory of one start."""
 
     ready: float
     """Seconds from the birth of the process until the required models were loaded."""
     first_answer: float | None
-    """Seconds from the birth until the first answer, or None where nobody asked."""
+    """Seconds from the birth until the first answer, or None if there was no request."""
     peak_memory: int
     """Bytes, resident."""
 
     @classmethod
     def of(cls, spans: timeline.Timeline) -> Start:
-        """The start of this process. Raises KeyError where it is not ready yet."""
+        """The start of this process. Raises KeyError if it is not ready yet."""
         return cls(
             ready=spans.marks[timeline.READY],
             first_answer=spans.marks.get(timeline.FIRST_ANSWER),
@@ -48,7 +48,7 @@ class Start:
 
     @classmethod
     def read(cls, path: Path) -> Start:
-        """A recorded start, as `prebake check --save` and `prebake measure` write it. Raises DocumentError."""
+        """A start recorded by `prebake check --save` or `prebake measure`. Raises DocumentError."""
         table = read_json(path, BASELINE_FORMAT, "recorded start")
         start = cls(
             ready=table.take("ready", float),
@@ -58,12 +58,12 @@ class Start:
         table.finish()
         for name, value in (("ready", start.ready), ("peak_memory", start.peak_memory)):
             if value <= 0:
-                raise table.fail(name, f"{value:g} is nothing to compare with")
+                raise table.fail(name, f"{value:g} is not above 0")
         return start
 
     @property
     def text(self) -> str:
-        """The recorded start as it is written: canonical JSON."""
+        """The recorded start as canonical JSON."""
         return canonical_json({"format": BASELINE_FORMAT, **self.to_dict()})
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """What a start may cost; None allows anything."""
+    """Limits for a start; None means no limit."""
 
     ready: float | None = None
     """Seconds."""
@@ -81,18 +81,18 @@ class Budget:
     peak_memory: int | None = None
     """Bytes."""
     shorter: float | None = None
-    """Per cent that `ready` must be below the baseline's."""
+    """Minimum reduction of `ready` against the baseline, in per cent."""
     memory_above: float | None = None
-    """Per cent that peak memory may be above the baseline's."""
+    """Maximum increase of peak memory over the baseline, in per cent."""
 
     @classmethod
     def read(cls, path: Path) -> Budget:
-        """Raises ConfigError with the path of what is wrong."""
+        """Read a budget file. Raises ConfigError, which names the path inside the file."""
         try:
             data = toml.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot read this budget: {reason(error)}") from error
-        except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python reads
+        except ValueError as error:  # TOMLDecodeError, or a number with more digits than Python reads
             raise ConfigError(f"{path}: this budget is not TOML: {error}") from error
         table = Table(data, str(path), ConfigError)
         numbers = {name: table.maybe(name, float) for name in ("ready", "first_answer", "shorter", "memory_above")}
@@ -100,11 +100,11 @@ class Budget:
         table.finish()
         for name, value in numbers.items():
             if value is not None and not value >= 0:
-                raise table.fail(name, f"{value:g} is {'negative' if value < 0 else 'no limit'}")
+                raise table.fail(name, f"{value:g} is {'negative' if value < 0 else 'not a limit'}")
         return cls(peak_memory=None if size is None else parse_size(size, table.at("peak_memory")), **numbers)
 
     def with_limits(self, **limits: float | None) -> Budget:
-        """The budget with those limits replaced that are not None."""
+        """The budget with every given limit that is not None replaced."""
         changes: Mapping[str, Any] = {name: value for name, value in limits.items() if value is not None}
         return replace(self, **changes)
 
@@ -114,12 +114,12 @@ class Budget:
 
 
 def exceeded(start: Start, budget: Budget, baseline: Start | None = None) -> list[str]:
-    """Every limit that the start broke, each as a sentence; empty where it kept to the budget.
+    """One sentence for each limit that the start exceeded; empty if it is within the budget.
 
-    Raises ConfigError where the budget compares with a baseline and there is none.
+    Raises ConfigError if the budget has limits relative to a baseline and none is given.
     """
     if budget.needs_baseline and baseline is None:
-        raise ConfigError("the budget compares with a baseline: name its file with --baseline")
+        raise ConfigError("the budget has limits relative to a baseline: pass its file with --baseline")
     findings = []
     if budget.ready is not None and start.ready > budget.ready:
         findings.append(f"ready after {start.ready:.2f} s, allowed are {budget.ready:g} s")

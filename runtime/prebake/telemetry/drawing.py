@@ -1,4 +1,4 @@
-"""A start drawn as SVG, and as a page: one file, no scripts, nothing fetched."""
+"""Draws a start as SVG and as an HTML page: one file without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from prebake.telemetry import report, timeline
 
 SHORTEST = 0.005
-"""Seconds: spans under it would be rows of nothing, and are left out."""
+"""Seconds; shorter spans would be invisible and are left out."""
 
 _WIDTH, _LEFT, _ROW, _TOP = 960, 190, 22, 26
-"""Pixels of the drawing: whole width, column of names, height of a row, height of the axis."""
+"""Pixels: total width, width of the name column, height of a row, height of the axis."""
 _COLOURS = ("#3b7dd8", "#d9822b", "#3a9d5d", "#a854c7", "#c23b4e", "#6b7280")
 _MARKS = {timeline.READY: "#3a9d5d", timeline.FIRST_ANSWER: "#c23b4e"}
 _STYLE = """\
@@ -28,9 +28,9 @@ _STYLE = """\
 
 
 def startup_page(startup: Mapping[str, Any]) -> str:
-    """What `report.document` tells, as a page."""
+    """The result of `report.document` as an HTML page."""
     models = table(
-        ["model", "state", "tier", "seconds", "why it failed, or came no faster"],
+        ["model", "state", "tier", "seconds", "error or fallback reason"],
         [[html.escape(name), model["state"], model["tier"] or "", _seconds(model["seconds"]),
           html.escape(model["error"] or model["fallback_reason"] or "")] for name, model in startup["models"].items()],
     )  # fmt: skip
@@ -38,10 +38,10 @@ def startup_page(startup: Mapping[str, Any]) -> str:
         ["memory, MB", *report.MEMORY_KINDS],
         [[html.escape(name), *report.memory_sizes(timeline.Memory(**at))] for name, at in startup["memory"].items()],
     )
-    put_off = [html.escape(package + (f" (imported after all for {user})" if user else ""))
+    put_off = [html.escape(package + (f" (imported for {user})" if user else ""))
                for package, user in startup["deferred"].items()]  # fmt: skip
     parts = [models, "<h2>Where the time went</h2>", svg(startup, "this start"), "<h2>Memory</h2>", memory,
-             f'<p class="note">Imports that were put off: {", ".join(put_off) or "none"}.</p>']  # fmt: skip
+             f'<p class="note">Deferred imports: {", ".join(put_off) or "none"}.</p>']  # fmt: skip
     return page("How this process started", report.headline(startup), parts)
 
 
@@ -50,7 +50,7 @@ def _seconds(value: float | None) -> str:
 
 
 def page(title: str, headline: str, parts: Iterable[str]) -> str:
-    """A page of its own. `parts` are HTML, the rest is text."""
+    """A complete HTML page. `parts` are HTML; the other arguments are text."""
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -62,21 +62,21 @@ def page(title: str, headline: str, parts: Iterable[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column names the rows. Cells are HTML, heads are text."""
+    """A table whose first column has the row names. Cells are HTML; heads are text."""
     heads = "".join(f"<th>{html.escape(text)}</th>" for text in head)
     body = "".join(f"<tr><th>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def length(startup: Mapping[str, Any]) -> float:
-    """Seconds that the timeline covers, as `Timeline.to_dict` gives it."""
+    """Length of the timeline (from `Timeline.to_dict`) in seconds."""
     ends: list[float] = [*startup["marks"].values(), *(span["end"] for span in startup["spans"])]
     return max([*ends, 0.001])
 
 
 def svg(startup: Mapping[str, Any], label: str, seconds: float | None = None) -> str:
-    """The timeline: a row a span, coloured by model; marks as vertical lines. The axis has `seconds`, or as many as it
-    takes: drawings of the same are comparable."""
+    """The timeline: one row per span, coloured by model; marks are vertical lines. `seconds` sets the length of the
+    axis (default: the timeline's length), so drawings with the same value are comparable."""
     spans = [span for span in startup["spans"] if span["end"] - span["start"] >= SHORTEST]
     models = list(dict.fromkeys(span["model"] or "" for span in spans))
     colours = {model: _COLOURS[i % len(_COLOURS)] for i, model in enumerate(models)}

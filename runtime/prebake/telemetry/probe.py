@@ -1,24 +1,24 @@
-"""Asks a running service whether it is live or ready: for Docker's HEALTHCHECK and Kubernetes' exec probes.
+"""Checks whether a running service is live or ready, for Docker's HEALTHCHECK and Kubernetes' exec probes.
 
     python -SEB /opt/prebake/probe.py ready --url http://127.0.0.1:8000
 
-It runs every few seconds beside the service, so it imports nothing but `sys` and `_socket`, not even `site`
-(`-S`) or this package: about 10 ms of interpreter and as good as no memory. Exit 0: yes. 1: no, with the reason on
-standard error. 2: wrong use.
+It runs every few seconds next to the service, so it imports only `sys` and `_socket`, not even `site` (`-S`) or this
+package: about 10 ms of interpreter start and almost no memory. Exit code 0: yes; 1: no, with the reason on standard
+error; 2: wrong use.
 """
 
 from __future__ import annotations
 
 import sys
 
-TYPE_CHECKING = False  # the one in `typing` would be an import
+TYPE_CHECKING = False  # importing `typing` for its constant would cost time
 if TYPE_CHECKING:
     import _socket
 
 PATHS = {"live": "/livez", "ready": "/readyz"}
 URL = "http://127.0.0.1:8000"
 TIMEOUT = 2.0
-"""Seconds for the whole question."""
+"""Seconds for the whole request."""
 
 HELP = f"""\
 usage: probe.py {{live,ready}} [--url URL] [--timeout SECONDS]
@@ -36,11 +36,11 @@ Exit codes: 0 yes; 1 no, or no answer; 2 wrong use.
 
 
 class _UsageError(Exception):
-    """What is wrong with the arguments."""
+    """The arguments are wrong."""
 
 
 def main(argv: list[str]) -> int:
-    """Ask once; the exit code."""
+    """Send one request and return the exit code."""
     if "--help" in argv or "-h" in argv:
         print(HELP, end="")
         return 0
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> tuple[str, str, int, float]:
-    """Question, host, port, timeout; argparse alone would take longer than everything else."""
+    """Question, host, port, timeout. Importing argparse would take longer than the whole probe."""
     questions, options = [], {"--url": URL, "--timeout": f"{TIMEOUT:g}"}
     rest = iter(argv)
     for argument in rest:
@@ -80,7 +80,7 @@ def _arguments(argv: list[str]) -> tuple[str, str, int, float]:
     except ValueError:
         timeout = 0.0
     if not 0 < timeout < float("inf"):
-        raise _UsageError(f"--timeout: {options['--timeout']} is no number of seconds above 0")
+        raise _UsageError(f"--timeout: {options['--timeout']} is not a number of seconds above 0")
     return questions[0], host, port, timeout
 
 
@@ -102,7 +102,7 @@ def _address(url: str) -> tuple[str, int]:
 
 
 def _status(host: str, port: int, path: str, timeout: float) -> int:
-    """The status code of `GET path`, or 0 where what answers does not speak HTTP. Raises OSError."""
+    """The status code of `GET path`, or 0 if the answer is not HTTP. Raises OSError."""
     from time import monotonic
 
     end = monotonic() + timeout
@@ -126,11 +126,11 @@ def _status(host: str, port: int, path: str, timeout: float) -> int:
 
 
 def _connected(host: str, port: int, timeout: float) -> _socket.socket:
-    """A connection to the first of the host's addresses that takes one. Raises OSError."""
+    """A connection to the first of the host's addresses that accepts it. Raises OSError."""
     import _socket
 
     failure = OSError("has no address")
-    # the name as bytes: as text it would go through the codec for international names, which imports `re`
+    # the name as bytes: text would use the IDNA codec, which imports `re`
     for family, kind, protocol, _, address in _socket.getaddrinfo(host.encode(), port, 0, _socket.SOCK_STREAM):
         connecting = _socket.socket(family, kind, protocol)
         try:

@@ -1,4 +1,4 @@
-"""How a process started, as a person or a tool reads it: a document, a drawn table, Chrome's trace format."""
+"""Reports of a start: as a document, as a text table with bars, and in Chrome's trace format."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from prebake.telemetry.status import Status
 
 WIDTH = 40
-"""Characters of the drawing."""
+"""Width of the bars, in characters."""
 
 
 def document(timeline: Timeline, statuses: Iterable[Status], baseline: Start | None = None) -> dict[str, Any]:
-    """All that `/startup` and `prebake check --json` tell: timeline, models, what was deferred, the ratio to a recorded
-    baseline. Times in seconds, memory in bytes."""
+    """The content of `/startup` and `prebake check --json`: timeline, models, deferred imports, and the ratio to a
+    recorded baseline. Times are in seconds, memory in bytes."""
     told = timeline.to_dict()
     told["models"] = {status.name: status.to_dict() for status in statuses}
     told["deferred"] = deferred.report()
@@ -31,7 +31,7 @@ def document(timeline: Timeline, statuses: Iterable[Status], baseline: Start | N
 
 
 def headline(startup: Mapping[str, Any]) -> str:
-    """The one sentence that matters."""
+    """The result in one sentence."""
     ready, baseline = startup["marks"].get(READY), startup.get("baseline")
     if ready is None:
         return "not ready yet"
@@ -40,7 +40,7 @@ def headline(startup: Mapping[str, Any]) -> str:
 
 
 def text(timeline: Timeline) -> str:
-    """The spans in order of their start, each drawn on one axis of time, then marks and memory."""
+    """The spans in order of their start with a bar on a common time axis, then marks and memory."""
     spans = sorted(timeline.spans, key=lambda span: (span.start, -span.end))
     ends = [span.end for span in spans] + list(timeline.marks.copy().values())
     scale = WIDTH / max([*ends, 0.001])
@@ -63,13 +63,13 @@ MEMORY_KINDS = ("resident", "anonymous", "file", "peak", "faults", "from disk")
 
 
 def memory_sizes(at: Memory) -> list[str]:
-    """Of each of these kinds, in MB (10⁶ bytes); page faults are counts."""
+    """The values for `MEMORY_KINDS`: sizes in MB (10⁶ bytes), page faults as counts."""
     sizes = [f"{value / 1e6:,.0f}" for value in (at.rss, at.anonymous, at.file, at.peak_rss)]
     return [*sizes, f"{at.minor_faults:,}", f"{at.major_faults:,}"]
 
 
 def memory_lines(memory: dict[str, Memory]) -> list[str]:
-    """A table of the memory at each mark."""
+    """A table of the memory at each mark, as lines."""
     if not memory:
         return []
     rows: list[tuple[str, ...]] = [("memory, MB", *MEMORY_KINDS)]
@@ -78,7 +78,7 @@ def memory_lines(memory: dict[str, Memory]) -> list[str]:
 
 
 def chrome_trace(timeline: Timeline) -> dict[str, Any]:
-    """The spans as `chrome://tracing` and Perfetto open them (Trace Event Format; times in microseconds)."""
+    """The spans in the Trace Event Format for `chrome://tracing` and Perfetto; times in microseconds."""
     told = timeline.to_dict()
     threads = {name: number for number, name in enumerate(dict.fromkeys(span["thread"] for span in told["spans"]))}
     pid = told["pid"]

@@ -1,7 +1,8 @@
-"""What a service tells Prebake about itself, so that its start can be checked and measured.
+"""The interface through which Prebake checks and measures a service.
 
-A service registers an object with the attributes of `Service` in the entry-point group `prebake.services`.
-`prebake check` has it answer once, and `prebake measure` sends its request; both also take `--service MODULE:OBJECT`.
+A service registers a factory for an object with the interface `Service` in the entry-point group `prebake.services`.
+`prebake check` makes it answer once, and `prebake measure` sends its request; both also accept
+`--service MODULE:OBJECT`.
 """
 
 from __future__ import annotations
@@ -25,24 +26,23 @@ class Request:
 
 
 class Service(Protocol):
-    """A service that is built on baked models."""
+    """A service that uses baked models."""
 
     modules: tuple[str, ...]
-    """What it imports before it serves, beside its models' frameworks; recorded with the reads of a start."""
+    """Modules that it imports before it serves, besides its models' frameworks; their reads are recorded too."""
 
     def answer(self, models: Any) -> str | None:
-        """Answer one typical question with the loaded models; the name of the model that was asked, or None where
-        the service has no use for any of them."""
+        """Answer one typical request with the loaded models. Returns the name of the model it used, or None if the
+        service uses none of these models."""
 
     def request(self, models: Collection[str]) -> Request | None:
-        """The same question over HTTP, for a service that has these models; None where it has no use for them."""
+        """The same request over HTTP, for a service with these models; None if it uses none of them."""
 
 
 def find_service(name: str | None) -> Service | None:
-    """The service of that name, of `module:object`, or the only one installed where no name is given.
+    """The installed service of this name, the service at `module:object`, or, without a name, the only one installed.
 
-    Returns None where no name is given and none, or more than one, is installed. Raises ConfigError for a name that
-    leads to nothing.
+    Returns None if no name is given and not exactly one service is installed. Raises ConfigError for an unknown name.
     """
     from importlib.metadata import EntryPoint, entry_points
 

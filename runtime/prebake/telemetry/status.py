@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class State(str, Enum):
-    """What became of one model so far."""
+    """The state of one model."""
 
     IDLE = "idle"
     LOADING = "loading"
@@ -46,7 +46,7 @@ class Status:
 
     @classmethod
     def of(cls, baked: BakedModel, load: Future[LoadedModel] | None) -> Status:
-        """Of a model and its load, which is None where nobody asked for it."""
+        """The status of a model and its load; `load` is None if it has not started."""
         name, required, state = baked.name, baked.manifest.loading.required, State.of(load)
         if load is None or state in (State.IDLE, State.LOADING):
             return cls(name=name, required=required, state=state)

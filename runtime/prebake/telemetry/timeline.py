@@ -1,6 +1,6 @@
 """Where a start's time and memory went: spans since the birth of the process.
 
-The clock starts when the kernel created the process, so the interpreter and the imports count too::
+The clock starts when the kernel creates the process, so it includes the interpreter's start and the imports::
 
     with prebake.timeline.span("warm up"):
         model(example)
@@ -8,11 +8,11 @@ The clock starts when the kernel created the process, so the interpreter and the
     @prebake.timeline.span("read prices")
     def read_prices(): ...
 
-The first 10,000 spans are kept one by one, which no start exceeds. Later ones, of a function that every request calls,
-are added up for each name and model: their number, their seconds together and the longest of them.
+The first 10,000 spans are kept individually; no start has more. Later spans, such as those of a function that every
+request calls, are summed for each name and model: count, total seconds and longest.
 
-Standard library only; Linux' `/proc` where it is there (elsewhere the birth is this module's import, and
-memory is the peak that `getrusage` knows).
+Standard library only. Uses Linux's `/proc`; on other systems the birth is the import of this module, and memory is the
+peak from `getrusage`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ READY = "ready"
 FIRST_ANSWER = "first answer"
 
 KEPT = 10_000
-"""Spans kept one by one; later ones are added up."""
+"""Number of spans kept individually; later spans are summed."""
 
 SUMS = 1_000
-"""Pairs of name and model that later spans are added up for; those of further names are added up as OTHERS."""
+"""Number of (name, model) pairs with their own sum; spans of further pairs are summed under OTHERS."""
 
 OTHERS = "(other spans)"
 
@@ -45,7 +45,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _birth() -> float:
-    """When this process was created, on the clock of `time.monotonic`; to 10 ms (one kernel tick)."""
+    """When this process was created, on the clock of `time.monotonic`; accurate to 10 ms (one kernel tick)."""
     try:
         after_name = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         since_boot = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # field 22, starttime
@@ -61,13 +61,13 @@ class Span:
 
     name: str
     model: str | None
-    """The model it was spent on, or None for the process's own phases."""
+    """The model that the phase belongs to, or None for phases of the process."""
     start: float
     """Seconds since the birth of the process."""
     end: float
     thread: str
     depth: int
-    """How many spans of the same thread it lies in."""
+    """Number of enclosing spans in the same thread."""
 
     @property
     def seconds(self) -> float:
@@ -80,7 +80,7 @@ class Span:
 
 @dataclass(kw_only=True, slots=True)
 class Sum:
-    """Spans of one name and model that are not kept one by one."""
+    """The sum of the spans of one name and model that are not kept individually."""
 
     count: int = 0
     seconds: float = 0.0
@@ -98,7 +98,7 @@ class Memory:
 
     rss: int
     anonymous: int
-    """Private: what this process alone costs."""
+    """Private memory, not shared with other processes."""
     file: int
     """Pages of mapped files: shared with every process that maps the same file, and reclaimable."""
     peak_rss: int
@@ -127,33 +127,33 @@ class Memory:
 
 @dataclass
 class Timeline:
-    """The spans and marks of one process. Safe under threads: spans are added under a lock, marks only once."""
+    """The spans and marks of one process. Thread-safe: spans are added under a lock, and each mark is set once."""
 
     birth: float = field(default_factory=_birth)
     spans: list[Span] = field(default_factory=list)
     """The first `KEPT`, in the order in which they ended."""
     later: dict[tuple[str, str | None], Sum] = field(default_factory=dict)
-    """Name and model → the sum of the spans after those."""
+    """Name and model → the sum of the later spans."""
     marks: dict[str, float] = field(default_factory=dict)
-    """Name → seconds since the birth; the first time counts."""
+    """Name → seconds since the birth, when the mark was first set."""
     memory: dict[str, Memory] = field(default_factory=dict)
     """Name of the mark → memory at that moment."""
     _depths: threading.local = field(default_factory=threading.local, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
-    """Reentrant: a collection under the lock may call a finalizer that has a span of its own."""
+    """Reentrant: a garbage collection under the lock may run a finalizer that records a span."""
 
     def now(self) -> float:
         """Seconds since the birth of the process."""
         return time.monotonic() - self.birth
 
     def span(self, name: str, model: str | None = None) -> _SpanContext:
-        """A phase: use it with `with`, or as a decorator."""
+        """Record a phase: use it as a context manager or as a decorator."""
         return _SpanContext(self, name, model)
 
     def mark(self, name: str) -> None:
-        """A moment, with the memory at it; only its first time is kept."""
+        """Record the time and the memory under this name; only the first call per name counts."""
         if name not in self.marks:
-            self.memory.setdefault(name, Memory.now())  # first: whoever sees the mark finds its memory
+            self.memory.setdefault(name, Memory.now())  # before the mark, so every mark has its memory
             self.marks.setdefault(name, self.now())
 
     @contextmanager
@@ -179,12 +179,12 @@ class Timeline:
             self.later.setdefault(key, Sum()).add(span.seconds)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as `/startup` and `prebake check --json` give it; times in seconds, memory in bytes.
+        """The timeline for `/startup` and `prebake check --json`; times in seconds, memory in bytes.
 
-        `later` lists the sums of the spans that are not among `spans`; it is empty after most starts.
+        `later` lists the sums of the spans that are not in `spans`; it is empty after most starts.
         """
-        # other threads go on marking: `copy()` is one step, while `list(d.items())` makes tuples, and each may wake the
-        # garbage collector, whose callbacks and finalizers let another thread run
+        # Other threads may set marks meanwhile. `copy()` is atomic; `list(d.items())` creates tuples, each of which may
+        # trigger the garbage collector, whose callbacks and finalizers let another thread run.
         return {
             "format": FORMAT,
             "pid": os.getpid(),
@@ -207,7 +207,7 @@ class Timeline:
 
 
 class _SpanContext:
-    """What `span()` gives: one of them may be entered many times, inside itself and by many threads at once."""
+    """The result of `span()`: reusable and reentrant, also by many threads at once."""
 
     def __init__(self, timeline: Timeline, name: str, model: str | None) -> None:
         self._timeline, self._name, self._model = timeline, name, model
@@ -238,9 +238,9 @@ mark = process.mark
 
 
 def restart_in_child() -> None:
-    """A forked child starts a timeline of its own, from its own birth."""
+    """Reset the timeline in a forked child, to start from the child's birth."""
     process.birth = _birth()
-    process._lock = threading.RLock()  # another thread of the parent may hold it
+    process._lock = threading.RLock()  # another thread of the parent may have held it
     process.spans.clear()
     process.later.clear()
     process.marks.clear()

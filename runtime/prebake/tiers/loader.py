@@ -1,12 +1,11 @@
-"""One model into memory: the tiers in order, and why one was left.
+"""Loads one model: tries the tiers in order and records why a tier failed.
 
-`mapped` brings the module up around the file's own pages; `read` does the same around a buffer, for file systems
-that cannot map; `ordinary` is the framework's own loader on the same folder. In the first two the module is
-read from its structure, or else, which is slower and the same, constructed on the meta device and assigned.
-A tier that fails is logged with its reason, which stays on the loaded model.
+`mapped` builds the module on the file's memory-mapped pages; `read` does the same on a buffer, for file systems without
+mmap; `ordinary` is the framework's own loader on the same folder. The first two restore the module from its structure;
+without one, they construct it on the meta device and assign the tensors, which is slower and gives the same module.
+A tier that fails is logged with its reason, which the loaded model keeps.
 
-What decides the bytes of a baked model goes through here at bake, so this imports no telemetry: whoever wants to know
-where the time goes gives the loader a `span`.
+The build proves baked models with this module, so it imports no telemetry: a caller that measures passes a `span`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,8 @@ Tier = Literal["mapped", "read", "ordinary"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
 
 Span = Callable[[str, str | None], AbstractContextManager[object]]
-"""Told of each step: its name, and the model's, or None where the step is for several. `timeline.span` is one."""
+"""Makes a context manager around each step, from the step's name and the model's name (None if the step is for several
+models). `timeline.span` is one."""
 
 _PACKAGES = {"transformers": "'prebake[transformers]'", "easyocr": "'prebake[easyocr]'", "torch": "torch"}
 
@@ -49,12 +49,12 @@ class LoadedModel:
 
     name: str
     model: nn.Module
-    """In evaluation mode. For easyocr the pair of networks, quantised where the reader's are."""
+    """In evaluation mode. For easyocr: both networks as one module, quantised if the reader's are."""
     tier: Tier
     fallback_reason: str | None
-    """Why a faster tier was left, or None where the first one served."""
+    """Why faster tiers failed, or None if the first tier succeeded."""
     seconds: float
-    """What this load took, waiting for other models' construction included."""
+    """Duration of the load, including waits for other models' construction."""
     baked: BakedModel
     parts: Mapping[str, Any] = field(default_factory=dict)
     allow: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class LoadedModel:
 
     @property
     def processor(self) -> Any:
-        """transformers: the processor, tokenizer or feature extractor. Raises LoadError where there is none."""
+        """transformers: the processor, tokenizer or feature extractor. Raises LoadError if there is none."""
         return self._part("processor")
 
     @property
@@ -71,21 +71,22 @@ class LoadedModel:
         return self._part("reader")
 
     def warm_up(self) -> bool:
-        """Call the model once with the warm-up that `models.toml` declares; False where it declares none.
+        """Run the warm-up that `models.toml` declares; False if it declares none.
 
-        Raises ConfigError where the function that it names is not allowed or cannot be imported, LoadError where the
-        call fails.
+        Raises ConfigError if the declared function is not allowed or cannot be imported, LoadError if the call fails.
         """
         return warm_up(self)
 
     def _part(self, part: str) -> Any:
         if part not in self.parts:
-            raise LoadError(f"{self.name}: a model of family {self.baked.manifest.family} baked without a {part}")
+            raise LoadError(
+                f"{self.name}: this model of family {self.baked.manifest.family} was baked without a {part}"
+            )
         return self.parts[part]
 
 
 def check_tiers(tiers: Sequence[str]) -> tuple[Tier, ...]:
-    """The tiers named, in the order given. Raises ConfigError for an unknown or missing one."""
+    """The given tiers, in order. Raises ConfigError for an unknown tier, or if there is none."""
     for tier in tiers:
         if tier not in TIERS:
             raise ConfigError(f"{quote(tier)} is not a tier ({', '.join(TIERS)}){nearest(tier, TIERS)}")
@@ -95,39 +96,39 @@ def check_tiers(tiers: Sequence[str]) -> tuple[Tier, ...]:
 
 
 def unobserved(step: str, model: str | None = None) -> AbstractContextManager[object]:
-    """The span of whoever does not want to know."""
+    """A span that records nothing."""
     return nullcontext()
 
 
 def import_first(models: Iterable[BakedModel], span: Span = unobserved) -> None:
-    """Import what the families of these models need beside torch: on a cold start, while torch waits for the disk."""
+    """Import what these models' families need besides torch; on a cold start, torch's files are read meanwhile."""
     with FRAMEWORK_LOCK, IMPORTS, span("import first", None):
         for baked in models:
             for module in family_of(baked.manifest.family, f"{baked.folder}: family").without_torch:
-                with suppress(ImportError):  # where it is needed after all, `prepare` says so
+                with suppress(ImportError):  # if it is needed, `prepare` raises the error
                     importlib.import_module(module)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """How models come into memory. It keeps nothing between loads: one serves all models and threads.
+    """Loads models. It is stateless: one loader serves all models and threads.
 
-    Each method raises DocumentError or IntegrityError where the folder is not what its manifest says; ConfigError where
-    its class is not allowed or not installed, or the device is not there; and LoadError where every tier failed.
+    Each method raises DocumentError or IntegrityError if the folder does not match its manifest; ConfigError if the
+    class is not allowed or not installed, or the device does not exist; and LoadError if every tier failed.
     """
 
     tiers: Sequence[Tier] = TIERS
-    """In the order in which they are tried."""
+    """Tried in this order."""
     device: str = "cpu"
     """Where the weights go: `cpu`, `cuda`, `cuda:1`."""
     verify: Verify = "size"
     """`full` hashes every file before a load."""
     allow: tuple[str, ...] = ()
-    """Modules whose code a manifest may name, their submodules included."""
+    """Python modules whose code a manifest may name, submodules included."""
     span: Span = unobserved
 
     def load(self, baked: BakedModel) -> LoadedModel:
-        """The model, ready for use."""
+        """Load the model, ready for use."""
         started = time.monotonic()
         if self.verify == "full":
             with self.span("verify", baked.name):
@@ -147,7 +148,7 @@ class Loader:
         )
 
     def module(self, baked: BakedModel) -> tuple[nn.Module, Tier, str | None]:
-        """The module alone, as it was baked; the tier that made it; why faster ones were left."""
+        """The bare module as it was baked, the tier that loaded it, and why faster tiers failed."""
         with self.span("check", baked.name):
             baked.manifest.check_sizes(baked.folder)
         with FRAMEWORK_LOCK, IMPORTS:
@@ -167,7 +168,7 @@ class Loader:
                 import prebake.weights.tensors  # noqa: F401
         except ImportError as error:
             raise LoadError(
-                f"{baked.name}: cannot import what its family needs: {error} "
+                f"{baked.name}: cannot import a package that its family needs: {error} "
                 f"(pip install {_PACKAGES[baked.manifest.family]})"
             ) from error
 
@@ -177,13 +178,13 @@ class Loader:
         skeleton_failed = False
         for tier in self.tiers:
             if skeleton_failed and tier != "ordinary":
-                continue  # mapping and reading need the same one
+                continue  # mapped and read use the same skeleton
             try:
                 ordinary = tier == "ordinary"
                 module = self._ordinary(family, baked) if ordinary else self._assembled(family, baked, tier)
             except ConfigError:
-                raise  # a class or a device that is not there is not there for the next tier either
-            except Exception as error:  # frameworks raise anything: whatever it is, the next tier may do
+                raise  # a missing class or device is missing for the next tier too
+            except Exception as error:  # frameworks raise any exception; the next tier may work
                 last = error
                 skeleton_failed |= tier != "ordinary" and not isinstance(error, TensorFileError)
                 reasons.append(f"{tier}: {one_line(error)}")
@@ -209,17 +210,17 @@ class Loader:
         return module
 
     def _restored(self, family: Family, baked: BakedModel, tensors: Mapping[str, Any]) -> nn.Module | None:
-        """The module from its structure. It touches nothing that is shared: no lock is needed."""
+        """The module from its structure, or None. It touches no shared state, so it needs no lock."""
         from prebake.modules.structure import restore, why_not
 
         if why := why_not(baked, family):
-            logger.debug("%s: constructed: %s", baked.name, why)
+            logger.debug("%s: constructed without its structure: %s", baked.name, why)
             return None
         try:
             with self.span("structure", baked.name):
                 return restore(baked, tensors, family)
         except (LoadError, IntegrityError) as error:
-            logger.warning("%s: constructed, which is slower: %s", baked.name, error)
+            logger.warning("%s: constructed without its structure, which is slower: %s", baked.name, error)
             return None
 
     def _opener(self, tier: Tier) -> Opener:

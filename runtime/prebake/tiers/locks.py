@@ -1,4 +1,4 @@
-"""The locks around frameworks and imports, and what a fork does with them."""
+"""The locks around frameworks and imports, and their handling in a fork."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 FRAMEWORK_LOCK = threading.RLock()
-"""Held while a framework is imported or builds something: they patch global state meanwhile (torch's default
-dtype, `torch.nn.init`), which another thread must neither see nor capture. Reading files goes on beside it."""
+"""Held while a framework is imported or builds a module. Frameworks patch global state meanwhile (torch's default
+dtype, `torch.nn.init`), which other threads must neither see nor capture. File reads do not need this lock."""
 
 
 IMPORTS = threading.RLock()
-"""Held while something is imported, and while a framework's own loader runs, which changes torch's default dtype. A
-fork waits for it: a child cannot finish an import that another thread began, nor undo what another thread changed."""
+"""Held during imports, and while a framework's own loader runs, because that changes torch's default dtype. A fork
+waits for it: a child can neither finish another thread's import nor undo another thread's change."""
 
 _COMPUTING: list[int] = []
 """Threads inside `computing`."""
@@ -24,8 +24,8 @@ _COMPUTED = threading.Condition()
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Around a model's first call, which may import and take locks of a framework at any moment: a fork waits for its
-    end, but for the thread's own fork. Other models load meanwhile."""
+    """Held around a model's first call, which may import and take a framework's locks at any moment. A fork by another
+    thread waits until it ends; other models load meanwhile."""
     thread = threading.get_ident()
     with _COMPUTED:
         _COMPUTING.append(thread)
@@ -39,7 +39,7 @@ def computing() -> Iterator[None]:
 
 def _before_fork() -> None:
     _COMPUTED.acquire()
-    # without waiting for the one while holding the other: who computes may import, who imports may begin to compute
+    # never wait for one while holding the other: a computing thread may import, an importing one may begin to compute
     while set(_COMPUTING) - {threading.get_ident()} or not IMPORTS.acquire(timeout=0.01):
         _COMPUTED.wait(0.01)
 
@@ -50,7 +50,7 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    # another thread's hold on it would never end: the child has only the thread that forked
+    # if another thread held the lock, it would never release it: the child has only the forking thread
     if not FRAMEWORK_LOCK._is_owned():  # type: ignore[attr-defined]
         FRAMEWORK_LOCK._at_fork_reinit()  # type: ignore[attr-defined]
     _after_fork()

@@ -1,8 +1,8 @@
-"""Weights onto an accelerator: one pass over the mapped file, through two pinned buffers.
+"""Copies weights to an accelerator: one pass over the mapped file, through two pinned buffers.
 
-While one buffer travels to the device, the other is filled from the mapping, which is where the disk is read. The
-data part arrives as one allocation, and every tensor is a view of it. `Copies` is what differs between devices;
-`HostCopies` does the same on the CPU, so that the pass is tested where no accelerator is.
+While one buffer is copied to the device, the other is filled from the mapping, which reads the disk. The device gets
+the data part as one allocation, and every tensor is a view of it. `Copies` abstracts the device; `HostCopies`
+implements it on the CPU, so the pass can be tested without an accelerator.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from prebake.errors import ConfigError
 from prebake.weights.tensors import map_storage, views
 
 CHUNK = 32 * 2**20
-"""Bytes of each staging buffer: large enough for the bus, small enough to stay out of the way."""
+"""Bytes of each staging buffer: large enough to saturate the bus, and a small share of host memory."""
 
 
 class Copies(Protocol):
-    """How bytes reach a device."""
+    """Copies bytes to a device."""
 
     def allocate(self, size: int) -> torch.Tensor:
         """`size` bytes on the device, uint8."""
 
     def staging(self, size: int) -> torch.Tensor:
-        """`size` bytes on the host that the device can copy from by itself, uint8."""
+        """`size` bytes of host memory for asynchronous copies (pinned, for CUDA), uint8."""
 
     def begin(self, source: torch.Tensor, target: torch.Tensor) -> Callable[[], object]:
-        """Start copying staged bytes; the result waits until `source` may be filled again."""
+        """Start copying staged bytes; the returned function waits until `source` may be overwritten."""
 
 
 class CudaCopies:
-    """Pinned host memory, and a stream of its own beside the computation's."""
+    """Pinned host memory, and a separate CUDA stream."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -43,7 +43,7 @@ class CudaCopies:
 
     def allocate(self, size: int) -> torch.Tensor:
         target = torch.empty(size, dtype=torch.uint8, device=self._device)
-        # the allocator may hand out memory that the computation's stream still uses
+        # the allocator may return memory that the current stream still uses
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         return target
 
@@ -73,7 +73,7 @@ class HostCopies:
 
 
 def copies_to(device: torch.device) -> Copies:
-    """Raises ConfigError for a device that is not there, or of a kind that is not known."""
+    """The copies for this device. Raises ConfigError if the device is unavailable or of an unknown type."""
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f'device "{device}": this torch ({torch.__version__}) sees no CUDA device')
@@ -82,9 +82,9 @@ def copies_to(device: torch.device) -> Copies:
 
 
 def send_tensors(path: Path, copies: Copies, chunk: int = CHUNK) -> dict[str, torch.Tensor]:
-    """All tensors of the file, on the device. The mapping is gone when this returns.
+    """All tensors of the file, on the device. The file is unmapped when this returns.
 
-    Raises TensorFileError where the file does not hold what its header says or cannot be mapped.
+    Raises TensorFileError if the file does not match its header or can't be mapped.
     """
     header = read_header(path)
     source = torch.empty(0, dtype=torch.uint8).set_(map_storage(path, header))

@@ -1,8 +1,8 @@
 """A safetensors file as tensors: mapped copy-on-write, or read into memory.
 
-Both give every tensor as a view of one storage. Mapped, the storage is the file's pages: nothing is read
-until it is touched, and clean pages are shared by all processes of the host. Writing to a tensor copies
-the touched pages for this process only (MAP_PRIVATE); the file never changes.
+In both cases, every tensor is a view of one storage. A mapped storage is the file's pages: a page is read when it is
+first touched, and all processes of the host share clean pages. Writing to a tensor copies the touched pages for this
+process only (MAP_PRIVATE); the file never changes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DTYPES: dict[str, torch.dtype] = {
     "I32": torch.int32, "U32": torch.uint32, "F32": torch.float32,
     "I64": torch.int64, "U64": torch.uint64, "F64": torch.float64, "C64": torch.complex64,
 }  # fmt: skip
-"""safetensors' name of a type → torch's."""
+"""safetensors dtype name → torch dtype."""
 if hasattr(torch, "float8_e8m0fnu"):  # torch 2.7
     DTYPES["F8_E8M0"] = torch.float8_e8m0fnu
 
@@ -40,14 +40,14 @@ Opener = Callable[[Path], dict[str, torch.Tensor]]
 def map_tensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of the file, as views of its private mapping.
 
-    Raises TensorFileError where the file does not hold what its header says or cannot be mapped.
+    Raises TensorFileError if the file does not match its header or can't be mapped.
     """
     header = read_header(path)
     return views(map_storage(path, header), header, header.data_start, path)
 
 
 def map_storage(path: Path, header: Header) -> torch.UntypedStorage:
-    """The whole file, mapped copy-on-write. Raises TensorFileError where it cannot be."""
+    """The whole file, mapped copy-on-write. Raises TensorFileError if it can't be mapped."""
     try:
         storage = torch.UntypedStorage.from_file(str(path), False, header.data_start + header.size)
     except (RuntimeError, OSError) as error:
@@ -58,7 +58,7 @@ def map_storage(path: Path, header: Header) -> torch.UntypedStorage:
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of the file, as views of one buffer in memory.
 
-    Raises TensorFileError where the file does not hold what its header says or ends while it is read.
+    Raises TensorFileError if the file does not match its header or ends during the read.
     """
     header = read_header(path)
     buffer = torch.empty(header.size, dtype=torch.uint8)
@@ -80,7 +80,7 @@ def _fill(file: BinaryIO, target: memoryview, path: Path) -> None:
 
 
 def views(storage: torch.UntypedStorage, header: Header, start: int, path: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of the header as a view of the storage, whose byte `start` is the data part's first."""
+    """Every tensor of the header as a view of the storage; the data part begins at byte `start`."""
     tensors = {}
     for name, entry in header.entries.items():
         if entry.dtype not in DTYPES:
@@ -95,10 +95,10 @@ def views(storage: torch.UntypedStorage, header: Header, start: int, path: Path)
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, copied where it does not start on `ALIGNMENT` bytes.
+    """The tensor, copied if it does not start at a multiple of `ALIGNMENT` bytes.
 
-    Kernels go through such a tensor in other steps, and so sum in another order: the same weights then give
-    outputs that differ in their last bits from those of an ordinary load into memory.
+    Kernels process an unaligned tensor in different steps and so sum in a different order: the outputs would differ in
+    their last bits from those of an ordinary load.
     """
     return tensor.clone() if tensor.numel() and tensor.data_ptr() % ALIGNMENT else tensor
 

@@ -129,7 +129,10 @@ def test_prune_keeps_what_is_in_use(filled: Entry, source: FakeSource, capsys: p
     ("arguments", "message"),
     [
         ([], "say what to remove: --older-than DAYS, --max-size SIZE or --all"),
-        (["--max-size", "many"], 'argument --max-size: "many" is no size (expected for example "1.5 GB" or "512 MiB")'),
+        (
+            ["--max-size", "many"],
+            'argument --max-size: "many" is not a size (expected for example "1.5 GB" or "512 MiB")',
+        ),
         (["--older-than", "-1"], "argument --older-than: '-1' is no number of days"),
         (["--older-than", "nan"], "argument --older-than: 'nan' is no number of days"),
     ],

@@ -87,7 +87,7 @@ def newer(folder: Path) -> None:
         (link, "  model.safetensors: is a symlink to "),
         (lambda folder: (folder / "manifest.json").write_text("{"), "/manifest.json: this manifest is not JSON: "),
         (lambda folder: (folder / "manifest.json").unlink(), "/manifest.json: there is no such file"),
-        (newer, ": format: this manifest has format 99, and this Prebake reads up to 1: update prebake, or bake again"),
+        (newer, ": format: this manifest has format 99, but this Prebake reads up to 1: update prebake, or bake again"),
     ],
     ids=["missing", "truncated", "header", "extra", "symlink", "garbage manifest", "no manifest", "newer manifest"],
 )
@@ -126,7 +126,7 @@ def test_code_that_is_not_allowed_is_named_and_not_approved(
 def test_a_folder_under_another_name_is_found(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "one").rename(root / "three")
     code, _, err = prebake(capsys, "verify", root)
-    assert (code, err) == (1, f'prebake: {root}/three: its manifest is that of the model "one"\n')
+    assert (code, err) == (1, f'prebake: {root}/three: its manifest names another model, "one"\n')
 
 
 def test_a_file_that_may_not_be_read_is_named(root: Path) -> None:

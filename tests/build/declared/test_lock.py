@@ -158,7 +158,7 @@ def test_any_lock_comes_back_as_it_was_written(lock: Lock, tmp_path_factory: pyt
         ('"' + "0" * 32 + '"', '"0"', 'models.ocr.upstream[0].md5: "0" is not 32 hexadecimal digits'),
         ('"a.pth"', '"/a"', 'models.ocr.upstream[0].member: "/a" leaves the checkpoint'),
         ('"no network"', '"x"\nrevision = "commit:1"', "models.ocr.revision: unknown key"),
-        ("models.ocr", "models.OCR", 'models.OCR: "OCR" is no model name'),
+        ("models.ocr", "models.OCR", 'models.OCR: "OCR" is not a valid model name'),
     ],
 )
 def test_a_lock_that_is_none_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:

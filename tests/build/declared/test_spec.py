@@ -128,8 +128,8 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("retries = -1", "retries: -1 is not between 0 and 10"),
         ("retries = 11", "retries: 11 is not between 0 and 10"),
         ("retries = true", "retries: expected a whole number, found true or false (True)"),
-        ("timeout = 0", "timeout: 0 is no number of seconds above 0"),
-        ("timeout = inf", "timeout: inf is no number of seconds above 0"),
+        ("timeout = 0", "timeout: 0 is not a number of seconds above 0"),
+        ("timeout = inf", "timeout: inf is not a number of seconds above 0"),
         ('required = "yes"', 'required: expected true or false, found the string "yes"'),
         ('class = "Blip"', f'class: "Blip" is {NO_FAMILY}: did you mean "transformers:Blip"?'),
         ('class = "transformer:Blip"', f'class: "transformer" is {NO_FAMILY}: did you mean "transformers"?'),
@@ -189,8 +189,8 @@ def test_all_issues_are_raised_at_once(tmp_path: Path) -> None:
     found = issues(tmp_path, text)
     assert found[:5] == [
         'models.toml: model: unknown key: did you mean "models"?',
-        "models.toml: models: \"Caption\" is no model name: use lower-case letters, digits, '.', '_' and '-', at most "
-        "64, with a letter or digit at both ends",
+        "models.toml: models: \"Caption\" is not a valid model name: use lower-case letters, digits, '.', '_' and '-', "
+        "at most 64, with a letter or digit at both ends",
         "models.toml: models.Caption.source: is missing (expected a string)",
         'models.toml: models.Caption.dtype: "float31" is not one of float32, bfloat16, float16, source: '
         'did you mean "float32"?',

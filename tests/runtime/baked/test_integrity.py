@@ -39,7 +39,7 @@ def test_a_changed_byte_is_found_and_named_with_both_hashes(root: Path) -> None:
     with pytest.raises(IntegrityError) as error:
         Models(root, verify="full")["caption"]
     lines = str(error.value).splitlines()
-    assert lines[0] == f"{folder}: not what its manifest says:"
+    assert lines[0] == f"{folder}: differs from its manifest:"
     assert lines[1].startswith(f"  model.safetensors: expected sha256 {expected}, found ")
     assert lines[2:] == ["Bake or pull this model again."]
 

@@ -105,15 +105,16 @@ def changed_file(**changes: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "Caption"}, 'name: "Caption" is no model name'),
+        ({"name": "Caption"}, 'name: "Caption" is not a valid model name'),
         ({"name": 1}, "name: expected a string, found a whole number (1)"),
         ({"clas": "x"}, 'clas: unknown key: did you mean "class"?'),
         ({"source": {"uri": "x", "revision": "y", "license": "MIT"}},
          'source.license: unknown key: did you mean "licence"?'),
         ({"loading": {"retry": 3}}, 'loading.retry: unknown key: did you mean "retries"?'),
         ({"loading": {"retries": -1}}, "loading.retries: -1 is negative"),
-        ({"loading": {"timeout": 0}}, "loading.timeout: 0 is no time to wait (expected seconds above 0)"),
-        ({"loading": {"timeout": float("inf")}}, "loading.timeout: inf is no time to wait (expected seconds above 0)"),
+        ({"loading": {"timeout": 0}}, "loading.timeout: 0 is not a valid timeout (expected seconds above 0)"),
+        ({"loading": {"timeout": float("inf")}},
+         "loading.timeout: inf is not a valid timeout (expected seconds above 0)"),
         ({"files": []}, 'weights.files: "model.safetensors" is not among the files'),
         ({"files": changed_file(path="../x")}, 'files[0].path: "../x" leaves the model\'s folder'),
         ({"files": changed_file(path="/etc/passwd")}, 'files[0].path: "/etc/passwd" leaves the model\'s folder'),
@@ -140,7 +141,7 @@ def test_a_wrong_value_is_refused_with_its_path(changes: dict[str, Any], message
 def test_a_set_digest_that_does_not_fit_the_files_is_refused() -> None:
     right = manifest_of().set_digest
     assert refusal(document(set_digest="sha256:0")) == (
-        f"manifest.json: set_digest: sha256:0 does not fit the files listed ({right})"
+        f"manifest.json: set_digest: sha256:0 does not match the files listed ({right})"
     )
 
 
@@ -150,7 +151,7 @@ def test_a_manifest_of_a_newer_prebake_says_so_whatever_else_is_in_it(tmp_path: 
     with pytest.raises(NewerFormatError) as error:
         Manifest.read(folder)
     assert str(error.value) == (
-        f"{folder}/manifest.json: format: this manifest has format {FORMAT + 1}, and this Prebake reads up to "
+        f"{folder}/manifest.json: format: this manifest has format {FORMAT + 1}, but this Prebake reads up to "
         f"{FORMAT}: update prebake, or bake again with this version"
     )
 
@@ -177,7 +178,7 @@ def test_every_file_that_is_missing_or_of_another_size_is_listed(tmp_path: Path)
     with pytest.raises(IntegrityError) as error:
         manifest.check_sizes(folder)
     assert str(error.value) == (
-        f"{folder}: not what its manifest says:\n"
+        f"{folder}: differs from its manifest:\n"
         "  config.json: missing\n"
         "  model.safetensors: expected 10 bytes, found 4,096\n"
         "  sub/vocab.txt: Not a directory\n"

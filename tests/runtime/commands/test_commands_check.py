@@ -96,8 +96,8 @@ def test_a_budget_file_holds_all_limits_and_options_override_it(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--shorter", "30"], "the budget compares with a baseline: name its file with --baseline"),
-        (["--peak-memory", "much"], '--peak-memory: "much" is no size (expected for example "1.5 GB" or "512 MiB")'),
+        (["--shorter", "30"], "the budget has limits relative to a baseline: pass its file with --baseline"),
+        (["--peak-memory", "much"], '--peak-memory: "much" is not a size (expected for example "1.5 GB" or "512 MiB")'),
         (["--budget", "no.toml"], "no.toml: cannot read this budget: No such file or directory"),
         (["--save", "no/folder.json"], "no/folder.json: cannot write it: No such file or directory"),
         (["--trace", "no/folder.json"], "no/folder.json: cannot write it: No such file or directory"),
@@ -172,6 +172,6 @@ def test_check_fails_with_the_model_that_fails(tagger: Path, tmp_path: Path) -> 
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith(
-        f"prebake: error: {root}/tagger: not what its manifest says:\n"
+        f"prebake: error: {root}/tagger: differs from its manifest:\n"
         "  buffers.safetensors: missing\nBake or pull this model again.\n"
     )

@@ -102,9 +102,9 @@ def test_a_table_raises_the_class_it_was_given() -> None:
         (b"[" * 100_000, "this manifest is not JSON: "),
         (b"[]", "expected a table, found a list"),
         (b"{}", "format: is missing (expected a whole number)"),
-        (b'{"format": 0}', "format: 0 is no format of a manifest"),
-        (b'{"format": 1, "format": 1}', 'this manifest is not JSON: the key "format" stands twice in one table'),
-        (b'{"format": NaN}', "this manifest is not JSON: NaN is no number of JSON"),
+        (b'{"format": 0}', "format: 0 is not a valid format of a manifest"),
+        (b'{"format": 1, "format": 1}', 'this manifest is not JSON: duplicate key "format"'),
+        (b'{"format": NaN}', "this manifest is not JSON: NaN is not a JSON number"),
         (b'{"format": 1, "x": "\\ud800"}', "this manifest is not JSON: "),
         (b'{"format": 1' + b"0" * 5000 + b"}", ""),
     ],
@@ -124,7 +124,7 @@ def test_a_newer_format_is_told_apart(tmp_path: Path) -> None:
     with pytest.raises(NewerFormatError) as error:
         read_json(path, 2, "manifest")
     assert str(error.value) == (
-        f"{path}: format: this manifest has format 3, and this Prebake reads up to 2: "
+        f"{path}: format: this manifest has format 3, but this Prebake reads up to 2: "
         "update prebake, or bake again with this version"
     )
 
@@ -186,4 +186,4 @@ def test_half_of_a_surrogate_pair_is_named_in_a_message_that_can_be_written(tmp_
     path.write_text(r'{"\ud800": 1, "\ud800": 2}')
     with pytest.raises(DocumentError) as error:
         read_json(path, 1, "manifest")
-    assert str(error.value) == rf'{path}: this manifest is not JSON: the key "\ud800" stands twice in one table'
+    assert str(error.value) == rf'{path}: this manifest is not JSON: duplicate key "\ud800"'

@@ -22,7 +22,7 @@ def test_sizes_with_and_without_units(text: str, size: int) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_size(text, "--peak-memory")
-    assert str(error.value) == f'--peak-memory: "{text}" is no size (expected for example "1.5 GB" or "512 MiB")'
+    assert str(error.value) == f'--peak-memory: "{text}" is not a size (expected for example "1.5 GB" or "512 MiB")'
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from prebake.families.allowed import allowed_modules, covers, find_factory
 
 REFUSED = (
     "{folder}: class: \"{factory}\" is code that the application does not allow (allowed: {allowed}): a manifest alone "
-    "must not choose what is imported. If you trust it, name its module: PREBAKE_ALLOW={module}, --allow {module}, or "
+"must not decide what is imported. If you trust it, allow its module: PREBAKE_ALLOW={module}, --allow {module}, or "
     'allow=["{module}"] for prebake.Models and prebake.load'
 )  # fmt: skip
 
@@ -119,9 +119,7 @@ def test_the_service_allows(folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 @pytest.mark.parametrize("name", ["os:system", "app.", ".app", "app models", "1app", "-", "app/models"])
 def test_what_is_no_module_cannot_be_allowed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    expected = (
-        f'"{name}" is not the name of a module (expected one such as app or my_package.networks, without the class)'
-    )
+    expected = f'"{name}" is not a module name (expected a name such as app or my_package.networks, without the class)'
     with pytest.raises(ConfigError) as error:
         allowed_modules([name])
     assert str(error.value) == f"allow: {expected}"
@@ -169,17 +167,17 @@ def test_a_function_is_found_where_a_covered_module_defines_it(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("from os import system as x", "app:x is defined in posix, which is not allowed (allowed: app): bake it by the "
-         "name posix:system and allow that module, or write a function in app that calls it"),
+        ("from os import system as x", "app:x is defined in posix, which is not allowed (allowed: app): bake it as "
+         "posix:system and allow that module, or write a function in app that calls it"),
         ("from subprocess import Popen as x", "app:x is defined in subprocess, which is not allowed (allowed: app): "
-         "bake it by the name subprocess:Popen and allow that module, or write a function in app that calls it"),
+         "bake it as subprocess:Popen and allow that module, or write a function in app that calls it"),
         ("from torch.hub import load as x", "app:x is defined in torch.hub, which is not allowed (allowed: app): bake "
-         "it by the name torch.hub:load and allow that module, or write a function in app that calls it"),
-        ("import os as x", "app:x is a module, and a factory is a class or a function: write a function that returns "
-         "the module"),
-        ("import functools, os; x = functools.partial(os.system, 'true')", "app:x is a partial, and a factory is a "
-         "class or a function: write a function that returns the module"),
-        ("raise SystemExit(3)", "cannot import app:x: app is a program: importing it ended with SystemExit(3)"),
+         "it as torch.hub:load and allow that module, or write a function in app that calls it"),
+        ("import os as x", "app:x is a module, but a factory must be a class or a function: write a "
+         "function that returns the module"),
+        ("import functools, os; x = functools.partial(os.system, 'true')", "app:x is a partial, but a factory must be "
+         "a class or a function: write a function that returns the module"),
+        ("raise SystemExit(3)", "cannot import app:x: app is a program: its import raised SystemExit(3)"),
         ("", "cannot import app:x: module 'app' has no attribute 'x' (is its package installed beside prebake?)"),
     ],
 )  # fmt: skip

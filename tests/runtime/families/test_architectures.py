@@ -182,7 +182,7 @@ def test_what_cannot_be_mapped_is_baked_and_falls_back_and_says_why(
     (tmp_path / "checkpoint").mkdir()
     torch.save(module.state_dict(), tmp_path / "checkpoint" / "weights.pth")
     run(torch_job(tmp_path / "checkpoint", tmp_path / "unnamed", "helpers.unusual_networks:Unnamed"))
-    why = "a tensor in a set has no name that would be the same in the next process"
+    why = "a tensor in a set has no name that stays the same in the next process"
     assert "unnamed: every start will fall back to the ordinary load: " in capsys.readouterr().err
     loaded = load(tmp_path / "unnamed")
     assert (loaded.tier, loaded.fallback_reason) == ("ordinary", f"mapped: {why}")

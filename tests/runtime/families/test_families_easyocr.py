@@ -150,5 +150,5 @@ def test_a_class_with_a_tensor_more_is_served_by_the_ordinary_tier(
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_reader_has_no_processor(folder: Path, tier: Tier) -> None:
-    with pytest.raises(LoadError, match=r"^ocr: a model of family easyocr baked without a processor$"):
+    with pytest.raises(LoadError, match=r"^ocr: this model of family easyocr was baked without a processor$"):
         load(folder, [tier]).processor  # noqa: B018

@@ -159,7 +159,7 @@ def test_a_model_without_processor_files_has_no_processor(tiny_models: Path, tmp
     folder = tmp_path / "caption"
     shutil.copytree(tiny_models / "caption", folder)
     change_manifest(folder, options={"dtype": "float32", "processor": None})
-    with pytest.raises(LoadError, match=r"^caption: a model of family transformers baked without a processor$"):
+    with pytest.raises(LoadError, match=r"^caption: this model of family transformers was baked without a processor$"):
         load(folder).processor  # noqa: B018
 
 

@@ -106,8 +106,8 @@ def test_a_script_that_its_own_load_imports_again(root: Path) -> None:
     code = "import os, runpy\nrunpy.run_path(os.path.join(os.environ['HERE'], 'app.py'), run_name='__main__')"
     assert run(root, code, app=NET + ASK) == (
         "",
-        "prebake.errors.ConfigError: net: app asks for model \"net\" while the load of a model runs it; the two would "
-        "wait for each other for ever (ask in a function that is called later, or, in a script, under if __name__ == "
+        "prebake.errors.ConfigError: net: app asks for model \"net\" during the load of a model; the two loads "
+        "would deadlock (ask in a function that is called later or, in a script, under if __name__ == "
         '"__main__")',
     )  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_a_factory_that_asks_for_a_model(root: Path) -> None:
     asking = "def net():\n    return models['other'].model\n" + ASK.replace('loaded = models["net"]', "")
     out, error = run(root, "import app\napp.models['net']", app=asking)
     assert out == ""
-    assert error.startswith('prebake.errors.ConfigError: other: a factory asks for model "other" while the load of a ')
+    assert error.startswith('prebake.errors.ConfigError: other: a factory asks for model "other" during the load of a ')
 
 
 def test_a_module_that_asks_for_what_is_loaded_waits_for_nobody(root: Path) -> None:

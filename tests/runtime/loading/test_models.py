@@ -223,7 +223,7 @@ def test_a_root_is_a_folder_of_model_folders(tmp_path: Path) -> None:
     (tmp_path / "a").rename(tmp_path / "b")
     with pytest.raises(ConfigError) as error:
         Models(tmp_path)
-    assert str(error.value) == f'{tmp_path}/b: its manifest is that of the model "a"'
+    assert str(error.value) == f'{tmp_path}/b: its manifest names another model, "a"'
     (tmp_path / "b" / "manifest.json").unlink()
     with pytest.raises(DocumentError) as document_error:
         Models(tmp_path)

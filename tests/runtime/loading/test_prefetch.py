@@ -131,8 +131,8 @@ def test_no_more_is_read_than_memory_is_free(
         prefetch.join()
     assert read == ["first"] * 2 + ["second"] * 3
     assert caplog.messages == [
-        f"{tmp_path}/large: not prefetched: it has {9 * PIECE} bytes, and {3 * PIECE} are free",
-        f"{tmp_path}/third: not prefetched: it has {PIECE} bytes, and 0 are free",
+        f"{tmp_path}/large: not prefetched: {9 * PIECE} bytes, {3 * PIECE} bytes are free",
+        f"{tmp_path}/third: not prefetched: {PIECE} bytes, 0 bytes are free",
     ]
 
 
@@ -204,7 +204,7 @@ def test_a_system_that_allows_no_thread_is_no_error_and_the_next_files_are_read_
         (
             "prebake.loading.prefetch",
             logging.WARNING,
-            "weights are not read ahead: no thread could start (can't start new thread); the next load tries again",
+            "weights are not prefetched: can't start a thread (can't start new thread); the next load tries again",
         )
     ]
     prefetch.add([tmp_path / "third"])

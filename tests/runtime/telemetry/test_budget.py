@@ -54,7 +54,7 @@ def test_a_comparison_without_a_baseline_is_refused() -> None:
     for budget in (Budget(shorter=30), Budget(memory_above=20)):
         with pytest.raises(ConfigError) as error:
             exceeded(START, budget)
-        assert str(error.value) == "the budget compares with a baseline: name its file with --baseline"
+        assert str(error.value) == "the budget has limits relative to a baseline: pass its file with --baseline"
 
 
 def test_a_budget_file_gives_every_limit(tmp_path: Path) -> None:
@@ -77,10 +77,10 @@ def test_options_replace_the_limits_they_name(tmp_path: Path) -> None:
         ('ready = "3"', 'ready: expected a number, found the string "3"'),
         ("ready = true", "ready: expected a number, found true or false (True)"),
         ("ready = -1", "ready: -1 is negative"),
-        ("ready = nan", "ready: nan is no limit"),
+        ("ready = nan", "ready: nan is not a limit"),
         ("peak_memory = 5", "peak_memory: expected a string, found a whole number (5)"),
         ('peak_memory = "5 apples"',
-         'peak_memory: "5 apples" is no size (expected for example "1.5 GB" or "512 MiB")'),
+         'peak_memory: "5 apples" is not a size (expected for example "1.5 GB" or "512 MiB")'),
         ("ready = ", "this budget is not TOML: Invalid value (at end of document)"),
     ],
 )  # fmt: skip
@@ -114,10 +114,10 @@ def test_a_recorded_start_is_read_as_it_was(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"format": 1, "ready": 0, "first_answer": null, "peak_memory": 5}', "ready: 0 is nothing to compare with"),
+        ('{"format": 1, "ready": 0, "first_answer": null, "peak_memory": 5}', "ready: 0 is not above 0"),
         (
             '{"format": 1, "ready": 1, "first_answer": null, "peak_memory": 0}',
-            "peak_memory: 0 is nothing to compare with",
+            "peak_memory: 0 is not above 0",
         ),
         ('{"format": 1, "ready": 1, "peak_memory": 1, "seconds": 1}', "seconds: unknown key"),
         ('{"format": 1, "peak_memory": 1}', "ready: is missing (expected a number)"),

@@ -79,7 +79,7 @@ def test_the_page_of_a_start_tells_models_memory_deferred_imports_and_the_ratio(
     assert ("<tr><th>caption</th><td>ready</td><td>read</td><td>2.000</td><td>mapped: &lt;no mmap&gt;</td></tr>"
             "<tr><th>ocr</th><td>failed</td><td></td><td></td><td>ocr: gone &amp; lost</td></tr>") in told  # fmt: skip
     assert ("<tr><th>ready</th><td>500</td><td>300</td><td>200</td><td>600</td><td>12,345</td><td>7</td></tr>") in told
-    assert "Imports that were put off: scipy, sympy (imported after all for sympy.Symbol)." in told
+    assert "Deferred imports: scipy, sympy (imported for sympy.Symbol)." in told
 
 
 def test_a_start_that_is_not_over_says_so() -> None:

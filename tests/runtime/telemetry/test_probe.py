@@ -104,9 +104,9 @@ def test_what_is_no_http_is_exit_1(reply: bytes) -> None:
         (["live", "--url", "http://a:0"], "--url: http://a:0 is not of the form http://127.0.0.1:8000"),
         (["live", "--url", "http://a:1/x"], "--url: http://a:1/x is not of the form http://127.0.0.1:8000"),
         (["live", "--url"], "--url:  is not of the form http://127.0.0.1:8000"),
-        (["live", "--timeout", "soon"], "--timeout: soon is no number of seconds above 0"),
-        (["live", "--timeout", "0"], "--timeout: 0 is no number of seconds above 0"),
-        (["live", "--timeout", "nan"], "--timeout: nan is no number of seconds above 0"),
+        (["live", "--timeout", "soon"], "--timeout: soon is not a number of seconds above 0"),
+        (["live", "--timeout", "0"], "--timeout: 0 is not a number of seconds above 0"),
+        (["live", "--timeout", "nan"], "--timeout: nan is not a number of seconds above 0"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_exit_2_and_says_what_was_expected(

@@ -141,8 +141,8 @@ def test_garbage_of_the_right_size_is_refused_by_every_tier_with_each_reason(tmp
     with pytest.raises(LoadError) as error:
         load(folder)
     why = (
-        f"{weights}: its first 8 bytes announce a header of 18,446,744,073,709,551,615 bytes, "
-        f"and the file has {size:,}: this is no safetensors file, or a truncated one"
+        f"{weights}: its first 8 bytes give a header of 18,446,744,073,709,551,615 bytes, "
+        f"but the file has {size:,}: this is not a safetensors file, or it is truncated"
     )
     assert str(error.value) == (f"model: no tier could load it:\n  mapped: {why}\n  read: {why}\n  ordinary: {why}")
 
@@ -153,9 +153,7 @@ def test_a_truncated_file_is_refused_before_anything_is_mapped(tmp_path: Path) -
     size = weights.stat().st_size
     with weights.open("r+b") as file:
         file.truncate(5000 if size > 5000 else size - 1)
-    with pytest.raises(
-        IntegrityError, match=r"not what its manifest says:\n  model\.safetensors: expected 4,\d+ bytes"
-    ):
+    with pytest.raises(IntegrityError, match=r"differs from its manifest:\n  model\.safetensors: expected 4,\d+ bytes"):
         load(folder)
 
 
@@ -218,7 +216,7 @@ def test_a_framework_that_is_not_installed_says_what_to_install(
     with pytest.raises(LoadError) as error:
         load(folder)
     assert str(error.value) == (
-        "model: cannot import what its family needs: No module named 'torch' (pip install torch)"
+        "model: cannot import a package that its family needs: No module named 'torch' (pip install torch)"
     )
 
 
@@ -233,7 +231,7 @@ def test_parts_that_a_family_does_not_have_are_refused(tmp_path: Path) -> None:
     for part in ("processor", "reader"):
         with pytest.raises(LoadError) as error:
             getattr(loaded, part)
-        assert str(error.value) == f"model: a model of family torch baked without a {part}"
+        assert str(error.value) == f"model: this model of family torch was baked without a {part}"
 
 
 def test_tiers_are_known_and_keep_their_order() -> None:
