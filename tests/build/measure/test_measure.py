@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
-from prebake.errors import ConfigError, PrebakeError
+from prebake.errors import PrebakeError
 from prebake.telemetry.services import Request
 from prebake_build.measure.compare import STEADY, Comparison, Sample, compare, findings, measure, table
-from prebake_build.measure.processes import ProcessLauncher
 
 STARTUP = {"memory": {"now": {"anonymous": 300_000_000, "peak_rss": 900_000_000}}, "marks": {"ready": 1.0}}
 
@@ -256,57 +254,3 @@ def test_each_limit_that_is_missed_is_a_sentence() -> None:
 def test_medians_decide_so_that_one_slow_round_does_not() -> None:
     slow = [sample(10.0), sample(10.0), sample(10.0)]
     assert findings(comparison(slow, [sample(5.0), sample(30.0, 20.0), sample(5.0)]), **LIMITS) == []
-
-
-# --- plain processes ---------------------------------------------------------------------------------------------
-
-
-SERVER = """
-import http.server, json, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        memory = {"now": {"anonymous": 1, "peak_rss": 2}}
-        body = json.dumps({"ready": True, "models": {"caption": {}}, "memory": memory})
-        self.send_response(200); self.end_headers(); self.wfile.write(body.encode())
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"])); self.do_GET()
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
-"""
-
-
-def test_a_process_is_launched_measured_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "server.py").write_text(SERVER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    launcher = ProcessLauncher("plain", ["python", "-m", "server", "{port}"])
-    service = launcher.launch()
-    monkeypatch.setattr(launcher, "launch", lambda: service)
-    assert measure(launcher, question).peak_memory == 2
-    assert not service.alive()
-    service.stop()  # safe to call again
-
-
-def test_a_process_that_ends_is_told_with_what_it_wrote() -> None:
-    launcher = ProcessLauncher("plain", ["python", "-c", "import sys; sys.exit('no such model')"])
-    with pytest.raises(PrebakeError) as caught:
-        measure(launcher, question)
-    assert str(caught.value) == "plain: ended before it was ready; its log ends:\nno such model\n"
-
-
-def test_a_process_that_does_not_listen_to_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    launcher = ProcessLauncher("deaf", ["python", "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); "
-                                              "print('deaf', "
-                                              "flush=True); time.sleep(600)"])  # fmt: skip
-    service = launcher.launch()
-    while "deaf" not in service.log():
-        time.sleep(0.01)
-    process = service._process
-    wait: Callable[..., int] = process.wait
-    monkeypatch.setattr(process, "wait", lambda timeout=None: wait(0.1 if timeout else None))
-    service.stop()
-    assert process.returncode == -9
-
-
-def test_a_command_that_cannot_be_started_is_refused() -> None:
-    with pytest.raises(ConfigError) as caught:
-        ProcessLauncher("plain", ["no-such-command", "{port}"]).launch()
-    assert str(caught.value) == "plain: cannot start no-such-command: No such file or directory"
