@@ -1,7 +1,7 @@
-"""The reference service's own work: captions, Korean and English text, Florence-2's tasks.
+"""The reference service's functions: captions, Korean and English text, Florence-2's tasks.
 
-It asks a mapping of models for `caption`, `ocr` and `florence`, and loads what it needs on first use. Any
-mapping will do whose values have `model` and `processor`, or `reader`: the naive baseline has its own.
+It takes `caption`, `ocr` and `florence` from a mapping of models, on first use. The mapping's values need `model` and
+`processor`, or `reader`; the naive baseline has its own mapping.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ TASKS = (
     "<REFERRING_EXPRESSION_SEGMENTATION>", "<REGION_TO_SEGMENTATION>", "<OPEN_VOCABULARY_DETECTION>",
     "<REGION_TO_CATEGORY>", "<REGION_TO_DESCRIPTION>", "<REGION_TO_OCR>",
 )  # fmt: skip
-"""Florence-2's task tokens, as `Florence2Processor` knows them."""
+"""Florence-2's task tokens, as in `Florence2Processor`."""
 TASKS_WITHOUT_TEXT = TASKS[:8]
 
 
 class Loaded(Protocol):
-    """What one model must offer."""
+    """The interface of a loaded model."""
 
     @property
     def model(self) -> Any: ...
@@ -45,15 +45,15 @@ class LoadedByName(Protocol):
 
 
 class Analyzer:
-    """Answers about images. Safe under threads: one question at a time for each model."""
+    """Analyses images. Thread-safe: one request at a time per model."""
 
     def __init__(self, models: LoadedByName) -> None:
         self._models = models
-        # fast tokenizers and EasyOCR's reader keep state while they work
+        # fast tokenizers and EasyOCR's reader are not thread-safe
         self._locks = {name: threading.Lock() for name in (CAPTION, OCR, FLORENCE)}
 
     def caption(self, image: Image, max_tokens: int = 20) -> str:
-        """What the image shows, in English; `max_tokens` bounds its length."""
+        """An English caption of the image with at most `max_tokens` tokens."""
         loaded, turn = self._use(CAPTION)
         with turn, _inference():
             inputs = loaded.processor(images=image, return_tensors="pt").to(loaded.model.device)
@@ -63,15 +63,15 @@ class Analyzer:
     def read(self, image: Image, size: tuple[int, int] | None = None) -> list[dict[str, Any]]:
         """Korean and English text in the image: `text`, `box` (four corners, pixels) and `confidence` (0 to 1).
 
-        Boxes are in the image's pixels, or in those of a picture of `size`, of which the image is a reduction.
+        Boxes are in pixels of the image, or of the full picture of `size` if the image is a reduced version of it.
         """
         import numpy
 
         loaded, turn = self._use(OCR)
         width, height = size or image.size
         across, down = width / image.width, height / image.height
-        with turn:  # arrays as well are made in turn, since they are as large as the image
-            pixels = numpy.ascontiguousarray(numpy.asarray(image)[:, :, ::-1])  # EasyOCR takes arrays as BGR
+        with turn:  # also around the array, which is as large as the image
+            pixels = numpy.ascontiguousarray(numpy.asarray(image)[:, :, ::-1])  # EasyOCR expects BGR
             return [
                 {
                     "text": text,
@@ -84,9 +84,9 @@ class Analyzer:
     def florence(
         self, image: Image, task: str = "<CAPTION>", text: str = "", size: tuple[int, int] | None = None
     ) -> Any:
-        """One of Florence-2's tasks; `text` is the phrase or region that some tasks take, `size` as for `read`.
+        """Run one of Florence-2's tasks; `text` is the phrase or region that some tasks need, `size` as for `read`.
 
-        Raises ConfigError for a task that is not known, or a text where the task takes none or needs one.
+        Raises ConfigError for an unknown task, an unexpected text or a missing text.
         """
         check_task(task, text)
         loaded, turn = self._use(FLORENCE)
@@ -98,7 +98,7 @@ class Analyzer:
         return parsed[task]
 
     def analyze(self, image: Image, size: tuple[int, int] | None = None) -> dict[str, Any]:
-        """Everything at once, from the models that are there; `size` as for `read`."""
+        """Caption, text and objects, from the models that exist; `size` as for `read`."""
         parts: dict[str, tuple[str, Callable[[], Any]]] = {
             "caption": (CAPTION, lambda: self.caption(image)),
             "text": (OCR, lambda: self.read(image, size)),
@@ -111,14 +111,14 @@ class Analyzer:
             return self._models[name], self._locks[name]
         except UnknownModelError:
             raise
-        except ConfigError as error:  # the image's fault, not the question's
+        except ConfigError as error:  # the image's configuration is wrong, not the request
             raise LoadError(str(error)) from error
 
 
 def check_task(task: str, text: str) -> None:
-    """Raises ConfigError where Florence-2 has no such task, or the text does not fit it."""
+    """Raise ConfigError if Florence-2 does not have this task, or the text is unexpected or missing."""
     if task not in TASKS:
-        raise ConfigError(f'"{task}" is no task of Florence-2 (expected one of {", ".join(TASKS)})')
+        raise ConfigError(f'"{task}" is not a task of Florence-2 (expected one of {", ".join(TASKS)})')
     if task in TASKS_WITHOUT_TEXT and text:
         raise ConfigError(f"{task} takes no text")
     if task not in TASKS_WITHOUT_TEXT and not text:

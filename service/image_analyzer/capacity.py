@@ -1,4 +1,4 @@
-"""An amount that threads share, such as bytes of memory: a semaphore whose holders weigh differently."""
+"""A weighted semaphore: threads share an amount, such as bytes of memory, and each takes a different part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Capacity:
-    """`total` units, of which each holder takes some and gives them back. Safe under threads."""
+    """`total` units, of which each holder takes some and returns them. Thread-safe."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -17,11 +17,11 @@ class Capacity:
 
     @property
     def free(self) -> int:
-        """How many units nobody holds."""
+        """Number of free units."""
         return self._free
 
     def try_take(self, amount: int, *, spare: int = 0) -> bool:
-        """Take `amount` if `spare` units stay free afterwards; whether it was taken. Never waits."""
+        """Take `amount` if at least `spare` units stay free; return whether it was taken. Never waits."""
         with self._changed:
             if self._free - amount < spare:
                 return False
@@ -29,14 +29,14 @@ class Capacity:
             return True
 
     def give(self, amount: int) -> None:
-        """Return what was taken."""
+        """Return `amount`, which was taken before."""
         with self._changed:
             self._free += amount
             self._changed.notify_all()
 
     @contextmanager
     def taken(self, amount: int) -> Iterator[Share]:
-        """Wait until `amount` is free, and hold it during the block. Raises ValueError where it exceeds the total."""
+        """Wait until `amount` is free and hold it during the block. Raises ValueError if it exceeds the total."""
         if amount > self.total:
             raise ValueError(f"{amount:,} of {self.total:,} can never be taken")
         with self._changed:
@@ -50,13 +50,13 @@ class Capacity:
 
 
 class Share:
-    """What one holder has of a capacity."""
+    """The part of a capacity that one holder has."""
 
     def __init__(self, capacity: Capacity, amount: int) -> None:
         self._capacity, self.amount = capacity, amount
 
     def shrink(self, amount: int) -> None:
-        """Keep at most `amount`, and give back the rest."""
+        """Keep at most `amount` and return the rest."""
         rest = max(self.amount - amount, 0)
         self.amount -= rest
         self._capacity.give(rest)

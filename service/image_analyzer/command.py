@@ -23,15 +23,15 @@ example:
 def add(commands: Commands) -> None:
     """Add `prebake serve`."""
     parser = commands.add_parser(
-        "serve", help="answer about images over HTTP while the models load", epilog=_EXAMPLE,
-        description="Answer about images over HTTP while the models load.",
+        "serve", help="run the reference service: image analysis over HTTP", epilog=_EXAMPLE,
+        description="Run the reference service: image analysis over HTTP. The port opens while the models load.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--root", default=os.environ.get("PREBAKE_ROOT") or "/models",
                         help="folder of baked models (default: PREBAKE_ROOT, now %(default)s)")  # fmt: skip
     parser.add_argument(
         "--allow", action="append", default=[], metavar="MODULE",
-        help="module whose code a manifest of family torch may name, with its submodules; repeat it for more "
+        help="Python module (with its submodules) whose code models of family torch may use; repeatable "
         "(also: PREBAKE_ALLOW, comma separated)",
     )  # fmt: skip
     parser.add_argument(
@@ -40,19 +40,19 @@ def add(commands: Commands) -> None:
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s")
     parser.add_argument("--verify", choices=("size", "full"), default="size",
                         help="before a load: compare sizes (default), or hash every file")  # fmt: skip
-    parser.add_argument("--lazy", action="store_true", help="load each model when it is first asked for")
+    parser.add_argument("--lazy", action="store_true", help="load each model on first use")
     parser.add_argument(
         "--baseline", metavar="FILE", default=os.environ.get("PREBAKE_BASELINE"),
         help="recorded start that /startup compares with (default: PREBAKE_BASELINE)",
     )  # fmt: skip
     parser.add_argument(
         "--drain", type=_seconds, metavar="SECONDS", default=30.0,
-        help="after SIGTERM, let requests under way finish for at most this long, then exit 1 (default: %(default)g)",
+        help="after SIGTERM, wait at most this long for active requests, then exit 1 (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
         "--give-memory-back", action="store_true",
-        help="return freed memory to the system after a second without questions (about 76 MB after a caption); "
-             "the next question is slower by the page faults",
+        help="return freed memory to the system after a second without requests (about 76 MB after a caption); "
+             "page faults make the next request slower",
     )  # fmt: skip
     parser.set_defaults(run=_serve)
 

@@ -1,4 +1,4 @@
-"""What the reference service tells Prebake about itself (`prebake.services`)."""
+"""Describes the reference service for Prebake's checks and measurements (`prebake.services`)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PATHS = {CAPTION: "/caption", OCR: "/ocr", FLORENCE: "/florence"}
-"""Model → the path that asks it; the first one that a service has answers first."""
+"""Model → the path that uses it; the first answer comes from the first of these models that exists."""
 
 
 class ImageAnalyzer:
-    """A caption of the example picture, or what the models that are there can tell of it."""
+    """Answers with a caption of the example picture, or with the result of another model if there is no `caption`."""
 
     modules: tuple[str, ...] = ("image_analyzer.server", "image_analyzer.uploads", "image_analyzer.service")
 
     def answer(self, models: Any) -> str | None:
-        """Ask the first model that is there; its name."""
+        """Use the first model that exists and return its name."""
         analyzer = Analyzer(models)
         asked: dict[str, Callable[[Image], object]] = {
             CAPTION: analyzer.caption,
@@ -38,7 +38,7 @@ class ImageAnalyzer:
         return None
 
     def request(self, models: Collection[str]) -> Request | None:
-        """The example picture as a PNG, sent to the first model that is there."""
+        """A request with the example picture as a PNG, for the first model that exists."""
         path = next((path for model, path in PATHS.items() if model in models), None)
         if path is None:
             return None

@@ -1,4 +1,4 @@
-"""The picture that the service is asked about in a check or a measurement."""
+"""The picture that checks and measurements send to the service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def example() -> Image:
-    """A picture with a few words, for the first answer of a check: 640 x 480 pixels."""
+    """A picture of 640 x 480 pixels with two shapes and a few words."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (640, 480), "white")

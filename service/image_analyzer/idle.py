@@ -1,8 +1,8 @@
-"""Memory given back while nothing is asked.
+"""Returns freed memory to the system while the service is idle.
 
-An answer's intermediate tensors are freed when it is done, but the C library keeps their pages for the next one:
-about 76 MB a process after a BLIP caption. Where several services share a host (`prebake serve --give-memory-back`),
-those pages are better given back once no question came for a while; the next one pays for them with page faults.
+The intermediate tensors of a request are freed when it finishes, but the C library keeps their pages for the next one:
+about 76 MB per process after a BLIP caption. If several services share a host, `prebake serve --give-memory-back`
+returns these pages after a pause; the next request then costs page faults.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PAUSE = 1.0
-"""Seconds without a question, after which memory is given back."""
+"""Seconds without a request before memory is returned."""
 
 
 def give_back() -> None:
-    """Return freed memory to the system (man 3 malloc_trim). Does nothing where the C library has no such call."""
+    """Return freed memory to the system (man 3 malloc_trim). Does nothing if the C library lacks this function."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))
 
 
 class WhenIdle:
-    """Calls `action` once, `pause` seconds after the last of the works under way ended."""
+    """Calls `action` once, `pause` seconds after the last active request finishes."""
 
     def __init__(self, action: Callable[[], None] = give_back, pause: float = PAUSE) -> None:
         self._action, self._pause = action, pause
@@ -34,7 +34,7 @@ class WhenIdle:
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Something is done meanwhile; safe under threads."""
+        """Mark the block as active. Thread-safe."""
         with self._lock:
             self._works += 1
             if self._timer is not None:

@@ -1,7 +1,7 @@
-"""The service's figures for Prometheus.
+"""The service's metrics for Prometheus.
 
-Requests are counted here, in plain dictionaries: `prometheus_client` takes 70 ms to import, which is paid by the first
-request for `/metrics` and not by the start.
+Requests are counted in plain dictionaries, because `prometheus_client` takes 70 ms to import. The first request for
+`/metrics` imports it, not the start.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Upper bounds in seconds: a warm answer about a small picture, to a question that waits for a model's load."""
+"""Upper bounds in seconds, from a warm answer for a small picture to a request that waits for a model's load."""
 
 
 @dataclass
 class Outcome:
-    """How one request ended."""
+    """The result of one request."""
 
     status: HTTPStatus = HTTPStatus.OK
 
 
 @dataclass
 class Durations:
-    """A histogram: how many requests took up to each of `BUCKETS` and no less; the last of the counts is the rest."""
+    """A histogram: the number of requests in each of `BUCKETS`; the last count is for all longer requests."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
     sum: float = 0.0
@@ -47,7 +47,7 @@ class Durations:
 
 
 class Counts:
-    """Requests by path and status, and the duration of those that were worked on by path. Safe under threads."""
+    """Number of requests by path and status, and durations by path. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,7 +55,7 @@ class Counts:
         self._durations: dict[str, Durations] = defaultdict(Durations)
 
     def add(self, path: str, status: HTTPStatus, seconds: float | None = None) -> None:
-        """Count one request; without `seconds` it was refused at once, and is no measure of the service's speed."""
+        """Count one request. `seconds` is None if it was refused immediately, so that durations only include work."""
         with self._lock:
             self.requests[path, status.value] += 1
             if seconds is not None:
@@ -63,7 +63,7 @@ class Counts:
 
     @contextmanager
     def time(self, path: str) -> Iterator[Outcome]:
-        """Count one request; its block sets the outcome's status where it is not 200."""
+        """Count and time one request; the block sets the outcome's status if it is not 200."""
         outcome, started = Outcome(), time.perf_counter()
         try:
             yield outcome
@@ -71,13 +71,13 @@ class Counts:
             self.add(path, outcome.status, time.perf_counter() - started)
 
     def snapshot(self) -> tuple[dict[tuple[str, int], int], dict[str, Durations]]:
-        """Both tables, as they are at one moment."""
+        """A consistent copy of both tables."""
         with self._lock:
             return dict(self.requests), {path: Durations([*d.counts], d.sum) for path, d in self._durations.items()}
 
 
 class Figures:
-    """All figures, as a collector that a registry of `prometheus_client` takes."""
+    """All metrics, as a collector for a registry of `prometheus_client`."""
 
     def __init__(self, statuses: Iterable[Status], of: timeline.Timeline, counts: Counts, *, ready: bool) -> None:
         self._statuses, self._timeline, self._counts, self._ready = list(statuses), of, counts, ready
@@ -91,14 +91,14 @@ class Figures:
 
         statuses, memory = self._statuses, timeline.Memory.now()
         families: list[tuple[str, str, list[str], list[tuple[list[str], float]]]] = [
-            ("prebake_ready", "1 when /readyz says so", [], [([], self._ready)]),
-            ("prebake_model_state", "1 for the state that the model is in", ["model", "state"],
+            ("prebake_ready", "1 if the service is ready", [], [([], self._ready)]),
+            ("prebake_model_state", "1 for the model's current state", ["model", "state"],
              [([s.name, state.value], s.state is state) for s in statuses for state in State]),
             ("prebake_model_load_seconds", "Duration of the model's load", ["model", "tier"],
              [([s.name, s.tier or ""], s.seconds) for s in statuses if s.seconds is not None]),
-            ("prebake_model_fallback", "1 where a faster tier was left", ["model"],
+            ("prebake_model_fallback", "1 if a faster tier failed", ["model"],
              [([s.name], s.fallback_reason is not None) for s in statuses if s.state is State.READY]),
-            ("prebake_start_seconds", "From the birth of the process to the moment", ["moment"],
+            ("prebake_start_seconds", "Seconds from the birth of the process to the mark", ["moment"],
              [([name], at) for name, at in self._timeline.marks.copy().items()]),
             ("prebake_memory_bytes", "Memory of the process by kind", ["kind"],
              [(["anonymous"], memory.anonymous), (["file"], memory.file), (["peak_resident"], memory.peak_rss)]),
@@ -118,7 +118,7 @@ class Figures:
             total.add_metric([path, str(status)], number)
         yield total
         seconds = HistogramMetricFamily(
-            "prebake_request_seconds", "Time spent on requests, without those refused at once", labels=["path"]
+            "prebake_request_seconds", "Duration of requests, without those refused immediately", labels=["path"]
         )
         bounds = [*map(str, BUCKETS), "+Inf"]
         for path, taken in sorted(durations.items()):
@@ -127,7 +127,7 @@ class Figures:
 
 
 def exposition(figures: Figures, accept: str = "") -> tuple[bytes, str]:
-    """All figures as text, and its content type: OpenMetrics where the header Accept asks for it, else 0.0.4."""
+    """All metrics as text, and the content type: OpenMetrics if the Accept header asks for it, else 0.0.4."""
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import choose_encoder
 

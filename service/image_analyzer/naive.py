@@ -1,10 +1,10 @@
-"""The service without Prebake: what starts are measured against.
+"""The service without Prebake: the baseline of measurements.
 
-It imports everything, loads every model in its constructor, one after another, from checkpoints as upstream
-publishes them, with three tries for Florence-2, and opens its port when all are there. Requests are answered
-by the same code as the baked service's, so that a comparison shows the start alone.
+It imports everything, loads every model sequentially in its constructor from checkpoints as upstream publishes them,
+with three tries for Florence-2, and opens its port when all are loaded. The same code as in the baked service answers
+requests, so a comparison shows only the start.
 
-`prebake fetch` puts the checkpoints where it expects them; `python -m image_analyzer.naive` is the service.
+`prebake fetch` writes the checkpoints for it; `python -m image_analyzer.naive` runs it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from prebake import State, Status, compat, timeline
 from prebake.errors import ConfigError, PrebakeError, UnknownModelError
 
 SUMS = "md5.json"
-"""Beside EasyOCR's files: their md5 sums. EasyOCR holds files against its own table, which dummies are not in."""
+"""File with the md5 sums of EasyOCR's files. EasyOCR compares files with its own table, which lacks the dummies."""
 
 
 class NaiveModels:
-    """All models, loaded when this returns. Offers what `image_analyzer.service` asks of models."""
+    """All models, loaded in the constructor, with the interface that `image_analyzer.service` needs."""
 
     ready = True
 
@@ -41,7 +41,7 @@ class NaiveModels:
             import torch  # noqa: F401
             import transformers
 
-            transformers.BlipForConditionalGeneration  # noqa: B018  # transformers imports a class when it is named
+            transformers.BlipForConditionalGeneration  # noqa: B018  # transformers imports a class on attribute access
             transformers.BlipProcessor  # noqa: B018
         self._models: dict[str, Any] = {}
         if (root / CAPTION).is_dir():
@@ -100,7 +100,7 @@ def _reader(easyocr: Any, folder: Path) -> SimpleNamespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Load everything, then answer until a signal comes; the exit code."""
+    """Load everything, then serve until a signal; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m image_analyzer.naive", description=(__doc__ or "").partition("\n")[0]
     )

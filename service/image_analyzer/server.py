@@ -1,8 +1,8 @@
-"""The HTTP server (waitress) under the service: its port, its limits, and how it stops.
+"""The service's HTTP server (waitress): its port, its limits, and its shutdown.
 
-SIGTERM or SIGINT drains: readiness turns 503 at once, probes are still answered, new questions are refused with 503,
-and the process exits with code 0 when every request that had arrived is answered. A second signal, or the end of the
-time for that, cuts what is left, and the exit code is 1.
+SIGTERM or SIGINT starts draining: `/readyz` answers 503 immediately, probes are still answered, new requests are
+refused with 503, and the process exits with code 0 when every request that has arrived is answered. After a second
+signal or a timeout, the process drops the remaining requests and exits with code 1.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from prebake.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 DRAIN = 30.0
-"""Seconds that requests under way get to finish after SIGTERM."""
+"""Seconds for active requests to finish after SIGTERM."""
 CONNECTIONS = 200
-"""Connections open at once; more wait in the system's queue."""
+"""Maximum open connections; more wait in the system's queue."""
 IDLE = 60
 """Seconds after which a connection without a request is closed."""
 MAX_HEADER = 16_384
-"""Bytes of a request's header."""
+"""Maximum bytes of a request's header."""
 HEAPS = 2
-"""Heaps of the C library that all threads share."""
+"""Number of heaps of the C library, shared by all threads."""
 
 
 class Stop:
-    """The handler of SIGTERM and SIGINT: counts them, and wakes the server's loop."""
+    """The handler of SIGTERM and SIGINT: counts signals and wakes the server's loop."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.asked = 0
@@ -52,10 +52,10 @@ class Stop:
 
 
 class Server:
-    """waitress on an open port, with limits on what it holds in memory."""
+    """waitress on an open port, with limits on its memory."""
 
     def __init__(self, application: Application, listener: socket.socket) -> None:
-        import waitress  # 30 ms with what `uploads` imports, which nobody pays whose port cannot be opened
+        import waitress  # 30 ms with the imports of `uploads`; not needed if the port can't be opened
 
         from image_analyzer.uploads import BODIES, Channel
 
@@ -65,15 +65,15 @@ class Server:
         self._server: Any = waitress.create_server(
             application, map=self._sockets, sockets=[listener], threads=THREADS, ident=None,
             connection_limit=CONNECTIONS, channel_timeout=IDLE, max_request_header_size=MAX_HEADER,
-            max_request_body_size=2 * MAX_BODY,  # what is between is dropped as it comes, and answered by us
-            inbuf_overflow=2 * MAX_BODY,  # a larger body would go to a file, and there may be nowhere to write
+            max_request_body_size=2 * MAX_BODY,  # between the limits, the service drops the body and answers
+            inbuf_overflow=2 * MAX_BODY,  # waitress would write a larger body to a file; the disk may be read-only
             clear_untrusted_proxy_headers=True,
         )  # fmt: skip
         self._server.channel_class = partial(Channel, bodies=Capacity(BODIES), closing=self._draining)
         self.wake: Callable[[], None] = self._server.pull_trigger
 
     def run(self, stop: Stop, drain: float) -> int:
-        """Answer until a signal comes, then up to `drain` seconds more; how many requests are left unanswered."""
+        """Serve until a signal, then drain for up to `drain` seconds; returns the number of unanswered requests."""
         while not stop.asked:
             self._turn(1)
         self._draining.set()
@@ -83,7 +83,7 @@ class Server:
                 request.headers["CONNECTION"] = "close"
         under_way, deadline = self._under_way(), time.monotonic() + drain
         if under_way:
-            logger.info("stopping: up to %g s for requests under way: %d", drain, under_way)
+            logger.info("stopping: waiting up to %g s for active requests: %d", drain, under_way)
         while (under_way := self._under_way()) and stop.asked < 2 and (left := deadline - time.monotonic()) > 0:
             self._turn(min(left, 1))
         return under_way
@@ -97,7 +97,7 @@ class Server:
         return sum(channel.unanswered for channel in self._server.active_channels.values())
 
     def close(self, *, wait: bool) -> None:
-        """Close all connections and the port; `wait` for the threads, which answer nothing any more."""
+        """Close all connections and the port; with `wait`, wait for the worker threads first."""
         from waitress import wasyncore
 
         if wait:
@@ -108,8 +108,8 @@ class Server:
 def serve(application: Application, *, host: str, port: int, begin: Callable[[], None], drain: float = DRAIN) -> None:
     """Open the port, call `begin` (which must not block), and answer until SIGTERM or SIGINT.
 
-    Requests under way then get up to `drain` seconds to finish; where some do not, the process exits with code 1.
-    Raises ConfigError where the port cannot be opened.
+    Active requests then get up to `drain` seconds to finish; if any does not, the process exits with code 1. Raises
+    ConfigError if the port can't be opened.
     """
     listener = _listen(host, port)
     _share_heaps()
@@ -119,10 +119,10 @@ def serve(application: Application, *, host: str, port: int, begin: Callable[[],
     signal.signal(signal.SIGINT, stop)
     timeline.mark("port open")
     logger.info(
-        "http://%s:%d answers; %s",
+        "listening on http://%s:%d; %s",
         host,
         port,
-        "models load when asked for" if application.lazy else "models are loading",
+        "models load on first use" if application.lazy else "models are loading",
     )
     begin()
     if not application.lazy:
@@ -135,8 +135,8 @@ def serve(application: Application, *, host: str, port: int, begin: Callable[[],
         signal.signal(signal.SIGINT, signal.default_int_handler)
         server.close(wait=not unanswered)
     if unanswered:
-        why = "a second signal came" if stop.asked > 1 else f"they took more than {drain:g} s (--drain allows more)"
-        logger.error("stopped with requests unanswered: %d; %s", unanswered, why)
+        why = "a second signal came" if stop.asked > 1 else f"they took more than {drain:g} s (see --drain)"
+        logger.error("stopped with unanswered requests: %d; %s", unanswered, why)
         _exit(1)
     logger.info("stopped")
     if any(status.state is State.LOADING for status in application.models.status()):
@@ -144,7 +144,7 @@ def serve(application: Application, *, host: str, port: int, begin: Callable[[],
 
 
 def _exit(code: int) -> NoReturn:
-    """End the process while threads are inside a framework: the interpreter's own end would abort them, and itself."""
+    """End the process while threads run framework code; the interpreter's normal shutdown would abort (SIGABRT)."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -152,10 +152,10 @@ def _exit(code: int) -> NoReturn:
 
 
 def _share_heaps() -> None:
-    """Have threads share the C library's heaps (man 3 mallopt), unless the environment says how many there are.
+    """Make threads share the C library's heaps (man 3 mallopt), unless `MALLOC_ARENA_MAX` is set.
 
-    By default each thread gets its own, and keeps tens of megabytes that it freed: 16 pictures of 25 megapixels, of
-    which one was decoded at a time, left 2.9 GB.
+    By default each thread gets its own heap and keeps tens of megabytes of freed memory: 16 pictures of 25 megapixels,
+    decoded one at a time, left 2.9 GB.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
@@ -163,7 +163,7 @@ def _share_heaps() -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """The port, open. waitress can open it too, and leaves its socket behind where it cannot."""
+    """A listening socket. waitress could open it too, but leaks the socket if that fails."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -186,12 +186,12 @@ def _watch(application: Application) -> None:
 
 
 def _until_ready(models: Started) -> None:
-    """Wait for readiness, and say which models keep the service from it."""
+    """Wait for readiness, and log which required models have failed."""
     pause, seconds = threading.Event(), 0.005
     while not models.ready:
         if seconds < 1 and all(status.state in (State.READY, State.FAILED) for status in models.status()):
             failed = [status.name for status in models.status() if status.required and status.state is State.FAILED]
             if failed:
-                logger.error("not ready: %s failed (tried again on the next request)", ", ".join(failed))
+                logger.error("not ready: %s failed (the next request tries again)", ", ".join(failed))
                 seconds = 1.0
         pause.wait(seconds)

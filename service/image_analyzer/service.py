@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 20_000_000
-"""Bytes of an image file; a larger one is answered with 413."""
+"""Maximum bytes of an image file; a larger one gets status 413."""
 QUESTIONS = 16
-"""Questions under way at once; one more is answered with 503 and a time to come back."""
+"""Maximum active requests for analysis; one more gets status 503 with Retry-After."""
 THREADS = QUESTIONS + 4
-"""The rest answers probes: a burst of questions while models load must not make a liveness probe fail."""
+"""The extra threads answer probes: many requests while models load must not make a liveness probe fail."""
 REFUSED = "prebake.refused"
-"""Key in the WSGI environment: true where the server dropped the body because it holds too many others."""
+"""Key in the WSGI environment: true if the server dropped the body because others use the memory."""
 
 HTML = "text/html; charset=utf-8"
 
@@ -81,9 +81,9 @@ class Answer:
 
 
 class Application:
-    """The WSGI application (PEP 3333). Safe under threads.
+    """The WSGI application (PEP 3333). Thread-safe.
 
-    With `lazy` models load when they are asked for. `idle` learns of all work. `/startup` compares with `baseline`.
+    With `lazy`, models load on first use. `idle` is notified of all work. `/startup` compares with `baseline`.
     """
 
     def __init__(
@@ -112,12 +112,13 @@ class Application:
         }
 
     def drain(self) -> None:
-        """Say that the service is not ready and refuse new questions; those under way are answered."""
+        """Report that the service is not ready and refuse new requests for analysis; active ones finish."""
         self._draining = True
 
     @property
     def ready(self) -> bool:
-        """Whether questions may come: every required model is loaded or, when lazy, none failed; and no drain."""
+        """Whether the service is ready: not draining, and every required model is loaded or, if lazy, has not
+        failed."""
         return not self._draining and is_ready(self.models, lazy=self.lazy)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -142,7 +143,7 @@ class Application:
     def _question(self, path: str, environ: dict[str, Any]) -> Answer:
         refusal = self._refusal(environ)
         if not refusal and not self._room.acquire(blocking=False):
-            refusal = _busy(f"{QUESTIONS} questions are under way already")
+            refusal = _busy(f"{QUESTIONS} requests are already active")
         if refusal:
             self.counts.add(path, refusal.status)
             return refusal
@@ -155,11 +156,11 @@ class Application:
         return answer
 
     def _refusal(self, environ: dict[str, Any]) -> Answer | None:
-        """The answer to a question that is not looked at."""
+        """The answer to a request that is refused without work, or None."""
         if int(environ.get("CONTENT_LENGTH") or 0) > MAX_BODY:
-            return Answer.error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"an image may have {MAX_BODY:,} bytes")
+            return Answer.error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"an image may have at most {MAX_BODY:,} bytes")
         if environ.get(REFUSED):
-            return _busy("too many images are being received already")
+            return _busy("the service is receiving too many images")
         return _busy("the service is stopping") if self._draining else None
 
     def _answer_about(self, path: str, environ: dict[str, Any]) -> Answer:
@@ -175,7 +176,7 @@ class Application:
             return Answer.error(HTTPStatus.SERVICE_UNAVAILABLE, str(error), **{"Retry-After": "5"})
         except Exception:
             logger.exception("%s failed", path)
-            return Answer.error(HTTPStatus.INTERNAL_SERVER_ERROR, f"{path} failed; the service's log says why")
+            return Answer.error(HTTPStatus.INTERNAL_SERVER_ERROR, f"{path} failed; see the service's log")
         timeline.mark(timeline.FIRST_ANSWER)
         return Answer.json(document)
 
@@ -191,7 +192,7 @@ class Application:
         document = report.document(timeline.process, self.models.status(), self._baseline)
         if "text/html" not in accept:
             return Answer.json(document, Vary="Accept")
-        from prebake import startup_page  # 2 ms that only those pay who look
+        from prebake import startup_page  # takes 2 ms, so only here
 
         return Answer(startup_page(document).encode(), type=HTML, headers=(("Vary", "Accept"),))
 
@@ -205,14 +206,14 @@ class Application:
 
 
 def is_ready(models: Started, *, lazy: bool) -> bool:
-    """Whether questions may come: every required model is loaded or, where they load when asked for, none failed."""
+    """Whether every required model is loaded or, if models load on first use, has not failed."""
     if not lazy:
         return models.ready
     return not any(status.required and status.state is State.FAILED for status in models.status())
 
 
 def _parameters(path: str, query: str) -> dict[str, str]:
-    """The query's, each once. Raises ConfigError for one that the path does not take."""
+    """The query's parameters; the last value counts. Raises ConfigError for a parameter unknown to the path."""
     found = parse_qs(query, keep_blank_values=True)
     known = ("task", "text") if path == "/florence" else ()
     unknown = sorted(found.keys() - set(known))
@@ -222,7 +223,7 @@ def _parameters(path: str, query: str) -> dict[str, str]:
 
 
 def _body(environ: dict[str, Any]) -> BinaryIO:
-    """The request's body. waitress has it in memory already, where a picture can be decoded without a copy."""
+    """The request's body. waitress already has it in memory, so a picture can be decoded without a copy."""
     body = environ["wsgi.input"]
     return body if isinstance(body, io.BytesIO) else io.BytesIO(body.read(int(environ.get("CONTENT_LENGTH") or 0)))
 

@@ -1,9 +1,9 @@
-"""Request bodies within a limit on memory.
+"""Limits the memory of request bodies.
 
-waitress reads a request's whole body into memory before the application sees it, on as many connections as are open.
-The subclasses here reserve a body's length when its header has arrived. Where the reservation fails they read the body
-and drop it: a client that is still sending would not see the answer of a server that closes the connection. The
-application then finds the reason under `REFUSED` in its environment.
+waitress reads each request's whole body into memory before it calls the application, on every open connection. The
+subclasses here reserve a body's length as soon as its header has arrived. If the reservation fails, they read the body
+and drop it, because a client that is still sending would miss the answer if the server closed the connection. The
+application then finds `REFUSED` in its environment.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from image_analyzer.capacity import Capacity
 from image_analyzer.service import MAX_BODY, REFUSED
 
 BODIES = 100_000_000
-"""Bytes of all bodies that are received or being answered; a request that needs more is answered with 503."""
+"""Maximum bytes of all bodies in memory; a request that needs more gets status 503."""
 SMALL = 1_000_000
-"""Bytes of a small body: those may use the last tenth of `BODIES`, which large ones leave free."""
+"""Maximum bytes of a small body. Only small bodies may use the last tenth of `BODIES`."""
 SECONDS = 60
-"""From a request's first byte to its last; a slower one is answered with 408."""
+"""Maximum seconds from a request's first byte to its last; a slower one gets status 408."""
 
 
 class Dropped:
-    """In place of a body's buffer: counts the bytes and keeps none."""
+    """Replaces a body's buffer: counts the bytes and keeps none."""
 
     def __init__(self, size: int = 0) -> None:
         self._size = size
@@ -51,7 +51,7 @@ class Dropped:
 
 
 class RequestTimeoutError(Error):  # type: ignore[misc]  # waitress has no types
-    """The answer to a request that does not arrive."""
+    """The answer to a request that does not arrive in time."""
 
     code, reason = HTTPStatus.REQUEST_TIMEOUT.value, HTTPStatus.REQUEST_TIMEOUT.phrase
 
@@ -61,7 +61,7 @@ class RequestTimeoutError(Error):  # type: ignore[misc]  # waitress has no types
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]
-    """One request, whose body is kept only if `bodies` has room for it."""
+    """One request. Its body is kept only if `bodies` has room for it."""
 
     expect_continue: bool
 
@@ -77,11 +77,11 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
         consumed = int(super().received(data))
         if self.body_rcv is None or self.error:
             return consumed
-        if not self._admitted:  # that was the header
+        if not self._admitted:  # the header is complete
             self._admitted = True
             self._reserve(self.content_length)
             if self.refused and self.expect_continue:
-                # the client has not sent the body, and does not once it has an answer
+                # the client has not sent the body yet, and will not after an answer
                 self.expect_continue, self.completed = False, True
                 self.headers["CONNECTION"] = "close"
         elif self.chunked:
@@ -89,7 +89,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
         return consumed
 
     def _reserve(self, size: int) -> None:
-        """Hold `size` bytes more, or drop the body."""
+        """Reserve `size` more bytes, or drop the body."""
         if isinstance(self.body_rcv.buf, Dropped):
             return
         total = self._held + size
@@ -97,7 +97,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
         if fits and self._bodies.try_take(size, spare=0 if total <= SMALL else self._bodies.total // 10):
             self._held = total
         else:
-            self.refused = fits  # the application refuses one that is too large by itself
+            self.refused = fits  # if it is too large, the application refuses it anyway
             self._drop()
 
     def _drop(self) -> None:
@@ -109,7 +109,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
         self._bodies.give(held)
 
     def close(self) -> None:
-        """Give the memory back; safe to call again, and while the request is still arriving."""
+        """Release the memory. Safe to call again, and while the request is still arriving."""
         self._drop()
 
     def time_out(self) -> None:
@@ -129,11 +129,11 @@ class Task(WSGITask):  # type: ignore[misc]
 
 
 def _is_question(request: Parser) -> bool:
-    return getattr(request, "command", "") == "POST"  # it has none where its header was not understood
+    return getattr(request, "command", "") == "POST"  # missing if the header could not be parsed
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
-    """A connection. `closing` has answers end it, so that a server that stops gets no further requests on it."""
+    """A connection. While `closing` is set, each answer closes it, so a stopping server gets no further requests."""
 
     task_class = Task
     request: Any
@@ -145,7 +145,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         super().__init__(*arguments, **named)
 
     def readable(self) -> bool:
-        """waitress asks this at least once a second."""
+        """Also checks the timeout: waitress calls this at least once a second."""
         request = self.request
         if request is not None and not self.requests and time.monotonic() - request.began > SECONDS:
             with self.requests_lock:
@@ -158,7 +158,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def unanswered(self) -> bool:
-        """Whether a question has arrived whose answer is not sent. Probes do not count: they take no time."""
+        """Whether a request for analysis has arrived and its answer is not sent. Probes do not count."""
         if any(_is_question(request) for request in tuple(self.requests)):
             return True
         return self._question and self.total_outbufs_len > 0
@@ -168,7 +168,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if self._closing.is_set():
             self.requests[0].headers["CONNECTION"] = "close"
         super().service()
-        if self.request is not None:  # it could not be read meanwhile
+        if self.request is not None:  # the time of the previous answer must not count
             self.request.began = time.monotonic()
 
     def handle_close(self) -> None:

@@ -25,7 +25,7 @@ def test_a_task_takes_text_or_none(task: str) -> None:
 
 
 def test_a_task_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r'^"<DANCE>" is no task of Florence-2 \(expected one of <CAPTION>, '):
+    with pytest.raises(ConfigError, match=r'^"<DANCE>" is not a task of Florence-2 \(expected one of <CAPTION>, '):
         check_task("<DANCE>", "")
 
 

@@ -53,7 +53,7 @@ def test_what_is_no_image_file_is_refused(data: bytes) -> None:
     with pytest.raises(ConfigError) as caught:
         decode(data)
     assert str(caught.value) == (
-        "the body is no image file (expected one of BMP, GIF, JPEG, PNG, TIFF, WEBP)"
+        "the body is not an image file (expected one of BMP, GIF, JPEG, PNG, TIFF, WEBP)"
     )  # fmt: skip
 
 

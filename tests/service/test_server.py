@@ -52,7 +52,7 @@ def test_what_is_under_way_is_answered_while_new_questions_are_refused(tmp_path:
         assert (status, headers["Connection"], b"text" in body) == (200, "close", True)
         assert process.process.wait(60) == 0
         assert process.log.splitlines()[-2:] == [
-            "stopping: up to 60 s for requests under way: 1", "stopped"
+            "stopping: waiting up to 60 s for active requests: 1", "stopped"
         ]  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_an_answer_that_takes_longer_than_the_limit_is_cut(tmp_path: Path) -> No
         assert process.stop() == 1
         assert isinstance(answer.exception(60), OSError)
         assert process.log.splitlines()[-1] == (
-            "stopped with requests unanswered: 1; they took more than 0.2 s (--drain allows more)"
+            "stopped with unanswered requests: 1; they took more than 0.2 s (see --drain)"
         )
 
 
@@ -79,7 +79,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         process.until("/readyz", draining)
         assert process.stop(signal.SIGINT) == 1
         assert isinstance(answer.exception(60), OSError)
-        assert process.log.splitlines()[-1] == "stopped with requests unanswered: 1; a second signal came"
+        assert process.log.splitlines()[-1] == "stopped with unanswered requests: 1; a second signal came"
 
 
 def test_connections_without_a_request_do_not_keep_it(tmp_path: Path) -> None:

@@ -123,8 +123,8 @@ def test_another_method_is_refused_with_those_that_are_allowed(path: str, method
     [
         ("/caption?language=ko", "/caption takes no parameters, not language"),
         ("/florence?tusk=x&task=<OD>", "/florence takes task and text, not tusk"),
-        ("/florence?task=<DANCE>", '"<DANCE>" is no task of Florence-2 (expected one of '),
-        ("/florence?task=", '"" is no task of Florence-2 (expected one of '),
+        ("/florence?task=<DANCE>", '"<DANCE>" is not a task of Florence-2 (expected one of '),
+        ("/florence?task=", '"" is not a task of Florence-2 (expected one of '),
         ("/florence?task=<OD>&text=a", "<OD> takes no text"),
         ("/florence?task=%3CREGION_TO_OCR%3E", "<REGION_TO_OCR> needs a text"),
     ],
@@ -144,7 +144,7 @@ def test_a_body_that_is_no_image_is_refused(body: bytes) -> None:
 
 def test_a_body_that_is_too_large_is_refused_without_reading_it() -> None:
     ask = client(Pretended(ocr=Reader()))
-    assert ask("/ocr", bytes(MAX_BODY + 1)) == {"error": "an image may have 20,000,000 bytes"}
+    assert ask("/ocr", bytes(MAX_BODY + 1)) == {"error": "an image may have at most 20,000,000 bytes"}
     assert ask.status == 413
 
 
@@ -167,7 +167,7 @@ def test_a_model_that_cannot_be_loaded_is_unavailable(error: Exception) -> None:
 
 def test_a_model_that_breaks_is_logged_and_told_without_details(caplog: pytest.LogCaptureFixture) -> None:
     ask = failing("ocr", RuntimeError("secret shapes"))
-    assert ask("/ocr", PICTURE) == {"error": "/ocr failed; the service's log says why"}
+    assert ask("/ocr", PICTURE) == {"error": "/ocr failed; see the service's log"}
     assert ask.status == 500
     assert "secret shapes" in caplog.text
 
@@ -220,7 +220,7 @@ def test_probes_are_answered_while_as_many_questions_as_may_wait_for_a_model() -
                 arrived.acquire()
             ask = Client(application)
             assert ask("/livez") == {"live": True}
-            assert ask("/ocr", PICTURE) == {"error": f"{QUESTIONS} questions are under way already"}
+            assert ask("/ocr", PICTURE) == {"error": f"{QUESTIONS} requests are already active"}
             assert (ask.status, ask.headers["Retry-After"]) == (503, "1")
         finally:
             loaded.set()

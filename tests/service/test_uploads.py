@@ -84,7 +84,7 @@ def test_unfinished_uploads_take_bounded_memory_and_others_are_answered(
     for status, headers, document in answers:
         if status == 503:
             assert (headers["retry-after"], document) == (
-                "1", {"error": "too many images are being received already"}
+                "1", {"error": "the service is receiving too many images"}
             )  # fmt: skip
     counted = ask(service.url, "/metrics")[1]
     assert sum(map(float, re.findall(r'requests_total{path="/ocr",status="(?:400|413|503)"} (\S+)', counted))) == 20

@@ -1,8 +1,8 @@
-"""What a model is warmed up with: `warmup` of `models.toml` and of the manifest. Standard library only.
+"""The warm-up of a model: the key `warmup` in `models.toml` and in the manifest. Standard library only.
 
-Either `module:function` of the application, which is called with the loaded model, or inputs as data for the module
-itself. Both documents are read here, with the same checks: a manifest may come from anybody. So data reaches the
-module's `forward`, and of `generate` what can neither name code nor run for long.
+It is either a `module:function` of the application, which is called with the loaded model, or inputs as data for the
+module itself. Both documents are read here with the same checks, because a manifest may be untrusted: data may call the
+module's `forward`, or `generate` with arguments that can neither reference code nor run for long.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from prebake.documents.table import Table
 
 METHODS = ("forward", "generate")
 DTYPES = ("bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64")
-"""Types of zeros; those of lists follow from what they hold."""
+"""Dtypes of zeros; the dtype of a list follows from its values."""
 MAX_ELEMENTS = 100_000_000
-"""Of all inputs together."""
+"""Limit for all inputs together."""
 MAX_DIMENSIONS = 8
 MAX_STEPS = 1_000
-"""For whole numbers that decide how long `generate` runs."""
+"""Limit for the integers that determine how long `generate` runs."""
 
 _GENERATE: Mapping[str, type[int]] = {
     "do_sample": bool, "max_new_tokens": int, "min_new_tokens": int, "num_beams": int, "use_cache": bool
 }  # fmt: skip
-"""What `generate` may be given beside tensors."""
+"""Arguments that `generate` may get besides tensors."""
 _CODE = ("custom_generate", "trust_remote_code")
-"""Arguments of `generate` that have it run code of a folder or a hub; a tensor counts as true."""
+"""Arguments that make `generate` run code from a folder or a hub; a tensor would count as true."""
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _FLOAT32 = 3.4028234663852886e38
@@ -50,12 +50,12 @@ class Zeros:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Numbers:
-    """A tensor, written out."""
+    """A tensor with its values."""
 
     values: tuple[Any, ...]
-    """As many levels as there are dimensions, each level's tuples of one length; numbers, or true and false."""
+    """Nested tuples, one level per dimension, of equal length in each level; numbers, or booleans."""
     dtype: str
-    """`bool`, `int64`, or `float32` where one of the numbers is a float."""
+    """`bool`, `int64`, or `float32` if one of the numbers is a float."""
 
     def to_json(self) -> list[Any]:
         return [_lists(value) for value in self.values]
@@ -69,7 +69,7 @@ class Inputs:
     """Keyword arguments for the module."""
 
     method: str = "forward"
-    """One of METHODS; for `forward` the module itself is called."""
+    """One of METHODS; `forward` calls the module itself."""
     values: Mapping[str, Value]
 
     def to_json(self) -> dict[str, Any]:
@@ -81,11 +81,11 @@ class Inputs:
 
 
 Warmup = str | Inputs
-"""`module:function`, or data."""
+"""`module:function`, or inputs as data."""
 
 
 def read_warmup(table: Table) -> Warmup | None:
-    """What stands under the table's key `warmup`; None where nothing does. Raises the table's error."""
+    """The value of the table's key `warmup`; None if it is absent. Raises the table's error class."""
     if "warmup" not in set(table):
         table.maybe("warmup", str)  # a known key
         return None
@@ -104,7 +104,7 @@ def read_warmup(table: Table) -> Warmup | None:
 
 
 def spell_warmup(warmup: Warmup) -> str | dict[str, Any]:
-    """As JSON; `read_warmup` gives the same back."""
+    """The warm-up as JSON, which `read_warmup` reads."""
     return warmup if isinstance(warmup, str) else warmup.to_json()
 
 
@@ -113,7 +113,7 @@ def _values(table: Table, method: str) -> dict[str, Value]:
     elements = 0
     for name in table:
         if not _NAME.fullmatch(name):
-            raise table.fail(name, f"{quote(name)} is no name of an argument")
+            raise table.fail(name, f"{quote(name)} is not an argument name")
         value, count = _value(table, name)
         if method == "generate":
             _check_generate(table, name, value)
@@ -125,7 +125,7 @@ def _values(table: Table, method: str) -> dict[str, Value]:
 
 
 def _value(table: Table, name: str) -> tuple[Value, int]:
-    """One input, and how many elements a tensor of it has."""
+    """One input, and the number of its elements."""
     value = table.raw(name)
     if isinstance(value, Mapping):
         zeros = _zeros(table.table(name))
@@ -156,18 +156,18 @@ def _zeros(table: Table) -> Zeros:
 
 
 def _numbers(table: Table, name: str, value: list[Any]) -> tuple[Numbers, int]:
-    """A nested list, level by level: a manifest may nest deeper than Python recurses."""
+    """A nested list, read level by level: a manifest may nest deeper than Python's recursion limit."""
     items: list[Any] = [value]
     for _ in range(MAX_DIMENSIONS):
         if any(not isinstance(item, list) for item in items) or len({len(item) for item in items}) > 1:
-            raise table.fail(name, "is no tensor: its inner lists differ in length or depth")
+            raise table.fail(name, "is not a tensor: its inner lists differ in length or depth")
         items = [inner for item in items for inner in item]
         if not any(isinstance(item, list) for item in items):
             break
     else:
         raise table.fail(name, f"more than {MAX_DIMENSIONS} dimensions")
     if not items:
-        raise table.fail(name, "is empty, so that its type is unknown: write { shape = […], dtype = … }")
+        raise table.fail(name, "is empty, so its type is unknown: write { shape = […], dtype = … }")
     kinds: tuple[type, ...] = (bool,) if type(items[0]) is bool else (int, float)
     for item in items:
         if type(item) not in kinds:
@@ -183,7 +183,7 @@ def _numbers(table: Table, name: str, value: list[Any]) -> tuple[Numbers, int]:
 
 def _check_number(table: Table, name: str, value: float) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise table.fail(name, f"{value} is no number that a manifest can hold")
+        raise table.fail(name, f"{value} is not a number that a manifest can hold")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise table.fail(name, f"{describe(value)} is beyond int64")
 

@@ -1,4 +1,4 @@
-"""One model of a `Models`, and how its flight ends."""
+"""One model of a `Models`, and the end of its flight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Slot:
-    """One model and its flight. Guarded by the lock of its `Models`."""
+    """One model and its flight, guarded by the lock of its `Models`."""
 
     def __init__(self, baked: BakedModel) -> None:
         self.baked = baked
@@ -37,7 +37,7 @@ def fail(slot: Slot, flight: Future[LoadedModel], error: BaseException) -> None:
 
 
 def settled(slot: Slot, flight: Future[LoadedModel], limit: float | None) -> LoadedModel:
-    """What to answer after a timeout: the outcome, where the load ended this moment or with a timeout of its own."""
+    """The outcome after a timeout: if the load has just ended, or raised a TimeoutError itself, its own result."""
     if flight.done():
         return flight.result()
     raise LoadTimeoutError(

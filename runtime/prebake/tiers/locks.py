@@ -24,8 +24,8 @@ _COMPUTED = threading.Condition()
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Held around a model's first call, which may import and take a framework's locks at any moment. A fork by another
-    thread waits until it ends; other models load meanwhile."""
+    """Held around a model's first call, which may import modules and take a framework's locks at any time. A fork by
+    another thread waits until it ends; other models can load meanwhile."""
     thread = threading.get_ident()
     with _COMPUTED:
         _COMPUTING.append(thread)
@@ -39,7 +39,7 @@ def computing() -> Iterator[None]:
 
 def _before_fork() -> None:
     _COMPUTED.acquire()
-    # never wait for one while holding the other: a computing thread may import, an importing one may begin to compute
+    # never wait for one lock while holding the other: a computing thread may import, an importing one may compute
     while set(_COMPUTING) - {threading.get_ident()} or not IMPORTS.acquire(timeout=0.01):
         _COMPUTED.wait(0.01)
 

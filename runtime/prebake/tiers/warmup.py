@@ -1,6 +1,6 @@
-"""The first call of a loaded model, with what `models.toml` declares: later ones find memory, caches and imports ready.
+"""Warm-up: calls a loaded model once, as `models.toml` declares, so later calls find memory, caches and imports ready.
 
-What is declared stands in the manifest, which is data: a function runs only where the application allows its module.
+The declaration is in the manifest, which is data: a function runs only if the application allows its module.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 def warm_up(loaded: LoadedModel) -> bool:
-    """Call the model, or the application's function with it, without gradients; False where nothing is declared.
+    """Call the model, or the application's function with it, without gradients; False if no warm-up is declared.
 
-    Raises ConfigError where the function is not allowed or cannot be imported, LoadError where the call fails.
+    Raises ConfigError if the function is not allowed or can't be imported, and LoadError if the call fails.
     """
     declared = loaded.baked.manifest.loading.warmup
     if declared is None:
@@ -38,7 +38,7 @@ def warm_up(loaded: LoadedModel) -> bool:
         call = _call(loaded.model, declared) if isinstance(declared, Inputs) else _function(loaded, declared)
         import torch
 
-        # not inference_mode: what a module keeps of its first call could not be changed outside that mode
+        # not inference_mode: tensors that a module keeps from this call could not be changed outside that mode
         with computing(), torch.no_grad():
             call()
     except PrebakeError:
@@ -49,7 +49,7 @@ def warm_up(loaded: LoadedModel) -> bool:
 
 
 def try_to_warm_up(loaded: LoadedModel, span: Span) -> None:
-    """The same in a span; where it fails, the reason is logged, and the model is used as it is."""
+    """Like `warm_up`, in a span. If it fails, logs the reason; the model can still be used."""
     if loaded.baked.manifest.loading.warmup is None:
         return
     try:
@@ -84,7 +84,7 @@ def _argument(value: object, device: torch.device) -> object:
 
 
 def _device(module: nn.Module) -> torch.device:
-    """Where the module's first tensor is."""
+    """The device of the module's first tensor."""
     import torch
 
     first = next(chain(module.parameters(), module.buffers()), None)

@@ -139,17 +139,17 @@ ONLY_TENSORS = (
 )  # fmt: skip
 
 WRONG_INPUT: dict[str, tuple[object, str]] = {
-    "empty": ([], "is empty, so that its type is unknown: write { shape = […], dtype = … }"),
-    "empty rows": ([[], []], "is empty, so that its type is unknown: write { shape = […], dtype = … }"),
-    "ragged": ([[1, 2], [3]], "is no tensor: its inner lists differ in length or depth"),
-    "mixed depth": ([[1], 2], "is no tensor: its inner lists differ in length or depth"),
+    "empty": ([], "is empty, so its type is unknown: write { shape = […], dtype = … }"),
+    "empty rows": ([[], []], "is empty, so its type is unknown: write { shape = […], dtype = … }"),
+    "ragged": ([[1, 2], [3]], "is not a tensor: its inner lists differ in length or depth"),
+    "mixed depth": ([[1], 2], "is not a tensor: its inner lists differ in length or depth"),
     "deep": (DEEP, "more than 8 dimensions"),
     "strings": (["a"], 'expected a list of numbers, found the string "a" in it'),
     "tables": ([{"shape": [1]}], "expected a list of numbers, found a table in it"),
     "truth among numbers": ([1, True], "expected a list of numbers, found true or false (True) in it"),
     "numbers among truth": ([True, 1], "expected a list of true and false, found a whole number (1) in it"),
-    "infinity": ([float("inf")], "inf is no number that a manifest can hold"),
-    "not a number": (float("nan"), "nan is no number that a manifest can hold"),
+    "infinity": ([float("inf")], "inf is not a number that a manifest can hold"),
+    "not a number": (float("nan"), "nan is not a number that a manifest can hold"),
     "large": ([1e300], "1e+300 is beyond float32"),
     "long": ([2**63], "a whole number (9223372036854775808) is beyond int64"),
     "very long": (2**400, f"a whole number ({f'{2**400:#x}'[:77]}...) is beyond int64"),
@@ -208,7 +208,7 @@ def test_all_tensors_together_are_bounded() -> None:
 @pytest.mark.parametrize("name", ["a b", "1a", "", "é", "a.b"])
 def test_an_input_has_the_name_of_an_argument(name: str) -> None:
     assert refusal({"inputs": {name: 1}}) == (
-        f'models.toml: models.m.warmup.inputs.{name}: "{name}" is no name of an argument'
+        f'models.toml: models.m.warmup.inputs.{name}: "{name}" is not an argument name'
     )
 
 
