@@ -157,7 +157,12 @@ def test_the_recipe_of_a_model_without_a_warm_up_is_what_it_was_before_there_wer
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     documents: list[Any] = []
-    monkeypatch.setattr("prebake_build.baking.bake.canonical_json", lambda document: documents.append(document) or "")
+
+    def seen(document: Any) -> str:
+        documents.append(document)
+        return ""
+
+    monkeypatch.setattr("prebake_build.baking.bake.canonical_json", seen)
     model = ModelSpec(name="m", source="path:c", arguments={})
     for warmup in (None, Inputs(values={"x": Zeros(shape=(1,))})):
         recipe_digest(replace(model, warmup=warmup), Resolved(revision="commit:1", files=()))
