@@ -105,10 +105,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     torch.save({"x": Evil(proof)}, bert.parent / "c" / file)
     code, _, err = bake(capfd, bert)
     assert code == 1
-    assert (
-        "refused: its pickle wants to construct posix.system, and loading that would run code of whoever wrote it"
-        in err
-    )
+    assert "refused: its pickle wants to construct posix.system, and loading that would run code from the file" in err
     assert not proof.exists()
     assert nothing_is_left(bert)
 
@@ -197,7 +194,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_model(
     code, _, err = bake(capfd, bert)
     assert (code, err.splitlines()[-1]) == (
         1, f"prebake: error: {output}: cannot write the model m: No space left on device (0 bytes are free): "
-           "free some space, then bake again. What stood there before is unchanged."
+           "free some space, then bake again. The previous folder is unchanged."
     )  # fmt: skip
     assert tree(output / "m") == before
     assert names(output) == ["m"]
