@@ -84,7 +84,7 @@ def _verify(folder: Path, *, quick: bool) -> dict[str, Any]:
     except PrebakeError as error:
         return {"name": folder.name, "set_digest": None, "findings": [str(error)], "notes": []}
     if baked.name != folder.resolve().name:
-        findings.append(f"{folder}: its manifest is that of the model {quote(baked.name)}")
+        findings.append(f"{folder}: its manifest names another model, {quote(baked.name)}")
     try:
         check_files(baked.folder, baked.manifest.files, allow=(layout.MANIFEST,), hashes=not quick)
     except PrebakeError as error:
