@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("in_process")
     [
         (LINEAR + "dtyp = 3\n", 'FILE: models.m.dtyp: unknown key: did you mean "dtype"?'),
         ('[models.m]\nsource = "path:c"\nclass = "torchy:a:b"\n',
-         'FILE: models.m.class: "torchy" is no known family (expected one of transformers, easyocr, torch): did you '
+         'FILE: models.m.class: "torchy" is not a known family (expected one of transformers, easyocr, torch): did you '
          'mean "torch"?'),
         ('[models.m]\nsource = "ftp:c"\n',
          'FILE: models.m.source: "ftp:c" has no known scheme (expected one of hf:, easyocr:, url:, path:, dummy:)'),
@@ -134,7 +134,7 @@ def test_a_lock_of_another_source_is_refused(linear: Path, capsys: pytest.Captur
     declare(linear.parent, LINEAR.replace("path:c", "path:d"))
     code, _, err = bake(capsys, linear)
     assert (code, err) == (
-        2, 'prebake: error: models.lock: models.m.source: locked "path:c", and models.toml has "path:d": '
+        2, 'prebake: error: models.lock: models.m.source: locked "path:c", but models.toml has "path:d": '
            "run `prebake lock m`\n"
     )  # fmt: skip
 

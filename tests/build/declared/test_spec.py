@@ -142,8 +142,8 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
          "quantize: is only for the family easyocr (this model's family is transformers)"),
         ("arguments = {}", 'arguments: is only for the family torch (give `class = "FAMILY:…"` where it is one)'),
         ('class = "torch:a:b"\narguments = { day = [2026-01-02] }',
-         "arguments.day: the manifest (JSON) cannot carry a date"),
-        ('class = "torch:a:b"\narguments = { x = nan }', "arguments.x: the manifest (JSON) cannot carry nan"),
+         "arguments.day: the manifest (JSON) cannot contain a date"),
+        ('class = "torch:a:b"\narguments = { x = nan }', "arguments.x: the manifest (JSON) cannot contain nan"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, message: str) -> None:
@@ -158,7 +158,7 @@ def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, messag
         ("a/b", f'"a/b" {NO_SCHEME}'),
         ("hf:a", '"hf:a" is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"'),
         ("easyocr:ko,en", '"easyocr:ko,en" is not of the form "easyocr:ko+en", each language once'),
-        ("url:ftp://a/b", '"ftp://a/b" is no http:// or https:// URL with a host'),
+        ("url:ftp://a/b", '"ftp://a/b" is not an http:// or https:// URL with a host'),
         ("path:", '"path:" is not of the form "path:FOLDER"'),
     ],
 )  # fmt: skip
