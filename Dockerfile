@@ -1,24 +1,24 @@
-# The image of the reference service. docker-bake.hcl is the index of what can be built from these stages, and puts the
-# final image together: one layer for each model on top of the stage `runtime`.
+# The image of the reference service. docker-bake.hcl lists what can be built from these stages, and assembles the final
+# image: one layer per model on top of the stage `runtime`.
 #
 #   base ── dependencies ─┬─ runtime ── baseline
 #                         └─ builder ─┬─ runtime-wheel, build-wheel, service-wheel, naive-checkpoints
-#                                     └─ converter ── fetched ── bake ── weights (one for each model)
+#                                     └─ converter ── fetched ── bake ── weights (one per model)
 #
-# There is no `# syntax=` line: the front end that comes with the engine is enough, and nothing has to be pulled for it.
-# docs/decisions/0003-image-layers.md tells why the stages are cut here.
+# There is no `# syntax=` line: the engine's built-in frontend is enough, so nothing has to be pulled for it.
+# docs/decisions/0003-image-layers.md explains the boundaries of the stages.
 
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# wheels: empty, unless a folder of wheels stands in for it (WHEELS=DIR): for wheels that no index serves, and for
-# builds without one
+# wheels: empty, unless WHEELS=DIR replaces it with a folder of wheels: for wheels that are on no index, and for builds
+# without an index
 FROM scratch AS wheels
 
-# checkpoints: empty, unless a folder stands in for it (CHECKPOINTS=DIR): a models file says `path:/checkpoints/…`
+# checkpoints: empty, unless CHECKPOINTS=DIR replaces it with a folder, for sources of the form `path:/checkpoints/…`
 FROM scratch AS checkpoints
 
-# base: a virtual environment with nothing in it, at a path that is the same on every base image. The official Python
-# images ship their standard library without byte code, and a read-only root cannot keep any.
+# base: an empty virtual environment, at the same path for every base image. The official Python images ship their
+# standard library without bytecode, and a read-only root can't store any at run time.
 FROM ${BASE_IMAGE} AS base
 RUN python3 -m venv --without-pip /opt/prebake \
  && stdlib=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))') \
@@ -28,8 +28,8 @@ RUN python3 -m venv --without-pip /opt/prebake \
     fi \
  && find /opt -exec touch --no-dereference --date=@0 {} +
 
-# dependencies: what the service imports. With every mtime set, and byte code that carries no time as pip's own does, two
-# builds make the same layer. (Packages ship some files in the grammar of a newer Python: those stay uncompiled.)
+# dependencies: what the service imports. All mtimes are set, and the bytecode contains no timestamps, as pip's does, so two
+# builds give the same layer. (Some packages ship files in the syntax of a newer Python: these stay uncompiled.)
 FROM base AS dependencies
 ARG CONSTRAINTS=constraints.txt
 ARG TORCH_INDEX
@@ -42,7 +42,7 @@ RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
  && { python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/prebake/lib || true; } \
  && find /opt/prebake -exec touch --no-dereference --date=@0 {} +
 
-# builder: what making wheels and baking models need besides
+# builder: additional packages for building wheels and baking models
 FROM dependencies AS builder
 ARG CONSTRAINTS=constraints.txt
 RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
@@ -66,8 +66,8 @@ RUN --mount=type=bind,source=service,target=/source \
     pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
       --wheel-dir /dist /source
 
-# converter-source: the rooms that decide what the weights' layers hold (docs/overview.md), and no others: a changed line
-# in the service, in telemetry or in what makes a start quick bakes nothing again
+# converter-source: only the sub-packages that determine the contents of the weights' layers (docs/overview.md): a change
+# in the service, telemetry or startup code does not bake anything again
 FROM scratch AS converter-source
 COPY runtime/pyproject.toml runtime/LICENSE /runtime/
 COPY <<EOF /runtime/README.md
@@ -91,18 +91,18 @@ COPY build/prebake_build/cache /build/prebake_build/cache
 COPY build/prebake_build/declared /build/prebake_build/declared
 COPY build/prebake_build/baking /build/prebake_build/baking
 
-# converter: those rooms, installed
+# converter: these sub-packages, installed
 FROM builder AS converter
 RUN --mount=type=bind,from=converter-source,target=/source \
     pip --python /opt/prebake/bin/python install --no-deps --no-build-isolation --no-index --no-compile \
       /source/runtime /source/build
 
-# declared: the models file and its lock, where there is one (the brackets make it a pattern, which may match nothing)
+# declared: the models file and its lock, if it exists (the brackets make it a pattern, which may match nothing)
 FROM scratch AS declared
 ARG MODELS_FILE=models.toml
 COPY ${MODELS_FILE} ${MODELS_FILE%.toml}.loc[k] /declared/
 
-# selected: one model's part of them, so that other models' entries bake nothing again
+# selected: one model's part of these files, so that changes to other models do not bake this one again
 FROM converter AS selected
 ARG MODEL
 RUN --mount=type=bind,from=declared,source=/declared,target=/declared \
@@ -122,7 +122,7 @@ RUN --mount=type=bind,from=selected,source=/selected,target=/selected \
     PREBAKE_CACHE=/cache /opt/prebake/bin/python -m prebake_build.baking.stage fetch "${MODEL}" \
       --models /selected/models.toml --output /fetched
 
-# bake: convert, prove, write. What reads the checkpoint has no token and no network, and cannot change the cache.
+# bake: convert, prove, write. The step that reads the checkpoint has no token and no network, and can't change the cache.
 FROM converter AS bake
 ARG MODEL
 RUN --network=none \
@@ -130,7 +130,7 @@ RUN --network=none \
     /opt/prebake/bin/python -m prebake_build.baking.stage bake "${MODEL}" \
       --models /fetched/models.toml --output /out/models
 
-# weights: the baked model and nothing else
+# weights: only the baked model
 FROM scratch AS weights
 COPY --link --from=bake /out /
 
@@ -147,8 +147,8 @@ RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/runtime-dist \
  && PREBAKE_MEMO=/opt/prebake/memo /opt/prebake/bin/python -B -c \
       'import prebake; prebake.quickstart.begin(); import transformers' \
  && find /opt/prebake -newermt @1 -exec touch --no-dereference --date=@0 {} +
-# OMP_WAIT_POLICY: idle threads of OpenMP spin by default, which on cores that others use too took the first caption from
-# 2.4 s of processor time to 8; later ones are as fast either way.
+# OMP_WAIT_POLICY: idle OpenMP threads spin by default, which on shared cores increased the CPU time of the first caption
+# from 2.4 s to 8 s; later captions are equally fast.
 ENV PATH=/opt/prebake/bin:$PATH \
     HOME=/tmp \
     HF_HUB_OFFLINE=1 \
@@ -159,18 +159,18 @@ ENV PATH=/opt/prebake/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1
-# The last place where Python looks for somewhere to put temporary files is the working directory. Containers have
-# /dev/shm also where the root is read-only and nothing is mounted on /tmp; without it `import torch._dynamo` fails there.
+# Python's last choice for temporary files is the working directory. Containers have /dev/shm even if the root is
+# read-only and nothing is mounted on /tmp; without a place for temporary files, `import torch._dynamo` fails.
 WORKDIR /dev/shm
 EXPOSE 8000
-# a number, so that Kubernetes can see that it is not root
+# numeric, so that Kubernetes can check that it is not root
 USER 65532:65532
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --start-interval=1s --retries=3 \
   CMD ["/opt/prebake/bin/python", "-SEB", "/opt/prebake/probe.py", "ready"]
 ENTRYPOINT ["/opt/prebake/bin/prebake"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]
 
-# naive-checkpoints: the same models as upstream publishes them
+# naive-checkpoints: the same models, as upstream publishes them
 FROM builder AS naive-checkpoints
 RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/runtime-dist \
     --mount=type=bind,from=build-wheel,source=/dist,target=/build-dist \
@@ -187,7 +187,7 @@ RUN --mount=type=bind,from=declared,source=/declared,target=/declared \
       --models /declared/*.toml --output /out/checkpoints ${MODELS} \
  && chmod -R u=rwX,go=rX /out && find /out -exec touch --no-dereference --date=@0 {} +
 
-# baseline: the naive service, with everything else as in the image
+# baseline: the naive service; everything else is as in the image
 FROM runtime AS baseline
 COPY --link --from=naive-checkpoints /out /
 ENTRYPOINT ["/opt/prebake/bin/python", "-m", "image_analyzer.naive"]

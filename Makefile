@@ -1,30 +1,30 @@
-# make demo   the main job without Docker and without a hub: bake dummy models of real size, start them
-#             naively and baked, print and draw the comparison
-# make test   every check that can run here; Docker's where an engine answers
-# make image  docker buildx bake; MODELS_FILE=models.dummy.toml make image needs no hub. baseline, weights likewise
+# make demo   without Docker and without a hub: bake dummy models of real size, start them naively and
+#             baked, print and draw the comparison
+# make test   all checks; those of Docker only if an engine answers
+# make image  docker buildx bake (also: make baseline, make weights); MODELS_FILE=models.dummy.toml needs no hub
 #
-# The first two make .venv on their own. PYTHON picks the interpreter; torch comes from the wheels folder that pip is
-# configured with, else from PyTorch's CPU index.
+# The first two create .venv if necessary. PYTHON selects the interpreter; torch comes from the wheels folder in pip's
+# configuration, else from PyTorch's CPU index.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := dist/demo
 ROUNDS ?= 3
-# test processes side by side; 0 runs all tests in one
+# number of parallel test processes; 0 runs all tests in one process
 WORKERS ?= auto
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-# a folder of wheels that pip is told of (`pip config set global.find-links DIR`), if it holds torch
+# a folder of wheels from pip's configuration (`pip config set global.find-links DIR`), if it contains torch
 WHEELS := $(firstword $(foreach dir,$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null),$(if $(wildcard $(dir)/torch-*.whl),$(dir))))
 
 .PHONY: demo test check format image baseline weights measure-image clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
-	@echo "[1/3] Bake: random weights of real size (BLIP, EasyOCR) are made, converted to safetensors and proven; 1 minute"
+	@echo "[1/3] Bake: generate random weights of real size (BLIP, EasyOCR), convert them to safetensors and prove them; 1 minute"
 	$(BIN)/prebake bake --models models.dummy.toml --output $(DEMO)/models --cache $(DEMO)/cache caption ocr
-	@echo "[2/3] The same checkpoints for the naive service, as upstream publishes them"
+	@echo "[2/3] Write the same checkpoints, as upstream publishes them, for the naive service"
 	$(BIN)/prebake fetch --models models.dummy.toml --cache $(DEMO)/cache --output $(DEMO)/checkpoints caption ocr
 	@echo "[3/3] Start both services in turn, $(ROUNDS) times each after a warm-up, and compare; 1 to 2 minutes"
 	$(BIN)/prebake measure --rounds $(ROUNDS) --output dist \
@@ -50,7 +50,7 @@ image baseline weights:
 measure-image: $(VENV)/ready image baseline
 	$(BIN)/prebake measure --image prebake:latest --baseline prebake-baseline:latest --rounds $(ROUNDS) --output dist/image
 
-# buildx asks before it reads a folder outside the checkout
+# buildx needs permission to read a folder outside the checkout
 BAKE := $(if $(WHEELS),WHEELS=$(WHEELS) TORCH_INDEX= )docker buildx bake $(if $(WHEELS),--allow=fs.read=$(WHEELS))
 
 $(VENV)/ready: pyproject.toml constraints.txt runtime/pyproject.toml build/pyproject.toml service/pyproject.toml

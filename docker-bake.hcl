@@ -1,33 +1,33 @@
 # The index of what can be built.
 #
 #   docker buildx bake                 the image: the service and its baked models
-#   docker buildx bake baseline        the naive service of the same models, to measure against
-#   docker buildx bake weights         the baked models alone: a KServe modelcar, a Kubernetes image volume
+#   docker buildx bake baseline        the naive service with the same models, for measurements
+#   docker buildx bake weights         only the baked models: a KServe modelcar, a Kubernetes image volume
 #   docker buildx bake check           lint the Dockerfile
 #   docker buildx bake --list=variables
 #
-# Every variable is set from the environment: `MODELS_FILE=models.dummy.toml docker buildx bake` needs no hub, and
-# `HF_TOKEN=… docker buildx bake` fetches gated models (the token goes to the one step that fetches, as a secret).
+# Variables are set from the environment: `MODELS_FILE=models.dummy.toml docker buildx bake` needs no hub, and
+# `HF_TOKEN=… docker buildx bake` fetches gated models (only the fetch step gets the token, as a build secret).
 # Needs buildx 0.20 or newer (descriptions of variables).
 
-# ---- what goes in ----------------------------------------------------------------------------------------------------
+# ---- inputs ----------------------------------------------------------------------------------------------------------
 
 variable "MODELS" {
   default     = "caption,ocr,florence"
-  description = "Models to put into the image, comma separated: tables of MODELS_FILE. One layer each."
+  description = "Models in the image, comma separated: names of tables in MODELS_FILE. Each gets its own layer."
   validation {
     condition     = length(regexall("^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?( *, *[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?)*$", MODELS)) == 1
     error_message = "MODELS: expected names of models with commas between them, such as \"caption,ocr\" (lower case, digits, '.', '_', '-')."
   }
   validation {
     condition     = length(distinct(split(",", replace(MODELS, " ", "")))) == length(split(",", MODELS))
-    error_message = "MODELS: a model is named twice."
+    error_message = "MODELS: a model is listed twice."
   }
 }
 
 variable "MODELS_FILE" {
   default     = "models.toml"
-  description = "The models file, relative to this folder. Its lock is the file beside it that ends in .lock."
+  description = "The models file, relative to this folder. Its lock is the file of the same name with the suffix .lock."
   validation {
     condition     = length(regexall("^[A-Za-z0-9][A-Za-z0-9._/-]*\\.toml$", MODELS_FILE)) == 1
     error_message = "MODELS_FILE: expected a path below this folder that ends in .toml, such as \"models.dummy.toml\"."
@@ -36,7 +36,7 @@ variable "MODELS_FILE" {
 
 variable "CHECKPOINTS" {
   default     = ""
-  description = "A local folder of checkpoints, where sources say `path:/checkpoints/…`. Empty: none."
+  description = "A local folder of checkpoints for sources of the form `path:/checkpoints/…`. Empty: none."
   validation {
     condition     = length(regexall("^([./].*)?$", CHECKPOINTS)) == 1
     error_message = "CHECKPOINTS: expected a folder, its path beginning with / or ./, or nothing."
@@ -54,14 +54,14 @@ variable "HF_ENDPOINT" {
 
 variable "EASYOCR_MIRROR" {
   default     = ""
-  description = "Where EasyOCR's zips are fetched from instead of their own addresses. Empty: those."
+  description = "A mirror for EasyOCR's zips. Empty: their original addresses."
   validation {
     condition     = length(regexall("^(https?://[^ ]+)?$", EASYOCR_MIRROR)) == 1
     error_message = "EASYOCR_MIRROR: expected an address that begins with http:// or https://, or nothing."
   }
 }
 
-# ---- what it stands on -----------------------------------------------------------------------------------------------
+# ---- base images and packages ----------------------------------------------------------------------------------------
 
 variable "BASE_IMAGE" {
   default     = "python:3.11-slim-bookworm"
@@ -74,7 +74,7 @@ variable "BASE_IMAGE" {
 
 variable "TORCH_INDEX" {
   default     = "https://download.pytorch.org/whl/cpu"
-  description = "The package index that has torch for this kind of machine, beside pip's own. Empty: pip's own alone."
+  description = "An additional package index with torch builds for this kind of machine. Empty: only pip's own index."
   validation {
     condition     = length(regexall("^(https?://[^ ]+)?$", TORCH_INDEX)) == 1
     error_message = "TORCH_INDEX: expected an address that begins with http:// or https://, or nothing."
@@ -83,7 +83,7 @@ variable "TORCH_INDEX" {
 
 variable "WHEELS" {
   default     = ""
-  description = "A local folder of wheels that pip looks into as well. Empty: none. Outside this folder it needs --allow=fs.read=DIR."
+  description = "An additional local folder of wheels for pip. Empty: none. A folder outside this one needs --allow=fs.read=DIR."
   validation {
     condition     = length(regexall("^([./].*)?$", WHEELS)) == 1
     error_message = "WHEELS: expected a folder, its path beginning with / or ./, or nothing."
@@ -92,7 +92,7 @@ variable "WHEELS" {
 
 variable "CONSTRAINTS" {
   default     = "constraints.txt"
-  description = "The versions to install, a file in this folder; its name begins with `constraints`."
+  description = "The file with the package versions to install, in this folder; its name begins with `constraints`."
   validation {
     condition     = length(regexall("^constraints[A-Za-z0-9._-]*\\.txt$", CONSTRAINTS)) == 1
     error_message = "CONSTRAINTS: expected a file in this folder that is called constraints….txt."
@@ -108,11 +108,11 @@ variable "WEIGHTS_BASE" {
   }
 }
 
-# ---- what comes out --------------------------------------------------------------------------------------------------
+# ---- outputs ---------------------------------------------------------------------------------------------------------
 
 variable "IMAGE" {
   default     = "prebake"
-  description = "The image's name, with its registry where it is to be pushed. The others are called IMAGE-baseline, IMAGE-weights."
+  description = "The image's name, with the registry if it is pushed. The other images are IMAGE-baseline and IMAGE-weights."
   validation {
     condition     = length(regexall("^[a-z0-9]([a-z0-9.:_/-]*[a-z0-9])?$", IMAGE)) == 1
     error_message = "IMAGE: expected an image's name without a tag, such as \"registry.example:5000/prebake\"."
@@ -130,7 +130,7 @@ variable "TAG" {
 
 variable "VERSION" {
   default     = "0.1.0"
-  description = "What the image calls its version."
+  description = "The version in the image's labels."
   validation {
     condition     = length(regexall("^[A-Za-z0-9][A-Za-z0-9.+_-]*$", VERSION)) == 1
     error_message = "VERSION: expected letters, digits, '.', '+', '_' and '-'."
@@ -157,7 +157,7 @@ variable "SOURCE" {
 
 variable "READAHEAD" {
   default     = "recorded"
-  description = "recorded: the build starts the image once and notes what that reads, so that cold starts read ahead of themselves. Empty: not (for images that are the same bit for bit)."
+  description = "recorded: the build starts the image once and records which file ranges it reads, so that cold starts read them ahead. Empty: no readahead (for reproducible images)."
   validation {
     condition     = contains(["recorded", ""], READAHEAD)
     error_message = "READAHEAD: expected \"recorded\", or nothing."
@@ -166,7 +166,7 @@ variable "READAHEAD" {
 
 variable "COMPRESSION" {
   default     = "uncompressed"
-  description = "How layers are stored: uncompressed (weights hardly compress, and unpacking takes as long as pulling), zstd, gzip, estargz."
+  description = "Compression of the layers: uncompressed (weights barely compress, and unpacking takes as long as pulling), zstd, gzip, estargz."
   validation {
     condition     = contains(["uncompressed", "zstd", "gzip", "estargz"], COMPRESSION)
     error_message = "COMPRESSION: expected uncompressed, zstd, gzip or estargz."
@@ -175,27 +175,27 @@ variable "COMPRESSION" {
 
 variable "SOURCE_DATE_EPOCH" {
   default     = ""
-  description = "Seconds since 1970 that images take for their time of creation, for builds that are the same bit for bit. Empty: now."
+  description = "The images' creation time in seconds since 1970, for reproducible builds. Empty: now."
   validation {
     condition     = length(regexall("^[0-9]*$", SOURCE_DATE_EPOCH)) == 1
     error_message = "SOURCE_DATE_EPOCH: expected a number of seconds, or nothing."
   }
 }
 
-# ---- how -------------------------------------------------------------------------------------------------------------
+# ---- functions -------------------------------------------------------------------------------------------------------
 
 function "models" {
   params = []
   result = split(",", replace(MODELS, " ", ""))
 }
 
-# Names of targets and stages have no dots.
+# Names of targets and stages must not contain dots.
 function "of_model" {
   params = [model]
   result = "weights-${replace(model, ".", "_")}"
 }
 
-# One layer for each model, all of them independent of what they are put on.
+# Each model gets its own layer, independent of the layers below it.
 function "with_weights" {
   params = [stage]
   result = join("\n", concat(
@@ -203,7 +203,7 @@ function "with_weights" {
   ))
 }
 
-# The same on a stage that has the list of what a start reads, made by starting it once. The list goes below the weights.
+# The same, plus a layer below the weights with the list of file ranges that a start reads, recorded by starting it once.
 function "with_readahead" {
   params = [stage]
   result = join("\n", [
@@ -260,8 +260,8 @@ target "_common" {
   secret = ["id=hf_token,env=HF_TOKEN"]
 }
 
-# Where images go: into the local engine. `--push` sends them to IMAGE's registry as well, as they are stored;
-# `--set 'image.output=type=registry,compression=zstd,force-compression=true,oci-mediatypes=true'` to it alone.
+# Images are loaded into the local engine. `--push` also pushes them to IMAGE's registry with the same compression;
+# `--set 'image.output=type=registry,compression=zstd,force-compression=true,oci-mediatypes=true'` only pushes.
 target "_image" {
   output = ["type=docker,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
 }
@@ -302,7 +302,7 @@ target "image" {
 
 target "baseline" {
   inherits    = ["_common", "_image"]
-  description = "The naive service of the same models, to measure against"
+  description = "The naive service with the same models, for measurements"
   target      = "baseline"
   args        = { MODELS = join(" ", models()) }
   tags        = ["${IMAGE}-baseline:${TAG}"]
@@ -312,7 +312,7 @@ target "baseline" {
 
 target "weights" {
   inherits          = ["_image"]
-  description       = "The baked models alone"
+  description       = "Only the baked models"
   dockerfile-inline = with_weights(WEIGHTS_BASE)
   contexts          = weights_contexts()
   args              = SOURCE_DATE_EPOCH == "" ? {} : { SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH }

@@ -1,4 +1,4 @@
-"""The build backend of the root: it builds nothing, and says what to install instead."""
+"""The build backend of the root: builds nothing, and tells the user what to install instead."""
 
 from __future__ import annotations
 

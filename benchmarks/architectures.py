@@ -1,4 +1,4 @@
-"""Every known architecture, tiny: baked, loaded, and held against `from_pretrained`; a table and JSON.
+"""Bakes and loads a tiny model of every known architecture, and compares it with `from_pretrained`; table and JSON.
 
 The architectures and what is compared stand in `tests/known_architectures.py` and `tests/architecture_checks.py`;
 the tests assert the same of each. `--markdown docs/architectures.md` writes the table that is published.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def outcomes(names: list[str]) -> tuple[list[Outcome], dict[str, str]]:
-    """How each architecture fared; and those that were left out, with the reason."""
+    """The outcome of each architecture, and the ones left out, with the reason."""
     import transformers
 
     from helpers.architecture_checks import name_of
@@ -55,7 +55,7 @@ def _outcome(architecture: Architecture, number: int) -> Outcome:
     folder = Path(tempfile.mkdtemp(prefix="architecture."))
     try:
         return check(architecture, number, folder)
-    except Exception as error:  # a row like the others: the table shows what does not work
+    except Exception as error:  # failures are rows of the table too
         return Outcome(
             class_=architecture.class_, group=architecture.group, model_type="", dtype=architecture.dtype, form="",
             parameters=0, tier="none", structure=False, reason=f"{type(error).__name__}: {error}",
@@ -112,11 +112,11 @@ def _row(outcome: Outcome) -> str:
 
 
 def main() -> int:
-    """Exit code 1 where one is not mapped or not equal."""
+    """Exit code 1 if a model is not mapped or not equal."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="only classes whose name contains one of these")
     parser.add_argument("--output", type=Path, metavar="FILE", default=ROOT / "dist" / "architectures.json")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the published table too")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the published table")
     options = parser.parse_args()
     _quiet()
     versions = _versions()
@@ -147,7 +147,7 @@ def _quiet() -> None:
     import torch
     import transformers
 
-    torch.set_num_threads(1)  # for models of this size others only wait
+    torch.set_num_threads(1)  # more threads do not help models of this size
     transformers.logging.disable_progress_bar()
 
 

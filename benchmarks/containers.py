@@ -1,4 +1,4 @@
-"""Cold starts of containers: the page cache is dropped before each, which takes root.
+"""Cold starts of containers: drops the page cache before each start, which needs root.
 
 `--read-bps 200000000` puts each container behind a disk of that speed (`docker run --device-read-bps`), the warm ones
 left out. Images: `make image baseline`, for full-size dummy models with MODELS_FILE=models.dummy.toml.
@@ -40,7 +40,7 @@ def main() -> None:
                 forget_pages()
             sample = measure(launcher, ask)
             print(f"round {turn}: {name} {sample.ready:.2f} s, {sample.first_answer:.2f} s", file=sys.stderr)
-            if turn:  # the first does not count
+            if turn:  # the first is a warm-up
                 taken[name]["ready"].append(sample.ready)
                 taken[name]["first answer"].append(sample.first_answer)
     limit = f" behind {options.read_bps:,} bytes/s" if options.read_bps else ""
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def contenders(image: str, baseline: str | None, read_bps: int | None) -> dict[str, ContainerLauncher]:
-    """Those that are compared, in turn."""
+    """The launchers to compare."""
     client = open_engine()
     slow: dict[str, Any] = {}
     if read_bps:

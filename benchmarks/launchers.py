@@ -8,15 +8,15 @@ from image_analyzer.description import ImageAnalyzer
 from prebake_build.measure.processes import ProcessLauncher
 
 ask = ImageAnalyzer().request
-"""What both are asked first."""
+"""The first request to both."""
 
 
 def baked(root: Path, label: str = "baked", **environment: str) -> ProcessLauncher:
-    """The service of baked models."""
+    """The service with baked models."""
     return ProcessLauncher(label, ["prebake", "serve", "--root", str(root), "--port", "{port}"], **environment)
 
 
 def naive(checkpoints: Path) -> ProcessLauncher:
-    """The service without Prebake, on checkpoints that `prebake fetch` wrote."""
+    """The service without Prebake, with checkpoints that `prebake fetch` wrote."""
     command = ["python", "-m", "image_analyzer.naive", "--checkpoints", str(checkpoints), "--port", "{port}"]
     return ProcessLauncher("naive", command)

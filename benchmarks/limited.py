@@ -1,4 +1,4 @@
-"""A disk of a given speed: a control group whose reads are limited, version 1 or 2, whichever is mounted (root)."""
+"""Simulates a disk of a given speed: limits reads with a control group, version 1 or 2 (needs root)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ GROUPS = Path("/sys/fs/cgroup")
 
 
 def disk_of(place: Path) -> Path:
-    """The disk that a file or folder is on, in sysfs; its name is the device's."""
+    """The sysfs folder of the disk that contains a file or folder; its name is the device's."""
     device = place.stat().st_dev
     disk = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
     return disk.parent if (disk / "partition").exists() else disk
 
 
 class Limited:
-    """This process and those it starts read no faster from the disk of `place`, while the block runs."""
+    """During the block, limits reads of this process and its children from the disk of `place`."""
 
     def __init__(self, place: Path, read_bps: int) -> None:
         self._number = (disk_of(place) / "dev").read_text().strip()
@@ -49,7 +49,7 @@ class Limited:
             self._group.rmdir()
 
     def read(self) -> int:
-        """Bytes that were read from the disk so far."""
+        """Bytes read from the disk so far."""
         if self._first:
             lines = (self._group / "blkio.throttle.io_service_bytes").read_text().splitlines()
             found = (line.split() for line in lines)

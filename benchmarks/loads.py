@@ -1,4 +1,4 @@
-"""One BLIP load by each method, in a process of its own: seconds, and the memory it costs.
+"""Loads BLIP with each method in a separate process, and measures time and memory.
 
 Imports are done before the clock starts. It stops twice: when the module is usable, and when every page of its
 weights was touched, so that lazy mappings pay for what they put off. Cold means that the kernel was asked to drop
@@ -78,7 +78,7 @@ def runai_streamer(files: Path) -> Any:
 
 
 def read_once(files: Path) -> None:
-    """No load: what the cache or the disk takes to give the file's bytes, in large pieces."""
+    """Not a load: only reads the file in large pieces, as a lower bound for the cache or the disk."""
     read_through(files / "baked" / "model.safetensors")
 
 
@@ -106,11 +106,11 @@ METHODS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "Run:ai streamer": (runai_streamer, "runai_model_streamer"),
     "the file read once, no load": (read_once, "prebake"),
 }
-"""Title → loader, and the package that it needs."""
+"""Title → loader, and the package it needs."""
 
 
 def one(method: str, files: Path) -> dict[str, float]:
-    """Load once in this process, whose imports are done first."""
+    """Load once in this process, after all imports."""
     import importlib
 
     from prebake.families import compat
@@ -142,7 +142,7 @@ def one(method: str, files: Path) -> dict[str, float]:
 
 
 def addresses(model: Any) -> list[tuple[int, int]]:
-    """Where a module's weights lie: first address and bytes of each run, neighbours joined, tied ones once."""
+    """The memory ranges of a module's weights: address and size; adjacent ones merged, tied ones once."""
     found = sorted({(p.data_ptr(), p.nbytes) for p in model.parameters() if p.numel()})
     runs: list[list[int]] = []
     for begin, length in found:
@@ -154,8 +154,8 @@ def addresses(model: Any) -> list[tuple[int, int]]:
 
 
 def touch(ranges: list[tuple[int, int]]) -> float:
-    """Seconds that it takes to read a byte of every page: by address, as the loop over 600 tensors in Python would
-    cost as much as the page faults that are to be counted."""
+    """Seconds to read one byte of every page. Reads by address, because a Python loop over 600 tensors would take as
+    long as the page faults that it measures."""
     import numpy
 
     memories: list[Any] = [(ctypes.c_ubyte * length).from_address(begin) for begin, length in ranges]
@@ -196,13 +196,13 @@ def _installed(package: str) -> bool:
 
 
 def every_file(files: Path) -> list[Path]:
-    """The files that any method reads."""
+    """The files that the methods read."""
     folders = (files, (files / "baked").resolve(), (files / "pickle").resolve())
     return [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
 
 
 def drop_pages(files: Path) -> None:
-    """Ask the kernel to forget the files' pages."""
+    """Drop the files' pages from the page cache."""
     for path in every_file(files):
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
@@ -211,7 +211,7 @@ def drop_pages(files: Path) -> None:
 
 
 def read_pages(files: Path) -> None:
-    """Bring every page into the page cache."""
+    """Read every page into the page cache."""
     for path in every_file(files):
         read_through(path)
 
@@ -257,7 +257,7 @@ def main() -> None:
 
 
 def table(cache: str, samples: dict[str, list[dict[str, float]]]) -> str:
-    """One cache state: medians with their spread, and Prebake's ratio to each."""
+    """The table for one cache state: medians with their range, and Prebake's ratio to each method."""
     rounds = len(next(iter(samples.values())))
     lines = [f"\n{cache} cache, {rounds} rounds: median (lowest to highest)"]
     lines.append(f"{'':30}{'usable, ms':>26}{'every page touched, ms':>28}{'private, MB':>14}{'ratio':>8}")

@@ -1,4 +1,4 @@
-"""Memory of several services on one host: the sum of their proportional set sizes, naive and baked.
+"""Memory of several services on one host: the sum of their proportional set sizes (PSS), naive and baked.
 
 Counted when all are ready, and again after each answered once, so that its weights were touched; both times when
 nothing was asked for three seconds, as it is with a service on most of its days. A page that four
@@ -24,7 +24,7 @@ KINDS = ("Pss", "Pss_Anon", "Pss_File")
 
 
 def proportional(pid: int) -> dict[str, int]:
-    """Proportional set size by kind, in bytes."""
+    """Proportional set size (PSS) by kind, in bytes."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     found = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.partition(":")[0] in KINDS}
     return {kind: found[kind] for kind in KINDS}
@@ -37,7 +37,7 @@ def added(services: list[Service]) -> dict[str, int]:
 
 
 def together(launcher: Launcher, number: int) -> dict[str, dict[str, int]]:
-    """Start that many, add up, let each answer, add up again."""
+    """Start this many services and measure the sums when they are ready, and after each has answered."""
     import time
 
     picture = io.BytesIO()

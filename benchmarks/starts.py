@@ -1,4 +1,4 @@
-"""The whole service, from exec to ready: naive, baked, and `import torch` alone, in turn.
+"""Measures the time to ready of the whole service, naive and baked, and of `import torch` alone, in turn.
 
 `--cold` has the kernel forget every page before each start (root), and adds the baked service that reads ahead what
 an earlier start read. `--read-bps 200000000` puts each process behind a disk of that speed, through a control group
@@ -32,26 +32,26 @@ BAKED, AHEAD, WARM = "baked", "baked, read ahead", "baked, warm"
 
 
 def import_torch() -> float:
-    """Seconds of a process that imports torch and nothing else."""
+    """Duration of a process that only imports torch, in seconds."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import torch"], check=True)
     return time.perf_counter() - started
 
 
 def record(models: Path, output: Path) -> int:
-    """Have a start write down what it reads; the bytes that it needs before it is ready."""
+    """Record what a start reads, and return the bytes that it needs before it is ready."""
     subprocess.run([sys.executable, "-m", "prebake", "check", "--root", models, "--record-reads", output],
                    check=True, stdout=subprocess.DEVNULL)  # fmt: skip
     needed: dict[str, int] = {}
     parts = parse(output.read_text(encoding="utf-8").splitlines())
     for path, ranges in (entry for entries, _ in parts for entry in entries):
-        # what stands there again is what the first answer needs
+        # ranges of a file listed a second time are those of the first answer
         needed.setdefault(path, sum(length for _, length in ranges) if ranges else Path(path).stat().st_size)
     return sum(needed.values())
 
 
 def forget_pages() -> None:
-    """Have the kernel drop clean pages. Raises OSError where this process may not."""
+    """Make the kernel drop clean pages. Raises OSError if this process lacks the permission."""
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 class Starts:
-    """The contenders, and what is measured of each beside the seconds to ready."""
+    """The contenders, and their measurements besides the time to ready."""
 
     def __init__(self, models: Path, *, cold: bool, read_bps: int | None) -> None:
         self._cold, self._read_bps = cold, read_bps
@@ -93,7 +93,7 @@ class Starts:
         self.answers: dict[str, list[float]] = {launcher.label: [] for launcher in contenders}
         """Seconds to the first answer."""
         self.read: dict[str, list[int]] = {name: [] for name in self._contenders}
-        """Bytes read from the disk until then, where it is limited."""
+        """Bytes read from the disk until the first answer, if reads are limited."""
 
     def _ready(self, launcher: Launcher) -> float:
         sample = measure(launcher, launchers.ask)
@@ -101,7 +101,7 @@ class Starts:
         return sample.ready
 
     def take(self, rounds: int) -> dict[str, list[float]]:
-        """Each contender once a round, after one round that does not count: seconds to ready."""
+        """Run each contender once per round, after a warm-up round; returns the seconds to ready."""
         taken: dict[str, list[float]] = {name: [] for name in self._contenders}
         for turn in range(rounds + 1):
             for name, once in self._contenders.items():
@@ -117,7 +117,7 @@ class Starts:
         return taken
 
     def lines(self, taken: dict[str, list[float]]) -> Iterator[str]:
-        """The table."""
+        """The lines of the table."""
         best = AHEAD if AHEAD in taken else BAKED
         for name, values in taken.items():
             line = f"{name:18}{spread(values)}   {best} / it: {ratios(taken[best], values)}"
@@ -134,7 +134,7 @@ class Starts:
 
 
 def ratios(some: list[float], others: list[float]) -> str:
-    """The pairs' ratios."""
+    """Median and range of the pairs' ratios."""
     return spread([a / b for a, b in zip(some, others, strict=True)])
 
 

@@ -85,7 +85,7 @@ def test_an_instruction_that_changed_no_file_has_a_layer_where_the_engine_kept_i
 def test_a_history_that_does_not_come_out_even_is_refused() -> None:
     with pytest.raises(PrebakeError) as caught:
         match_layers("an-image", ["a", "b"], HISTORY)
-    assert str(caught.value) == "an-image: has 2 layers, and its history tells of 3"
+    assert str(caught.value) == "an-image: has 2 layers, but its history lists 3"
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_container_that_ended_at_once_is_removed_and_its_words_are_told() -> N
     container = FakeContainer({})
     with pytest.raises(PrebakeError) as caught:
         ContainerLauncher(FakeEngine(container), "an-image", "baked").launch()
-    assert str(caught.value) == "an-image: the container ended at once; it wrote:\nready\n"
+    assert str(caught.value) == "an-image: the container ended immediately; its output:\nready\n"
     assert container.removed == 1
 
 
@@ -166,7 +166,7 @@ def test_a_container_that_cannot_be_started_is_removed() -> None:
     [
         (docker.errors.ImageNotFound("no"), "an-image: there is no such image here: build it, or pull it"),
         (docker.errors.APIError("no", explanation="bad limit"),
-         "an-image: the engine makes no container of it: bad limit"),
+         "an-image: the engine cannot create a container: bad limit"),
     ],
 )  # fmt: skip
 def test_a_container_that_cannot_be_made_is_said(error: Exception, message: str) -> None:

@@ -1,7 +1,7 @@
-"""`models.toml` to model folders: fetch, convert, prove, write, one model after another.
+"""Bakes the models of `models.toml` into model folders, one after another: fetch, convert, prove, write.
 
-What is fetched is what `models.lock` says. The worker process does everything that touches a checkpoint's
-bytes; this side holds the lock, the cache and the output folder.
+The checkpoints are those in `models.lock`. A worker process does everything that touches a checkpoint's bytes; this
+process handles the lock, the cache and the output folder.
 """
 
 from __future__ import annotations
@@ -35,16 +35,15 @@ from prebake_build.sources import Source as Upstream
 logger = logging.getLogger(__name__)
 
 FORMAT = 3
-"""Of a folder's contents: raised when the worker writes others for the same checkpoint."""
+"""Version of a folder's contents; increased when the worker writes different contents for the same checkpoint."""
 
 
 def bake(spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, output: Path, *, force: bool) -> list[Path]:
-    """Bake the named models (all where none is named) into `output/NAME`; the folders, in the file's order.
+    """Bake the named models (default: all) into `output/NAME` and return the folders, in the file's order.
 
-    Without a lock, or where the lock says that a model is unresolved, its source is resolved now, which is
-    said. A folder that stands there with the same
-    source, recipe and converter is left as it is, unless `force`. Raises PrebakeError; models baked before
-    the failing one stay, and what stood in the failing one's place too.
+    Without a lock, or if the lock marks a model as unresolved, the source is resolved now, with a warning. An existing
+    folder with the same source, recipe and converter is kept, unless `force`. Raises PrebakeError; then models that
+    were already baked stay, and so does the previous folder of the failing model.
     """
     models = spec.select(names)
     with alone_in(output):
@@ -85,7 +84,7 @@ def _bake_one(
 
 
 def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
-    """What a baked folder depends on, as one digest: the checkpoint, the declaration, and the converter's version."""
+    """One digest of everything a baked folder depends on: checkpoint, declaration and the converter's version."""
     declared = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     warmup = declared.pop("warmup")
     if warmup is not None:  # without it, the digest of the versions that knew no warm-up
@@ -135,7 +134,7 @@ def _options(model: ModelSpec, source: Upstream) -> Mapping[str, Any]:
 
 
 def _work(job: Job) -> None:
-    """Run the worker and raise what it answered. Its messages go to our standard error as they come."""
+    """Run the worker and raise the error that it returns. Its messages go directly to standard error."""
     quiet = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}
     with isolated(Path(job.checkpoint), Path(job.folder)) as worker:
         done = subprocess.run(
@@ -145,7 +144,7 @@ def _work(job: Job) -> None:
             env={
                 **worker.environment,
                 "HF_HUB_OFFLINE": "1",
-                "PYTHONHASHSEED": "0",  # what constructors make of sets keeps its order
+                "PYTHONHASHSEED": "0",  # so that constructors iterate over sets in the same order
                 "TOKENIZERS_PARALLELISM": "false",
                 layout.ENV_DEFER: "0",
                 **quiet,
@@ -155,7 +154,7 @@ def _work(job: Job) -> None:
         )
     if done.returncode != 0 or not done.stdout:
         raise PrebakeError(
-            f"models.{job.name}: the worker ended with {_ending(done.returncode)}; its last words stand above"
+            f"models.{job.name}: the worker ended with {_ending(done.returncode)}; see its messages above"
         )
     answer: dict[str, str] = json.loads(done.stdout)
     if answer.get("error") == "OSError":
@@ -167,5 +166,5 @@ def _work(job: Job) -> None:
 
 def _ending(code: int) -> str:
     if code == -9:
-        return "signal 9 (killed, perhaps for want of memory)"
+        return "signal 9 (killed, perhaps out of memory)"
     return f"signal {-code}" if code < 0 else f"exit code {code}"

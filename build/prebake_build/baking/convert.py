@@ -1,7 +1,7 @@
-"""A loaded module -> what is stored of it: each tensor once, tied names as aliases.
+"""Collects the tensors of a loaded module for storage: each tensor once, tied names as aliases.
 
-The module is the one that the framework's own loader made of the checkpoint. So whatever upstream does on
-the way (renamed keys, fused experts, computed buffers) has happened, and is baked as it ended up.
+The framework's own loader has made the module from the checkpoint. So all of upstream's changes (renamed keys, fused
+experts, computed buffers) have happened, and their result is baked.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from prebake.weights.tensors import DTYPE_NAMES
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tensors:
-    """What a module holds, by name. The tensors are the module's own: nothing is copied here."""
+    """A module's tensors by name. These are the module's own tensors, not copies."""
 
     state: dict[str, torch.Tensor] = field(default_factory=dict)
-    """What its state dict holds, tied tensors under their first name only."""
+    """The tensors of its state dict; tied tensors only under their first name."""
     hidden: dict[str, torch.Tensor] = field(default_factory=dict)
-    """What its state dict leaves out: non-persistent buffers and tensors that are plain attributes."""
+    """The tensors outside its state dict: non-persistent buffers and plain attributes."""
     aliases: dict[str, str] = field(default_factory=dict)
     """Tied name → the name that is stored."""
 
@@ -34,12 +34,12 @@ class Tensors:
 
 
 def tensors_of(module: nn.Module, where: str) -> Tensors:
-    """Take every tensor of the module.
+    """Collect every tensor of the module.
 
-    Tensors are tied where they are the same elements (`identity_of`). The first name in the module's order is
-    stored, which is the one that frameworks keep too. Plain attributes without values are left out: loaders
-    forget some that are never used. Raises SourceError for a tensor that safetensors cannot hold, or for one of
-    a state dict or a buffer that has no values.
+    Tensors are tied if they are the same elements (`identity_of`). The first name in the module's order is stored;
+    frameworks keep the same one. Plain attributes without values are left out: loaders leave some unused ones on the
+    meta device. Raises SourceError for a tensor that safetensors can't store, and for a tensor of the state dict or a
+    buffer that has no values.
     """
     taken = Tensors()
     first: dict[tuple[object, ...], str] = {}
@@ -59,13 +59,13 @@ def tensors_of(module: nn.Module, where: str) -> Tensors:
 
 
 def identity_of(tensor: torch.Tensor) -> tuple[object, ...]:
-    """Equal for tensors that are the same elements: same storage, type, offset, shape and strides."""
+    """A key that is equal for tensors with the same elements: same storage, dtype, offset, shape and strides."""
     return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
 
 
 def _check(slot: Slot, where: str) -> None:
     if slot.tensor.is_meta and slot.kind == "extra":
-        raise SourceError(f"{where}: {slot.key} is extra state that is no tensor, which safetensors cannot hold")
+        raise SourceError(f"{where}: {slot.key} is extra state that is not a tensor, which safetensors cannot hold")
     if slot.tensor.is_meta:
         raise SourceError(f"{where}: {slot.key} has no values after the ordinary load")
     if slot.tensor.layout is not torch.strided or slot.tensor.is_quantized:

@@ -1,8 +1,9 @@
-"""The parent's side of the worker's isolation: what the worker is given, and what it cannot take from here.
+"""The parent's side of the worker's isolation: the worker's environment, and the protection of this process.
 
-The environment is an allow-list, HOME an empty folder. While the worker lives, this process is not dumpable, so no
-process without CAP_SYS_PTRACE reads its memory or environment; and the values that the kernel shows as its initial
-environment, whatever becomes of `os.environ`, are overwritten. `prebake_build.baking.sandbox` is the worker's side.
+The worker's environment is filtered by an allow-list, and its HOME is an empty folder. While the worker runs, this
+process is not dumpable, so no process without CAP_SYS_PTRACE can read its memory or environment. The kernel shows a
+process's initial environment in /proc even after `os.environ` changes, so secret values are overwritten there.
+`prebake_build.baking.sandbox` is the worker's side.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from prebake_build.baking import memory
 from prebake_build.baking.sandbox import Plan
 
 ENV_PASSED = "PREBAKE_WORKER_ENV"
-"""Names of further variables that the worker gets, with commas between them."""
+"""Comma-separated names of additional variables that the worker gets."""
 
 NAMES = frozenset((
     "PATH", "LANG", "LANGUAGE", "TZ", "TERM", "COLUMNS", "NO_COLOR", "TMPDIR", "USER", "LOGNAME",
@@ -38,10 +39,10 @@ FAMILIES = (
     "LC_", "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "VECLIB_", "NUMEXPR_", "DNNL_", "ONEDNN_", "MALLOC_", "ATEN_",
     "TORCH_", "PYTORCH_", "PREBAKE_",
 )  # fmt: skip
-"""How the names of allowed variables may begin: language, threads, allocators, torch, and our own."""
+"""Prefixes of allowed variables: language, threads, allocators, torch, and Prebake's own."""
 
 _RUNTIME_FOLDERS = ("/run", "/var/run")
-"""Sockets of daemons, and where Docker and Kubernetes mount secrets."""
+"""Folders with sockets of daemons, and with secrets that Docker and Kubernetes mount."""
 _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Isolated:
-    """What to start the worker with."""
+    """Environment and argument of the worker."""
 
     environment: Mapping[str, str]
     plan: str
@@ -59,7 +60,7 @@ class Isolated:
 
 @contextmanager
 def isolated(checkpoint: Path, folder: Path) -> Iterator[Isolated]:
-    """For the time that a worker lives, which reads `checkpoint` and writes `folder`. Raises ConfigError."""
+    """Isolation for the lifetime of a worker that reads `checkpoint` and writes `folder`. Raises ConfigError."""
     allocated = memory.limit(checkpoint)
     with tempfile.TemporaryDirectory(prefix="prebake-worker-") as scratch, _unreadable():
         for name in ("home", "empty"):
@@ -78,7 +79,7 @@ def isolated(checkpoint: Path, folder: Path) -> Iterator[Isolated]:
 
 
 def environment(current: Mapping[str, str], home: str) -> dict[str, str]:
-    """Of `current` what the worker may know, with `home` for its HOME."""
+    """The allowed variables of `current`, with `home` as HOME."""
     passed = {name.strip() for name in current.get(ENV_PASSED, "").split(",")}
     found = {name: value for name, value in current.items() if _is_allowed(name) or name in passed}
     if site.ENABLE_USER_SITE and (base := site.getuserbase()):
@@ -91,7 +92,7 @@ def _is_allowed(name: str) -> bool:
 
 
 def _homes() -> tuple[str, ...]:
-    """The user's home folders: that of the environment, and that of the user database."""
+    """The user's home folders: from HOME and from the user database."""
     found = [os.environ.get("HOME", "")]
     try:
         found.append(pwd.getpwuid(os.geteuid()).pw_dir)
@@ -101,7 +102,7 @@ def _homes() -> tuple[str, ...]:
 
 
 def _credential_files(current: Mapping[str, str]) -> Sequence[str]:
-    """Files and sockets that variables name which the worker does not get: tokens, keys, agents."""
+    """Files and sockets named in variables that the worker does not get: tokens, keys, agents."""
     named = [value for name, value in current.items() if not _is_allowed(name) and value.startswith("/")]
     if folder := current.get("HF_HOME"):
         named += [f"{folder}/token", f"{folder}/stored_tokens"]
@@ -110,7 +111,7 @@ def _credential_files(current: Mapping[str, str]) -> Sequence[str]:
 
 def _is_data(path: Path) -> bool:
     try:
-        # An executable is a tool, such as the shell or this Python, which `_` names.
+        # An executable file is a tool, such as the shell, or the Python in `_`.
         return path.is_socket() or (path.is_file() and not path.stat().st_mode & 0o111)
     except (OSError, ValueError):
         return False
@@ -118,26 +119,26 @@ def _is_data(path: Path) -> bool:
 
 @contextmanager
 def _unreadable() -> Iterator[None]:
-    """No other process without privileges reads this one's memory, environment or open files meanwhile."""
+    """During the block, unprivileged processes can't read this process's memory, environment or open files."""
     _overwrite_initial_environment()
     before = _libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     try:
         yield
     finally:
-        if before == 1:  # another value is the system's own, and cannot be set
+        if before == 1:  # other values are set by the system and can't be restored
             _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def _overwrite_initial_environment() -> None:
-    """Overwrite what /proc/PID/environ shows of variables that the worker does not get.
+    """Overwrite the variables that the worker does not get in /proc/PID/environ.
 
-    The kernel shows the memory where it put the environment when the process began (proc(5): env_start, env_end).
-    Variables move elsewhere first: `os.environ` and getenv() keep them.
+    The kernel shows the memory where it put the environment at the start of the process (proc(5): env_start, env_end).
+    The variables are moved to other memory first, so `os.environ` and getenv() keep them.
     """
     try:
         shown = Path("/proc/self/environ").read_bytes()
-        # The second field, the name in parentheses, may hold spaces; the third is the first after it.
+        # The second field, the name in parentheses, may contain spaces; the split starts at the third field.
         fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         start, end = int(fields[50 - 3]), int(fields[51 - 3])
     except (OSError, ValueError, IndexError) as error:
@@ -151,7 +152,7 @@ def _overwrite_initial_environment() -> None:
         name, equals, value = entry.partition(b"=")
         if equals and value and not _is_allowed(os.fsdecode(name)):
             if (now := os.environb.get(name)) is not None:
-                os.unsetenv(name)  # a C library may leave an equal value where it is
+                os.unsetenv(name)  # else the C library may keep an equal value in its old place
                 os.putenv(name, now)
             ctypes.memset(position + len(name) + 1, 0, len(value))
         position += len(entry) + 1

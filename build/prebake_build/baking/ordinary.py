@@ -1,6 +1,6 @@
-"""A checkpoint as its own framework loads it: the reference that everything baked is held against.
+"""Loads a checkpoint with its own framework: the reference for the proof of a baked model.
 
-Runs in the worker process only, and no code of a checkpoint runs in it: see `state_dicts`.
+Runs only in the worker process. It runs no code from a checkpoint: see `state_dicts`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from prebake_build.sources.archives import extract
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 OTHER_SUFFIXES = (".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".tflite", ".zip")
-"""Weights of other frameworks: neither read nor kept."""
+"""Weights of other frameworks, which are neither read nor copied."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How a checkpoint is to be read, as `models.toml` declares it."""
+    """How to read a checkpoint, as declared in `models.toml`."""
 
     name: str
     family: str
@@ -40,34 +40,33 @@ class Recipe:
     dtype: str
     """A torch dtype's name, or `source` for the checkpoint's own."""
     options: Mapping[str, Any]
-    """The family's own: `languages` and `quantize` for easyocr, `arguments` for torch."""
+    """Options of the family: `languages` and `quantize` for easyocr, `arguments` for torch."""
 
     @property
     def allow(self) -> tuple[str, ...]:
-        """The module whose code may build it: `models.toml` is the application's word."""
+        """The Python module whose code may build the model: the application chose it in `models.toml`."""
         return (self.class_.partition(":")[0],) if self.family == "torch" and self.class_ else ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ordinary:
-    """The reference, and what the runtime must be told to build the same."""
+    """The reference module, and what the runtime needs to build the same one."""
 
     module: nn.Module
     class_: str
     options: Mapping[str, Any]
     keep: tuple[str, ...] = ()
-    """Small files of the checkpoint that belong into the baked folder, as paths in it."""
+    """Small files of the checkpoint to copy into the baked folder, as relative paths."""
     requires: tuple[str, ...] = ("torch",)
-    """Packages whose versions the fast tiers are proven with."""
+    """Packages whose versions the proof depends on."""
     texts: Mapping[str, str] = field(default_factory=dict)
-    """Small files whose text differs from the checkpoint's."""
+    """Small files whose text differs from the checkpoint's: path → text."""
 
 
 def load_checkpoint(recipe: Recipe, checkpoint: Path) -> Ordinary:
     """Load the checkpoint through its own framework.
 
-    Raises SourceError where it is damaged, incomplete or wants to run code, ConfigError where the recipe
-    does not fit it.
+    Raises SourceError if it is damaged, incomplete or would run code, and ConfigError if the recipe does not fit it.
     """
     compat.torchvision_operators()
     try:
@@ -77,7 +76,7 @@ def load_checkpoint(recipe: Recipe, checkpoint: Path) -> Ordinary:
             return _easyocr(recipe, checkpoint)
         return _torch(recipe, checkpoint)
     except ImportError as error:
-        raise ConfigError(f"models.{recipe.name}: cannot import what this model needs: {first_line(error)}") from error
+        raise ConfigError(f"models.{recipe.name}: cannot import a package it needs: {first_line(error)}") from error
 
 
 def _transformers(recipe: Recipe, checkpoint: Path) -> Ordinary:
@@ -91,7 +90,7 @@ def _transformers(recipe: Recipe, checkpoint: Path) -> Ordinary:
         )
     config = checkpoint / "config.json"
     if not config.is_file():
-        raise ConfigError(f"{where}.source: the checkpoint has no config.json, so it is none of transformers")
+        raise ConfigError(f"{where}.source: not a checkpoint of transformers: it has no config.json")
     try:
         class_ = recipe.class_ or architecture(config.read_text(encoding="utf-8"))
     except (ValueError, TypeError, AttributeError) as error:
@@ -100,23 +99,23 @@ def _transformers(recipe: Recipe, checkpoint: Path) -> Ordinary:
         raise ConfigError(f'{where}.class: config.json names no architecture: add class = "transformers:…"')
     cls = class_named(class_, f"{where}.class")
     if not _is_model(cls):
-        raise ConfigError(f"{where}.class: {shown(class_)} of transformers is no model")
+        raise ConfigError(f"{where}.class: {shown(class_)} of transformers is not a model")
     dtype: Any = "auto" if recipe.dtype == "source" else getattr(torch, recipe.dtype)
     module, info = _from_pretrained(cls, checkpoint, dtype, where)
-    class_ = type(module).__name__  # an Auto class has found the real one
+    class_ = type(module).__name__  # the concrete class, if an Auto class was given
     if info["missing_keys"]:
         raise SourceError(
             f"{where}: the checkpoint lacks {_some(info['missing_keys'])}, which {class_} would fill with random "
             "values: name the class that it was saved from"
         )
-    # the dtype it was loaded with; not that of its first parameter, which a model may keep in float32
+    # the dtype of the load; not that of the first parameter, which a model may keep in float32
     weights_dtype = str(getattr(module.config, "dtype", None) or module.dtype).removeprefix("torch.")
     options: dict[str, Any] = {"dtype": weights_dtype, "processor": _processor(checkpoint)}
     if frozen := sorted(name for name, parameter in module.named_parameters() if not parameter.requires_grad):
         options["frozen"] = frozen
     keep = tuple(path for path in paths_of(checkpoint, hidden=False)
                  if not _is_weights(Path(path)) and not path.endswith(OTHER_SUFFIXES))  # fmt: skip
-    dequantized = not hasattr(module.config, "quantization_config")  # with a checkpoint's scales, or as it always was
+    dequantized = not hasattr(module.config, "quantization_config")  # True if it was dequantized, or never quantized
     text = _config_text(config, None if recipe.dtype == "source" else weights_dtype, dequantized)
     texts = {"config.json": text} if text else {}
     return Ordinary(module=module, class_=class_, options=options, keep=keep, texts=texts,
@@ -131,7 +130,7 @@ def _from_pretrained(cls: Any, checkpoint: Path, dtype: Any, where: str) -> tupl
         raise
     except Exception as error:  # frameworks raise anything
         cause: BaseException | None = error
-        while cause is not None:  # transformers 4 raises another error about the pickle's
+        while cause is not None:  # transformers 4 wraps the pickle's error in another
             if isinstance(cause, pickle.UnpicklingError):
                 raise refusal(cause, where) from error
             cause = cause.__cause__ or cause.__context__
@@ -140,14 +139,14 @@ def _from_pretrained(cls: Any, checkpoint: Path, dtype: Any, where: str) -> tupl
 
 
 def _is_model(cls: Any) -> bool:
-    """Whether it is a class of models, or one of those that find a class by `config.json`."""
+    """Whether it is a model class, or an Auto class, which finds the class from `config.json`."""
     from transformers import PreTrainedModel
 
     return isinstance(cls, type) and (issubclass(cls, PreTrainedModel) or cls.__name__.startswith("AutoModel"))
 
 
 def _processor(checkpoint: Path) -> str | None:
-    """The class of transformers that reads the folder's processor, tokenizer or feature extractor."""
+    """The name of the class for the folder's processor, tokenizer or feature extractor, or None."""
     import transformers
 
     from prebake.families.transformers import PROCESSOR_FILES, processor_class
@@ -160,8 +159,8 @@ def _processor(checkpoint: Path) -> str | None:
         )
     except ImportError:
         raise
-    except Exception as error:  # some files of a processor, and none that the library can put together
-        print(f"{checkpoint}: no processor can be made of its files: {first_line(error)}", file=sys.stderr)
+    except Exception as error:  # files of a processor that the library can't load
+        print(f"{checkpoint}: cannot load a processor from its files: {first_line(error)}", file=sys.stderr)
         return None
     found = type(processor).__name__
     try:
@@ -172,7 +171,7 @@ def _processor(checkpoint: Path) -> str | None:
 
 
 def _config_text(config: Path, dtype: str | None, dequantized: bool) -> str | None:
-    """`config.json` as it describes the baked weights, or None where the checkpoint's does."""
+    """The text of a `config.json` that describes the baked weights, or None if the checkpoint's does."""
     document = json.loads(config.read_text(encoding="utf-8"))
     declared = dict(document)
     if dequantized:
@@ -194,12 +193,12 @@ def _easyocr(recipe: Recipe, checkpoint: Path) -> Ordinary:
     states: dict[str, StateDict] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for archive in archive_members(languages).values():
-            # the zips were held against the lock's hashes, and those against EasyOCR's md5 when it was locked
+            # the zips match the lock's hashes, and their members matched EasyOCR's md5 when they were locked
             member = extract(checkpoint / archive.name, archive.member, Path(scratch), md5=None)
             part = "detector" if archive.name.startswith("craft") else "recognizer"
             states[part] = _strip_module(read_state_dict(member, f"models.{recipe.name}"))
     if "Prediction.bias" not in states["recognizer"]:
-        raise SourceError(f"models.{recipe.name}: lacks Prediction.bias: this is no recogniser of EasyOCR")
+        raise SourceError(f"models.{recipe.name}: lacks Prediction.bias: this is not a recogniser of EasyOCR")
     options = {
         "languages": list(languages),
         "quantize": bool(recipe.options["quantize"]),
@@ -235,7 +234,7 @@ def _torch(recipe: Recipe, checkpoint: Path) -> Ordinary:
         module = build(recipe.class_, arguments, f"{where}.class", recipe.allow)
     except PrebakeError:
         raise
-    except Exception as error:  # of the user's own code: whatever it is
+    except Exception as error:  # the user's code may raise any exception
         raise ConfigError(
             f"{where}.class: {recipe.class_} failed: {type(error).__name__}: {first_line(error)}"
         ) from error
@@ -252,7 +251,7 @@ def _fill(module: nn.Module, state: StateDict, where: str) -> None:
 
 
 def _strip_module(state: StateDict) -> StateDict:
-    """Keys without the `module.` that `torch.nn.DataParallel` put before them."""
+    """The state dict without the prefix `module.` of `torch.nn.DataParallel`."""
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""What was written equals what was fetched: held key by key, bit by bit, through the production loader."""
+"""Proves that a baked model equals its checkpoint: compares every tensor bit by bit, through the runtime's loader."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from prebake.tiers.loader import Loader
 
 
 def prove(ordinary: nn.Module, folder: Path, allow: tuple[str, ...] = ()) -> nn.Module | None:
-    """Load the folder in the ways the runtime would, and compare with the ordinary load of the checkpoint.
+    """Load the folder as the runtime would, and compare it with the ordinary load of the checkpoint.
 
-    Mapped, every tensor must be there, the unsaved ones too. Through the framework's own loader on the
-    baked folder, every saved tensor must be there, so that the fallback gives the same model. A model that
-    cannot be mapped is said, and what the runtime will do instead. `allow` names the modules whose code may build it.
-    Returns the mapped module, or None. Raises IntegrityError that lists what differs.
+    The mapped module must have every tensor, including those that a state dict does not save. The framework's own
+    loader must give every saved tensor from the baked folder, so the fallback gives the same model. If the model can't
+    be mapped, prints a warning that names the fallback. `allow` lists the Python modules whose code may build the
+    model. Returns the mapped module, or None. Raises IntegrityError that lists the differences.
     """
     expected = {slot.key: slot.tensor for slot in slots(ordinary) if not slot.tensor.is_meta}
     saved = {slot.key: slot.tensor for slot in slots(ordinary) if slot.saved}
@@ -54,7 +54,7 @@ def _compare(expected: dict[str, torch.Tensor], module: nn.Module, folder: Path,
 
 
 def difference_of(expected: torch.Tensor, found: torch.Tensor) -> str | None:
-    """How two tensors differ, or None where they are equal in type, shape and every bit (NaN included)."""
+    """How two tensors differ, or None if dtype, shape and every bit (NaN included) are equal."""
     if expected.dtype != found.dtype:
         return f"expected {expected.dtype}, found {found.dtype}"
     if expected.shape != found.shape:
@@ -70,7 +70,7 @@ def difference_of(expected: torch.Tensor, found: torch.Tensor) -> str | None:
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     """The elements' bytes: shape (number of elements, bytes per element)."""
     whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    # one element counts as contiguous whatever its strides are, and view() wants them to be 1
+    # a single element is contiguous with any strides, but view() requires strides of 1
     whole = whole.as_strided((whole.numel(), 1), (1, 1))
     if whole.is_complex():
         whole = torch.view_as_real(whole).reshape(-1, 2)

@@ -1,14 +1,15 @@
-"""The worker's side of its isolation: what the process gives up before it reads a byte of a checkpoint.
+"""The worker's side of its isolation: drops privileges before the process reads a byte of a checkpoint.
 
-Layers, from the kernel's; each is tried, and none is needed for the others (docs/decisions/0012-worker-isolation.md):
+It applies these layers; each is tried independently of the others (docs/decisions/0012-worker-isolation.md):
 
-1. namespaces of its own for processes, mounts, network and IPC: no other process and no network can be seen, and
-   mounts cover where people keep credentials. Without CAP_SYS_ADMIN inside a user namespace;
-2. capabilities and `no_new_privs`: root keeps reading and writing files, and may trace no process that can do more;
-3. Landlock: no tracing of processes outside, no TCP. Works where namespaces are refused, as in an image build;
-4. RLIMIT_DATA: memory that is allocated, which mapped checkpoints count against too.
+1. separate namespaces for processes, mounts, network and IPC: other processes and the network are invisible, and empty
+   mounts cover the usual places of credentials. Without CAP_SYS_ADMIN, inside a user namespace;
+2. capabilities and `no_new_privs`: root can still read and write files, but can't trace more privileged processes;
+3. Landlock: no tracing of processes outside, no TCP. Works where namespaces are forbidden, as in an image build;
+4. RLIMIT_DATA: limits allocated memory; mapped checkpoints count too.
 
-Nothing here may be imported late: covers may lie over it. Linux only, through `ctypes` (`os.unshare` came with 3.12).
+Everything must be imported before `enter`: mounts may cover files. Linux only, through `ctypes` (`os.unshare` exists
+since Python 3.12).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _NAMESPACES = _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
 _CAP_DAC_OVERRIDE = 1
 _CAPABILITIES = 64
-"""More than any kernel has: those that it does not know are refused."""
+"""More than any kernel has; the kernel rejects unknown ones."""
 _CAPABILITY_VERSION_3 = 0x20080522
 
 # The numbers of these three calls are the same on all architectures.
@@ -51,18 +52,18 @@ _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1, 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What the parent wants hidden and kept; plain values, so that it travels as JSON."""
+    """What to hide and what to keep visible; plain values, so it can be passed as JSON."""
 
     homes: Sequence[str] = ()
     """Folders whose hidden entries are covered."""
     covered: Sequence[str] = ()
-    """Folders and files that are covered wherever they are."""
+    """Folders and files that are covered, in any location."""
     kept: Sequence[str] = ()
-    """Paths that stay visible, beside those that Python imports from."""
+    """Paths that stay visible, besides those that Python imports from."""
     empty_folder: str = ""
-    """What covers folders."""
+    """The empty folder that is mounted over folders."""
     empty_file: str = ""
-    """What covers files."""
+    """The empty file that is mounted over files."""
     writable: str = ""
     """A folder that the worker must be able to write to."""
     memory: int | None = None
@@ -70,10 +71,11 @@ class Plan:
 
 
 def enter(plan: Plan) -> None:
-    """Confine this process; it must have one thread. What the system refuses is left out, and told where it matters.
+    """Confine this process, which must have one thread. Skips what the system forbids; prints a warning if that
+    matters.
 
-    Where a process namespace is allowed, this returns in a child of the process that called it. That process waits,
-    ends as the child ended, and takes the child along when it is killed.
+    If a process namespace is allowed, this function returns in a child process. The parent waits, exits the way the
+    child exits, and if it is killed, the child is killed too.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     root = os.geteuid() == 0
@@ -95,13 +97,13 @@ def enter(plan: Plan) -> None:
 
 
 def _unshare(writable: str) -> str | None:
-    """Enter new namespaces; `root` or `user` says with whose right, None that the system refuses both.
+    """Enter new namespaces. Returns `root` or `user`, the kind of privilege used, or None if the system forbids both.
 
-    Where a namespace lets nobody write to the folder `writable` any more, it counts as refused.
+    If the folder `writable` is not writable inside the user namespace, the namespace is not used.
     """
     if _LIBC.unshare(_NAMESPACES) == 0:
         return "root"
-    trial = os.fork()  # there is no way back from a namespace
+    trial = os.fork()  # try in a child: a process can't leave a namespace
     if trial == 0:
         os._exit(0 if _unshare_as_user() and _can_write(writable) else 1)
     return "user" if os.waitpid(trial, 0)[1] == 0 and _unshare_as_user() else None
@@ -111,8 +113,8 @@ def _unshare_as_user() -> bool:
     uid, gid = os.geteuid(), os.getegid()
     if _LIBC.unshare(_NAMESPACES | _CLONE_NEWUSER) != 0:
         return False
-    # Files keep their owners: the one id that may be mapped without privileges is mapped to itself. Root without
-    # CAP_SETFCAP may map none, and its files stay its own all the same.
+    # Files keep their owners: the single id that may be mapped without privileges is mapped to itself. Root without
+    # CAP_SETFCAP can't map any, but still owns its files.
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with suppress(OSError):
             Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
@@ -128,7 +130,7 @@ def _can_write(folder: str) -> bool:
 
 
 def _go_on_in_child() -> None:
-    """Fork: the new process namespace begins with the child. The parent ends here, as the child does."""
+    """Fork, because the new process namespace begins with the child. The parent waits and exits like the child."""
     child = os.fork()
     if child == 0:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -145,13 +147,13 @@ def _go_on_in_child() -> None:
 
 
 def _mount_over(plan: Plan) -> bool:
-    """Mount what the new namespaces need; whether /proc shows this process alone."""
-    # Nothing of this may reach the mounts of others.
+    """Mount what the new namespaces need. Returns whether /proc shows only this process."""
+    # Other mount namespaces must not see these mounts.
     if _LIBC.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
         return False
     kept = []
     for path in filter(None, (*plan.kept, *_imported_from())):
-        with suppress(OSError):  # a working directory that is gone
+        with suppress(OSError):  # a deleted working directory
             kept.append(Path(path).resolve())
     for home in plan.homes:
         with suppress(OSError):
@@ -159,7 +161,7 @@ def _mount_over(plan: Plan) -> bool:
     for covered in map(Path, plan.covered):
         with suppress(OSError):
             _cover(covered, kept if covered.is_dir() else (), plan)
-    # Read-only: what root may write in it (core_pattern) is read by the kernel outside of all namespaces.
+    # Read-only: the kernel applies some of its files (core_pattern) outside of all namespaces.
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     return bool(_LIBC.mount(b"proc", b"/proc", b"proc", flags, None) == 0)
 
@@ -171,9 +173,9 @@ def _imported_from() -> Iterable[str]:
 
 
 def _cover_hidden(home: Path, kept: Sequence[Path], plan: Plan) -> None:
-    """Cover the folder's hidden entries. Of those that hold something that is kept, the rest is covered.
+    """Cover the folder's hidden entries. If an entry contains a kept path, cover everything else in it.
 
-    A kept path that holds the whole home, such as a working directory, keeps nothing hidden visible.
+    A kept path that contains the whole home, such as a working directory, does not make hidden entries visible.
     """
     inside = [path for path in kept if home in path.parents]
     for entry in sorted(home.iterdir()):
@@ -185,7 +187,7 @@ def _cover_hidden(home: Path, kept: Sequence[Path], plan: Plan) -> None:
 def _cover(path: Path, kept: Sequence[Path], plan: Plan, *, within: Path | None = None) -> None:
     real = path.resolve(strict=True)
     if within and within not in real.parents:
-        return  # a link to elsewhere, perhaps to a folder of the system
+        return  # a link to another place, perhaps a system folder
     if any(real == keep or real in keep.parents or keep in real.parents for keep in kept):
         if real.is_dir() and not any(real == keep or keep in real.parents for keep in kept):
             for entry in sorted(real.iterdir()):
@@ -197,20 +199,20 @@ def _cover(path: Path, kept: Sequence[Path], plan: Plan, *, within: Path | None 
 
 
 def _drop_capabilities(*, keep_file_access: bool) -> None:
-    """Give up every capability, for this process and what it executes. Root may keep that of using any file."""
+    """Drop every capability, for this process and its children. Root may keep access to all files."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     kept = 1 << _CAP_DAC_OVERRIDE if keep_file_access else 0
     for capability in range(_CAPABILITIES):
         if not kept >> capability & 1:
             _prctl(_PR_CAPBSET_DROP, capability)
-    kept &= _permitted()  # a set that grows is refused as a whole
+    kept &= _permitted()  # the kernel rejects a set with new capabilities
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     _LIBC.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0))
 
 
 def _permitted() -> int:
-    """The lower 32 of the capabilities that this process may use."""
+    """The lower 32 bits of this process's permitted capabilities."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     data = ctypes.create_string_buffer(24)
     _LIBC.capget(header, data)
@@ -218,13 +220,13 @@ def _permitted() -> int:
 
 
 def _landlock() -> int:
-    """Enter a Landlock domain; the version of its interface that was used, 0 for none.
+    """Enter a Landlock domain. Returns the version of its ABI, or 0 if it is not available.
 
-    A process in a domain may neither trace one outside nor read its environment, even as root. From version 4 on
-    (Linux 6.7) TCP is refused, from version 6 on signals and abstract sockets to the outside.
+    A process in a domain can neither trace processes outside nor read their environment, even as root. Since version 4
+    (Linux 6.7) TCP is forbidden, since version 6 also signals and abstract sockets to the outside.
     """
     version = _LIBC.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION)
-    if version < 2:  # the first one refuses every rename from folder to folder
+    if version < 2:  # version 1 forbids every rename between folders
         return 0
     network = _NET_BIND_TCP | _NET_CONNECT_TCP if version >= 4 else 0
     scope = _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL if version >= 6 else 0

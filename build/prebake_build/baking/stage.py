@@ -1,9 +1,9 @@
-"""What the Dockerfile's stages run: the part of `prebake bake` that decides bytes, without the command line.
+"""The commands of the Dockerfile's stages: the part of `prebake bake` that determines the output, without its command.
 
-`select` writes the one model's own part of the models file and its lock; `fetch` brings its checkpoint, which needs the
-network and perhaps a token; `bake` bakes what was fetched and needs neither. The stages cache by contents,
-so that adding a model, or changing another one, bakes no model again. The stage that runs this holds only the modules
-that this one imports, directly or not: a changed line in the service bakes nothing again either.
+`select` writes one model's part of the models file and its lock; `fetch` fetches its checkpoint, which needs the
+network and perhaps a token; `bake` bakes what was fetched and needs neither. Docker caches the stages by content, so
+adding or changing one model does not bake the others again. The stage contains only the modules that this one imports,
+directly or indirectly, so a change in the service does not bake anything again either.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from prebake_build.files.atomic import write_text
 logger = logging.getLogger(__name__)
 
 CACHE = "cache"
-"""The folder of `fetch`'s output with the checkpoint: what `bake` reads."""
+"""Folder with the checkpoint in the output of `fetch`, which `bake` reads."""
 
 
 def select(models: Path, name: str, output: Path) -> None:
-    """Write `output/models.toml`, and `output/models.lock` where the models file has a lock, with one model.
+    """Write `output/models.toml`, and `output/models.lock` if the models file has a lock, with one model.
 
-    What a bake recorded in the lock stays out: writing it down must not bake again. Raises PrebakeError.
+    Leaves out what a bake recorded in the lock, because recording it must not cause another bake. Raises PrebakeError.
     """
     read_spec(models).select([name])
     tables = toml.loads(models.read_text(encoding="utf-8"))["models"]
@@ -47,9 +47,9 @@ def select(models: Path, name: str, output: Path) -> None:
 def fetch_one(models: Path, name: str, output: Path) -> None:
     """Fetch the model's checkpoint through the build cache, and write all that `bake_one` needs into `output`.
 
-    That is `models.toml`, `models.lock`, which says what was fetched also where there was no lock before, and a cache
-    with this checkpoint alone: a build's cache mount is another one, or empty, in a later step (`--no-cache`, pruning).
-    Raises PrebakeError.
+    That is `models.toml`, `models.lock`, which records what was fetched even if there was no lock before, and a cache
+    that contains only this checkpoint: in a later step, the build's cache mount may be a different one or empty
+    (`--no-cache`, pruning). Raises PrebakeError.
     """
     from prebake_build.cache.checkpoints import Cache
 
@@ -68,9 +68,9 @@ def fetch_one(models: Path, name: str, output: Path) -> None:
 
 
 def bake_one(models: Path, name: str, output: Path) -> None:
-    """Bake what `fetch_one` wrote beside `models` into `output/NAME`, and set the mtime of `output` to 0.
+    """Bake what `fetch_one` wrote next to `models` into `output/NAME`, and set the mtime of `output` to 0.
 
-    Asks no source, so the step needs no network. Raises PrebakeError.
+    Contacts no source, so the step needs no network. Raises PrebakeError.
     """
     from prebake_build.baking.bake import bake
     from prebake_build.cache.checkpoints import Cache
@@ -83,7 +83,7 @@ def bake_one(models: Path, name: str, output: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The three commands; the exit code."""
+    """Run one of the three commands; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m prebake_build.baking.stage", description=(__doc__ or "").partition("\n")[0]
     )

@@ -1,8 +1,8 @@
-"""A checkpoint file -> a state dict: names and tensors, and never anything that runs code.
+"""Reads a checkpoint file as a state dict of names and tensors, without running code from the file.
 
-Pickles are read with `weights_only=True`: what they may construct is tensors and containers, and a file that
-wants anything else is refused. Beside the tensors, a pickled state dict carries the version of each module
-(`_metadata`), by which modules know how to read what older versions of them saved: it is kept.
+Pickles are read with `weights_only=True`: they may construct only tensors and containers; other files are refused. A
+pickled state dict also has the version of each module (`_metadata`), which modules use to read state dicts of older
+versions: it is kept.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _WHY = re.compile(r"WeightsUnpickler error:\s*(\S.*)")
 
 
 def read_state_dict(path: Path, where: str) -> StateDict:
-    """The tensors of a pickle or a safetensors file, mapped where the format allows it.
+    """The tensors of a pickle or a safetensors file, mapped if the format allows it.
 
-    Raises SourceError where the file is damaged, wants to run code, or holds anything but names and tensors,
-    and TensorFileError for a damaged safetensors file.
+    Raises SourceError if the file is damaged, would run code, or contains anything but names and tensors, and
+    TensorFileError for a damaged safetensors file.
     """
     if path.suffix == ".safetensors":
         return map_tensors(path)
@@ -41,31 +41,31 @@ def read_state_dict(path: Path, where: str) -> StateDict:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         raise refusal(error, f"{where}: {path.name}") from error
-    except Exception as error:  # the unpickler checks little: a changed byte gives KeyError, AssertionError, any
-        raise SourceError(f"{where}: {path.name} is no readable checkpoint: {first_line(error)}") from error
+    except Exception as error:  # the unpickler checks little: a damaged file raises KeyError or any other
+        raise SourceError(f"{where}: {path.name} is not a readable checkpoint: {first_line(error)}") from error
     if not isinstance(state, Mapping) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
-        raise SourceError(f"{where}: {path.name} holds no state dict (expected names and tensors only)")
+        raise SourceError(f"{where}: {path.name} does not contain a state dict (expected names and tensors only)")
     return state
 
 
 def refusal(error: pickle.UnpicklingError, where: str) -> SourceError:
-    """What is wrong with a pickle, in place of torch's advice to switch the protection off."""
+    """The error for a pickle, without torch's advice to turn the protection off."""
     if wanted := _WANTED.search(str(error)):
         return SourceError(
-            f"{where}: refused: its pickle wants to construct {wanted[1]}, and loading that would run code of whoever "
-            "wrote it: only tensors and containers of them are loaded. Ask its author for safetensors, or convert a "
-            "copy where you trust it"
+            f"{where}: refused: its pickle wants to construct {wanted[1]}, and loading that would run code from the "
+            "file: only tensors and containers of tensors are loaded. Ask its author for safetensors, or convert it "
+            "yourself if you trust it"
         )
     why = _WHY.search(str(error))
     return SourceError(
-        f"{where}: is no checkpoint that can be loaded without running code: {why[1] if why else first_line(error)}"
+        f"{where}: cannot be loaded without running code from the file: {why[1] if why else first_line(error)}"
     )
 
 
 def cast(state: StateDict, dtype: torch.dtype) -> StateDict:
-    """The same with every floating-point tensor in `dtype`; tied tensors stay tied."""
+    """A copy with every floating-point tensor in `dtype`; tied tensors stay tied."""
     done: dict[tuple[object, ...], torch.Tensor] = {}
     tensors = {}
     for name, tensor in state.items():
@@ -79,7 +79,7 @@ def cast(state: StateDict, dtype: torch.dtype) -> StateDict:
 
 
 def completed(state: StateDict, module: nn.Module) -> StateDict:
-    """The same with the names that the module ties to one that is there: safetensors' own writer drops those."""
+    """A copy that also has the module's tied names: safetensors' own writer drops them."""
     tied: dict[tuple[object, ...], list[str]] = {}
     for slot in slots(module):
         if slot.saved and slot.tensor.numel():
@@ -102,10 +102,10 @@ def _like(state: StateDict, tensors: Mapping[str, torch.Tensor]) -> StateDict:
 
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(2) == b"PK"  # only this format of torch.save can be mapped
+        return file.read(2) == b"PK"  # torch can map only this format of torch.save
 
 
 def first_line(error: BaseException) -> str:
-    """An error as one line of a message."""
+    """The first line of an error's text, for a message."""
     text = reason(error).strip().partition("\n")[0][:400] or type(error).__name__
     return f"{text}: {error.filename}" if isinstance(error, OSError) and error.filename else text

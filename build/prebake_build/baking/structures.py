@@ -1,8 +1,8 @@
-"""A loaded module → its structure: what its constructor made, as data (`prebake.modules.structure`).
+"""Records the structure of a loaded module: the result of its constructor, as data (`prebake.modules.structure`).
 
-It is made of the module that the runtime's own loader built and assigned, so that reading it gives what that loader
-gives. Not every module has one: weight norms are classes made while the program runs, and some models keep closures or
-functions. They are constructed at each start.
+The module is the one that the runtime's own loader built, so restoring the structure gives the same result as that
+loader. Not every module has a structure: weight norms create classes at run time, and some models have closures or
+functions as attributes. Such modules are constructed at each start.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from prebake_build.files.digest import file_of
 
 _SCALARS = (bool, int, float, str, type(None))
 _CUSTOM = ("__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__", "__slots__")
-"""What a class has that is copied in another way than by its attributes."""
+"""If a class defines one of these, its objects can't be recreated from their attributes alone."""
 
 
 class NoStructureError(Exception):
-    """Why a module has none."""
+    """The module can't have a structure; the message gives the reason."""
 
 
 class _Writer:
@@ -56,7 +56,7 @@ class _Writer:
 
     def document(self, module: nn.Module) -> dict[str, Any]:
         self._object(module)
-        objects = [self._state(found) for found in self._waiting]  # the list grows while it is walked
+        objects = [self._state(found) for found in self._waiting]  # the list grows during the loop
         return {"classes": [spelled(found) for found in self._classes], "objects": objects}
 
     def _object(self, value: Any) -> list[Any]:
@@ -68,7 +68,7 @@ class _Writer:
     def _state(self, found: Any) -> list[Any]:
         cls = type(found)
         if custom := [name for name in _CUSTOM if getattr(cls, name, None) is not getattr(object, name, None)]:
-            raise NoStructureError(f"{spelled(cls)} has a {custom[0]} of its own")
+            raise NoStructureError(f"{spelled(cls)} defines its own {custom[0]}")
         usual = (getattr(object, "__getstate__", None), getattr(nn.Module, "__getstate__", None))
         own_state = getattr(cls, "__getstate__", None)
         state = vars(found) if own_state in usual else found.__getstate__()
@@ -81,7 +81,7 @@ class _Writer:
         for name, value in sorted(state.items()):
             if name in bare and type(value) is type(bare[name]) and value == bare[name]:
                 continue
-            if name == HASH:  # of this process; None says that it was changed since
+            if name == HASH:  # differs between processes; None means that the configuration was changed
                 value = 0 if value == hash(found) else None
             if _is_plain(value) and value != self._folder:
                 plain[name] = value
@@ -91,14 +91,14 @@ class _Writer:
 
     def _class(self, found: type) -> int:
         if not is_allowed(found, self._bases, self._family) or "<locals>" in found.__qualname__:
-            raise NoStructureError(f"it holds a {spelled(found)}")
+            raise NoStructureError(f"it contains a {spelled(found)}")
         return self._classes.setdefault(found, len(self._classes))
 
     def _value(self, value: Any) -> Any:
-        """A scalar as it is, or a tag and what belongs to it."""
+        """A scalar unchanged, or a list of a tag and its arguments."""
         if isinstance(value, torch.Tensor):
             if id(value) not in self._keys:
-                raise NoStructureError("it holds a tensor that was not baked")
+                raise NoStructureError("it contains a tensor that was not baked")
             return ["tensor", self._keys[id(value)], isinstance(value, nn.Parameter), value.requires_grad]
         if type(value) in _SCALARS:
             return ["folder"] if value == self._folder else value
@@ -128,11 +128,11 @@ _CONTAINERS: dict[type, Any] = {
     torch.dtype: lambda value: ("dtype", [str(value).removeprefix("torch.")]),
     torch.device: lambda value: ("device", [str(value)]),
 }  # fmt: skip
-"""Type -> tag and items; pairs where the tag is not among `_FLAT`."""
+"""Type → tag and items; the items are pairs unless the tag is in `_FLAT`."""
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON gives it back as it is."""
+    """Whether the value survives a round trip through JSON."""
     if type(value) is list:
         return all(_is_plain(item) for item in value)
     if type(value) is dict:
@@ -151,18 +151,19 @@ def structure_of(module: nn.Module, baked: BakedModel) -> str:
         document = _Writer(module, baked, family_of(baked.manifest.family, baked.name)).document(module)
     except NoStructureError:
         raise
-    except Exception as error:  # whatever a module's own __getstate__ raises
+    except Exception as error:  # a module's own __getstate__ may raise any exception
         raise NoStructureError(" ".join(str(error).split())[:200]) from error
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False) + "\n"
-    if str(baked.folder) in text:  # which was another one at bake
-        raise NoStructureError("it keeps a path inside its folder")
+    if str(baked.folder) in text:  # the folder has another path at run time
+        raise NoStructureError("it contains a path inside its folder")
     return text
 
 
 def add_structure(module: nn.Module, baked: BakedModel) -> None:
-    """Write the structure of a module that was mapped from the folder, and name it in the manifest.
+    """Write the structure of a module that was mapped from the folder, and add it to the manifest.
 
-    Only one that reads back as the same module is kept. Where there is none, that is said, and the folder stays.
+    The structure is kept only if it restores to the same module; otherwise prints a warning and leaves the folder as it
+    was.
     """
     family, manifest = family_of(baked.manifest.family, baked.name), baked.manifest
     path = baked.folder / layout.STRUCTURE
@@ -181,10 +182,10 @@ def add_structure(module: nn.Module, baked: BakedModel) -> None:
 
 
 def _check(module: nn.Module, baked: BakedModel, family: Family) -> None:
-    """Read it back as the runtime does, around the module's own tensors, and hold it against the module.
+    """Restore the structure as the runtime does, with the module's own tensors, and compare it with the module.
 
-    Every part must be of the same class, with the same attributes, and hold the same tensors; and written down again,
-    it must be the same text. Raises NoStructureError, LoadError.
+    Every part must have the same class, attributes and tensors; and the structure of the result must be the same text.
+    Raises NoStructureError, LoadError.
     """
     names = names_of(baked)
     restored = restore(baked, {slot.key: slot.tensor.detach() for slot in slots(module) if slot.key in names}, family)

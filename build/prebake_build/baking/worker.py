@@ -1,8 +1,8 @@
-"""The process that touches a checkpoint's bytes: load, convert, write, prove; one model, then it ends.
+"""The process that handles a checkpoint's bytes: loads, converts, writes and proves one model, then exits.
 
-Started by `bake` as `python -m prebake_build.baking.worker PLAN`, with a job as JSON on standard input and a result as
-JSON on standard output. First it gives up what it does not need (`prebake_build.baking.sandbox`), so that a
-checkpoint that did get code to run would find no token, no network and no other process.
+`bake` starts it as `python -m prebake_build.baking.worker PLAN`, with a job as JSON on standard input and a result as
+JSON on standard output. It first drops its privileges (`prebake_build.baking.sandbox`): if a checkpoint managed to run
+code, that code would find no token, no network and no other process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NO_MEMORY = re.compile(r"(?:can't|cannot) allocate memory|bad_alloc|not enough 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What the parent asks for; plain values, so that it travels as JSON."""
+    """The parent's request; plain values, so it can be passed as JSON."""
 
     name: str
     family: str
@@ -46,11 +46,11 @@ class Job:
     recipe: str
     checkpoint: str
     folder: str
-    """An empty folder, named like the model."""
+    """An empty folder with the model's name."""
 
 
 def run(job: Job) -> None:
-    """Bake one model into `job.folder`. Raises PrebakeError; the folder's contents are void then."""
+    """Bake one model into `job.folder`. Raises PrebakeError; then the folder's contents are unusable."""
     from prebake_build.baking.convert import tensors_of
     from prebake_build.baking.ordinary import Recipe, load_checkpoint
     from prebake_build.baking.prove import prove
@@ -90,7 +90,7 @@ def run(job: Job) -> None:
 def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: Mapping[str, str]) -> list[File]:
     for name in (layout.MANIFEST, layout.STRUCTURE):
         if name in keep:
-            raise errors.SourceError(f"{checkpoint}: has a {name}, and baked models need that name")
+            raise errors.SourceError(f"{checkpoint}: has a {name}, but baked models reserve that name")
     paths = sorted({*keep, *texts})
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -123,27 +123,27 @@ def _tell(text: str) -> None:
 
 
 def _limit_reached(error: BaseException, plan: sandbox.Plan | None) -> str:
-    """What to add to the message where memory was refused while it is limited."""
+    """What to add to the message if an allocation failed and the worker's memory is limited."""
     cause: BaseException | None = error
     while cause is not None and plan is not None and plan.memory is not None:
         refused = isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM
         if refused or _NO_MEMORY.search(str(cause)):
             return (
-                f" (memory is limited to {plan.memory:,} bytes here, which is what was available and room for mapped "
-                f"files: {memory.ENV}=BYTES sets another limit, 0 none)"
+                f" (the worker's memory is limited to {plan.memory:,} bytes: the available memory and room for mapped "
+                f"files; {memory.ENV}=BYTES sets another limit, 0 means no limit)"
             )
         cause = cause.__cause__ or cause.__context__
     return ""
 
 
 def main() -> int:
-    """Read the job, run it, and answer with `{}` or the error's class and message."""
+    """Read the job, run it, and print `{}` or the error's class and message as JSON."""
     plan = sandbox.Plan(**json.loads(sys.argv[1])) if len(sys.argv) > 1 else None
     if plan is not None:
         sandbox.enter(plan)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which ends this process
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever libraries print must not mix with the answer
+    os.dup2(2, 1)  # output of libraries must not mix with the answer
     result: dict[str, str] = {}
     try:
         run(Job(**json.load(sys.stdin)))

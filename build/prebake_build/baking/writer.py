@@ -1,8 +1,8 @@
-"""Model folders: canonical bytes, and either the old folder or the new one, never half.
+"""Writes model folders with canonical bytes, and replaces an old folder atomically.
 
-Baking twice gives the same bytes: tensors and keys are sorted, no time stamp is written, files are 0644,
-folders 0755, mtime 0. A new folder is made beside its place and moved there in one system call. One bake at
-a time works in an output folder, so that whatever `.baking-…` it finds there is of one that was killed.
+Baking twice gives the same bytes: tensors and keys are sorted, no timestamps are written, files are 0644, folders 0755,
+mtimes 0. A new folder is created next to its final place and moved there in one system call. Only one bake at a time
+uses an output folder, so every `.baking-…` in it belongs to a bake that was killed.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ logger = logging.getLogger(__name__)
 
 _WORK = ".baking-"
 _REPLACED = "~"
-"""After the name of a folder that was moved out of the way; no model's name ends with it."""
+"""Suffix of a folder that was moved out of the way; no model's name ends with it."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> File:
-    """Write one safetensors file, a tensor at a time, and hash it on the way.
+    """Write one safetensors file, one tensor at a time, and hash it during the write.
 
-    Tensors are ordered by the largest power of two up to 64 that divides their size in bytes, large first, then
-    by name. So without gaps each starts on a multiple of that power: most on the 64 bytes that torch's own
-    allocator gives, and all on their elements. The header is padded with spaces: the data starts on a page.
+    Tensors are ordered by the largest power of two up to 64 that divides their size in bytes, in descending order, then
+    by name. So without gaps each starts at a multiple of that power: most at a multiple of 64 bytes, like those from
+    torch's allocator, and all at a multiple of their element size. The header is padded with spaces so that the data
+    starts on a page.
     """
     order = sorted(tensors, key=lambda name: (-_divisor(tensors[name]), name))
     head = _header(tensors, order)
@@ -85,7 +86,7 @@ def _header(tensors: Mapping[str, torch.Tensor], order: list[str]) -> bytes:
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    """The elements, little-endian and in row-major order; a view where the tensor already is."""
+    """The elements, little-endian and in row-major order; a view if the tensor already has this layout."""
     assert sys.byteorder == "little", "safetensors is little-endian, and so are all platforms of torch's wheels"
     whole = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
     count = whole.numel() * whole.element_size()
@@ -98,9 +99,9 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 @contextmanager
 def alone_in(output: Path) -> Iterator[None]:
-    """Make the folder where it is absent, wait until no other bake works in it, and clear what killed ones left.
+    """Create the folder if necessary, wait until no other bake uses it, and remove what killed bakes left.
 
-    Raises ConfigError where there can be no such folder.
+    Raises ConfigError if the folder can't be created.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -121,8 +122,8 @@ def _lock(handle: int, output: Path) -> None:
     except BlockingIOError:
         logger.info("%s: waiting for another bake", output)
         fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError as error:  # some network file systems cannot
-        logger.warning("%s: cannot be locked (%s): let no other bake work in it", output, reason(error))
+    except OSError as error:  # some network file systems do not support locks
+        logger.warning("%s: cannot be locked (%s): do not run another bake in it", output, reason(error))
 
 
 def _clear_leftovers(output: Path) -> None:
@@ -136,16 +137,15 @@ def _clear_leftovers(output: Path) -> None:
 
 @contextmanager
 def new_folder(output: Path, name: str) -> Iterator[Path]:
-    """A folder to fill, which becomes `output/name` when the block ends well, and disappears otherwise.
+    """A folder to fill. It becomes `output/name` if the block succeeds, and is removed otherwise.
 
-    To be used inside `alone_in(output)`. Raises ConfigError where the output cannot be written to or
-    something else than a baked model stands there, PrebakeError where the disk is full. Whatever is raised,
-    what stood there before is untouched.
+    Use it inside `alone_in(output)`. Raises ConfigError if the output can't be written to, or `output/name` exists and
+    is not a baked model, and PrebakeError if the disk is full. After any error, the previous folder is unchanged.
     """
     place = output / name
     if os.path.lexists(place) and not (place / layout.MANIFEST).is_file():
         raise ConfigError(
-            f"{place}: is in the way and no baked model (it has no {layout.MANIFEST}): move it, or name another output"
+            f"{place}: exists and is not a baked model (it has no {layout.MANIFEST}): move it, or name another output"
         )
     work: Path | None = None
     try:
@@ -168,12 +168,12 @@ def _explained(error: OSError, output: Path, name: str) -> PrebakeError:
     if error.errno in FULL:
         with suppress(OSError):
             what += f" ({shutil.disk_usage(output).free:,} bytes are free): free some space, then bake again"
-    what += ". What stood there before is unchanged." if (output / name).is_dir() else ""
+    what += ". The previous folder is unchanged." if (output / name).is_dir() else ""
     return ConfigError(what) if error.errno in _NOT_WRITABLE else PrebakeError(what)
 
 
 def make_canonical(folder: Path) -> None:
-    """Give every file and folder below, and the folder itself, the one mode, owner and mtime."""
+    """Set the canonical mode, owner and mtime on the folder and everything below it."""
     for path in (*sorted(folder.rglob("*"), reverse=True), folder):
         path.chmod(0o755 if path.is_dir() else 0o644)
         if os.geteuid() == 0:
@@ -192,8 +192,8 @@ def _put_in_place(new: Path, place: Path) -> None:
 def _exchange(new: Path, old: Path) -> None:
     """Swap two folders in one step (renameat2 of Linux 3.15; see man 2 rename).
 
-    Where the kernel or the file system cannot, in two: between them the old folder is in the work folder,
-    and the next bake puts it back.
+    If the kernel or the file system does not support that, in two steps: in between, the old folder is in the work
+    folder, and after a crash the next bake puts it back.
     """
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2

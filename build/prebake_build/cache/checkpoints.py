@@ -1,17 +1,17 @@
-"""The build cache: checkpoints as they were fetched, one folder for each (URI, revision).
+"""The build cache: checkpoints as fetched, one folder for each (URI, revision).
 
 ::
 
     ~/.cache/prebake/            --cache, PREBAKE_CACHE, else XDG_CACHE_HOME/prebake
     └── checkpoints/
         ├── 0123456789abcdef/           sha256 of URI and revision
-        │   ├── entry.json              what it is; its mtime is the last use
-        │   ├── proof.json              which files were hashed, and what they were then
+        │   ├── entry.json              URI, revision and files; its mtime is the last use
+        │   ├── proof.json              the files that were hashed, and their state at that time
         │   └── files/
         ├── 0123456789abcdef.lock       flock: shared while in use, exclusive while written or removed
         └── 0123456789abcdef.….tmp/     being fetched, or left by a process that died
 
-Who holds the exclusive lock of a key may remove its temporary folders: their owner is gone.
+The holder of a key's exclusive lock may remove the key's temporary folders: their owner has ended.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def default_folder() -> Path:
 class Cache:
     """A folder of checkpoints, shared by any number of processes.
 
-    What `checkpoint` gave stays locked against `prune` until `close`: use it as a context manager. With
-    `offline=True` it asks no source: what it does not have is a SourceError.
+    A checkpoint that `checkpoint` returned is locked against `prune` until `close`: use the cache as a context manager.
+    With `offline=True` it contacts no source, and a missing checkpoint is a SourceError.
     """
 
     def __init__(self, folder: Path | None = None, *, offline: bool = False) -> None:
@@ -71,17 +71,17 @@ class Cache:
         self.close()
 
     def close(self) -> None:
-        """Let go of every checkpoint that was handed out."""
+        """Unlock every checkpoint that was returned."""
         while self._held:
             os.close(self._held.popitem()[1])
 
     def resolve(self, source: Source) -> Resolved:
-        """`source.resolve()`; what it had to fetch for that becomes an entry.
+        """`source.resolve()`; files that this fetches become an entry.
 
         Raises SourceError, IntegrityError.
         """
         if self.offline:
-            raise SourceError(f"{source.uri}: is not resolved, and there is no network here: {_FETCH_FIRST}")
+            raise SourceError(f"{source.uri}: is not resolved, and this step has no network: {_FETCH_FIRST}")
         if not isinstance(source, ResolvesByFetching):
             with digest.disk_full_as(source.uri, self.folder):
                 return source.resolve()
@@ -89,7 +89,7 @@ class Cache:
         with self._exclusive(key), self._scratch(key, source.uri) as scratch:
             resolved = source.resolve_into(scratch / "files")
             entry_key = _key(source.uri, resolved.revision)
-            # An entry that was handed out is there already, and our own shared lock would block us for ever.
+            # An entry in use exists already, and our own shared lock on it would block the exclusive one forever.
             if entry_key not in self._held:
                 with self._exclusive(entry_key):
                     if self._entry(entry_key, resolved, verify=False) is None:
@@ -97,40 +97,40 @@ class Cache:
         return resolved
 
     def checkpoint(self, source: Source, resolved: Resolved, *, verify: bool = False) -> Path:
-        """The folder with the files of `resolved`, fetched where the cache has them not.
+        """The folder with the files of `resolved`, fetched if the cache lacks them.
 
-        A hit asks nobody upstream: what was not hashed since it last changed is hashed, with `verify` everything, and
-        a damaged entry is fetched anew. Raises SourceError (no upstream, no space), IntegrityError where what came is
-        not what was locked.
+        A hit does not contact upstream. It hashes the files that changed since they were last hashed, or all of them
+        with `verify`; a damaged entry is fetched again. Raises SourceError (upstream unreachable, disk full), and
+        IntegrityError if the fetched files differ from the locked ones.
         """
         key = _key(source.uri, resolved.revision)
         while True:
             self._hold(key)
             entry = self._entry(key, resolved, verify=verify)
             if entry is not None:
-                # The last use; not where the entry is another user's, or the cache is mounted read-only.
+                # Record the last use; this fails if the entry is another user's, or the cache is mounted read-only.
                 with suppress(OSError):
                     os.utime(entry.folder / ENTRY)
                 return entry.folder / "files"
             self._release(key)
             if self.offline:
                 raise SourceError(
-                    f"{source.uri}: {self.folder} has no intact copy of {resolved.revision}, and there is no network "
-                    f"here: {_FETCH_FIRST}"
+                    f"{source.uri}: {self.folder} has no intact copy of {resolved.revision}, and this step has no "
+                    f"network: {_FETCH_FIRST}"
                 )
             with self._exclusive(key):
                 if self._entry(key, resolved, verify=verify) is None:
                     self._fetch(key, source, resolved)
 
     def adopt(self, source: Source, resolved: Resolved, files: Path) -> None:
-        """Copy a checkpoint of another cache into this one, for a place that this one travels to."""
+        """Copy a checkpoint from another cache into this one, so that this one can be used elsewhere."""
         key = _key(source.uri, resolved.revision)
         with self._exclusive(key), self._scratch(key, source.uri) as scratch:
             shutil.copytree(files, scratch / "files", dirs_exist_ok=True)
             self._install(key, scratch, source.uri, resolved)
 
     def entries(self) -> tuple[Entry, ...]:
-        """What is there, the most recently used first; folders that are no entries are left out with a warning."""
+        """All entries, the most recently used first; other folders are skipped with a warning."""
         found = []
         for path in sorted(self.checkpoints.glob("*/" + ENTRY)):
             if path.parent.suffix != ".tmp":
@@ -141,14 +141,14 @@ class Cache:
         return tuple(sorted(found, key=lambda entry: (-entry.last_use, entry.folder.name)))
 
     def remove(self, entry: Entry) -> bool:
-        """Remove one entry; False where it is in use."""
+        """Remove one entry; returns False if it is in use."""
         with self._exclusive(entry.folder.name, wait=False) as alone:
             if alone:
                 self._discard(entry.folder)
         return alone
 
     def remove_leftovers(self) -> list[Path]:
-        """Remove what died processes left: temporary folders that nobody holds, and locks of nothing."""
+        """Remove what dead processes left: unlocked temporary folders, and lock files without an entry."""
         removed: list[Path] = []
         for lock in sorted(self.checkpoints.glob("*.lock")):
             with self._exclusive(lock.stem, wait=False) as alone:
@@ -181,7 +181,7 @@ class Cache:
         folder = self.checkpoints / key
         entry = Entry(folder=folder, uri=uri, revision=resolved.revision, files=resolved.files, last_use=0)
         atomic.write_text(scratch / ENTRY, entry.text)
-        # Its files were hashed just now: by `resolve_into`, or against what was promised.
+        # Its files were just hashed: by `resolve_into`, or in comparison with the lock.
         proofs.write(scratch, entry.files)
         atomic.sync_tree(scratch)
         if folder.exists():
@@ -190,7 +190,7 @@ class Cache:
         atomic.sync_folder(self.checkpoints)
 
     def _discard(self, folder: Path) -> None:
-        """Rename, then remove: a half-removed entry is never seen as one."""
+        """Rename, then remove, so that a partly removed entry is never visible."""
         doomed = self._temporary(folder.name)
         folder.rename(doomed)
         shutil.rmtree(doomed)
@@ -199,7 +199,7 @@ class Cache:
         free = shutil.disk_usage(self.checkpoints).free
         if free < size:
             raise SourceError(
-                f"{uri}: needs {size:,} bytes, and {self.folder} has {free:,} free: free some space, "
+                f"{uri}: needs {size:,} bytes, but {self.folder} has {free:,} free: free some space, "
                 "run `prebake cache prune`, or put the cache elsewhere with --cache or PREBAKE_CACHE"
             )
 
@@ -223,12 +223,12 @@ class Cache:
     def _leftovers(self, key: str) -> list[Path]:
         found = sorted(self.checkpoints.glob(f"{key}.*.tmp"))
         for path in found:
-            _log.info("%s: removing what an interrupted fetch left", path)
+            _log.info("%s: removing the leftover of an interrupted fetch", path)
             shutil.rmtree(path)
         return found
 
     def _hold(self, key: str) -> None:
-        """Keep the key's lock shared until `close`."""
+        """Hold a shared lock on the key until `close`."""
         if key not in self._held:
             self._held[key] = self._lock(key, exclusive=False)
 
@@ -237,7 +237,7 @@ class Cache:
 
     @contextmanager
     def _exclusive(self, key: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the key's lock alone; with `wait=False` give False where somebody else holds it."""
+        """Hold the key's exclusive lock; with `wait=False`, yield False if another process holds it."""
         try:
             handle = self._lock(key, exclusive=True, wait=wait)
         except BlockingIOError:

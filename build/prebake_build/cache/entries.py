@@ -1,4 +1,4 @@
-"""What the build cache holds: entries, what is wrong with them, and which of them a prune removes."""
+"""The entries of the build cache: their files, their checks, and which of them a prune removes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Entry:
 
     @classmethod
     def read(cls, folder: Path) -> Entry:
-        """Raises DocumentError."""
+        """Read the entry of a folder. Raises DocumentError."""
         table = read_json(folder / ENTRY, FORMAT, "cache entry")
         entry = cls(
             folder=folder,
@@ -51,22 +51,22 @@ class Entry:
         return canonical_json({"format": FORMAT, "uri": self.uri, "revision": self.revision, "files": files})
 
     def check(self, *, trust: bool = True) -> None:
-        """Hold the files against their hashes; those with a proof (`proofs`) are not read, unless `trust=False`.
+        """Compare the files with their hashes; files with a proof (`proofs`) are not read, unless `trust=False`.
 
         Raises IntegrityError that lists each mismatch.
         """
         label = f"{self.folder} ({self.uri})"
         if not (self.folder / "files").is_dir():
-            raise IntegrityError(f"{label}: its files are gone")
+            raise IntegrityError(f"{label}: its files are missing")
         proofs.check(self.folder, self.files, label=label, trust=trust)
 
 
 def doomed(
     entries: Sequence[Entry], *, now: float, older_than: float | None = None, max_size: int | None = None
 ) -> tuple[Entry, ...]:
-    """Of `entries`, the most recently used first, those that a prune removes.
+    """The entries that a prune removes; `entries` has the most recently used first.
 
-    `older_than`: seconds since the last use. `max_size`: bytes that the most recently used entries may keep.
+    `older_than`: seconds since the last use. `max_size`: bytes that remain for the most recently used entries.
     """
     found, kept = [], 0
     for entry in entries:

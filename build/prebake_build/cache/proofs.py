@@ -1,11 +1,12 @@
-"""Proof that a cached file was hashed: what the file was then, by inode, size, mtime and ctime.
+"""Proofs that cached files were hashed: inode, size, mtime and ctime of each file at that time.
 
-A cached checkpoint is hashed when it is used. `proof.json` beside its files says which of them were, so that the next
-use reads nothing: whoever writes to a file changes its ctime, which no program can set. What a failing disk changes
-shows in none of them: `prebake cache verify` hashes whatever the proof says.
+A cached checkpoint is hashed when it is used. `proof.json` next to its files records which were hashed, so the next use
+reads nothing: every write to a file changes its ctime, which programs can't set. Changes by a failing disk do not show
+there; `prebake cache verify` hashes every file, regardless of the proof.
 
-Who can write to the folder can write a proof. So one counts for nothing where it or the folder belongs to another user
-than root or this one, or where others may write to it. Files themselves may be any way: changing them changes ctime.
+Anyone who can write to the folder can write a proof. So a proof is ignored if it or the folder belongs to a user other
+than root or this one, or if others may write to it. The files' own permissions do not matter: a change of a file
+changes its ctime.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NAME = "proof.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proven:
-    """One file as it was when it had this hash. Times in nanoseconds since the epoch."""
+    """The state of one file when it had this hash. Times in nanoseconds since the epoch."""
 
     path: str
     sha256: str
@@ -39,7 +40,7 @@ class Proven:
 
     @classmethod
     def of(cls, folder: Path, file: File) -> Proven | None:
-        """As the file is now; None where it cannot be looked at."""
+        """The file's current state; None if it can't be examined."""
         try:
             found = (folder / file.path).stat()
         except OSError:
@@ -71,10 +72,10 @@ class Proven:
 
 
 def check(folder: Path, files: Collection[File], *, label: str, trust: bool = True) -> None:
-    """Hold `folder/files` against `files`, hashing what `folder/proof.json` does not prove, and write the proof anew.
+    """Compare `folder/files` with `files`, hash what `folder/proof.json` does not prove, and update the proof.
 
-    `trust=False` hashes everything. Where the proof cannot be written, such as in a cache that is mounted read-only,
-    the next use hashes again. Raises IntegrityError that lists each mismatch.
+    `trust=False` hashes everything. If the proof can't be written, for example on a read-only mount, the next use
+    hashes again. Raises IntegrityError that lists each mismatch.
     """
     place = folder / "files"
     before = {file.path: Proven.of(place, file) for file in files}
@@ -86,7 +87,7 @@ def check(folder: Path, files: Collection[File], *, label: str, trust: bool = Tr
 
 
 def write(folder: Path, files: Collection[File], before: Mapping[str, Proven | None] | None = None) -> None:
-    """Record that the files have their hashes: with `before`, those that are what they were before they were hashed."""
+    """Record that the files have their hashes; with `before`, only files that did not change while they were hashed."""
     now = {file.path: Proven.of(folder / "files", file) for file in files}
     proven = [
         found.to_dict()
@@ -98,7 +99,7 @@ def write(folder: Path, files: Collection[File], before: Mapping[str, Proven | N
 
 
 def _read(folder: Path) -> dict[str, Proven]:
-    """By path; empty where there is no proof, or none that counts."""
+    """The proven files by path; empty if there is no trustworthy proof."""
     try:
         if not all(_is_ours(path) for path in (folder / NAME, folder)):
             return {}
@@ -112,6 +113,6 @@ def _read(folder: Path) -> dict[str, Proven]:
 
 def _is_ours(path: Path) -> bool:
     found = path.lstat()
-    # A group that has its user's number is that user's own; other groups have other members.
+    # A group with the same id as the user is that user's private group; other groups may have other members.
     others = stat.S_IWOTH if found.st_gid == found.st_uid else stat.S_IWOTH | stat.S_IWGRP
     return found.st_uid in (0, os.geteuid()) and not found.st_mode & others

@@ -31,26 +31,28 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "bake", help="fetch, convert, prove and write the models", epilog=_EPILOG,
         description="Fetch the checkpoints that models.lock names, convert them to safetensors, prove that every "
-        "bit arrived, and write one folder a model. What stands there is replaced whole or not at all.",
+        "bit arrived, and write one folder per model. An existing folder is replaced atomically.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("names", metavar="NAME", nargs="*", help="models to bake (default: all)")
     parser.add_argument("--models", type=Path, metavar="FILE", default=Path("models.toml"), help="default: models.toml")
-    parser.add_argument("--lock", type=Path, metavar="FILE", help="default: the .lock beside the models file, if any")
+    parser.add_argument(
+        "--lock", type=Path, metavar="FILE", help="default: the .lock next to the models file, if it exists"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="root of baked models")
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="build cache (default: PREBAKE_CACHE, ~/.cache/prebake)"
     )
-    parser.add_argument("--force", action="store_true", help="bake again what is up to date")
-    parser.add_argument("--record", action="store_true", help="write what came out (digest, converter) into the lock")
+    parser.add_argument("--force", action="store_true", help="bake even if the folder is up to date")
+    parser.add_argument("--record", action="store_true", help="record the result (digest, converter) in the lock")
     parser.add_argument("--json", action="store_true", help="print what was baked as JSON")
     parser.set_defaults(run=_run)
 
 
 def _record(manifests: list[Manifest], lock: Lock | None, path: Path) -> None:
-    """Join the two ends of the chain in the lock: the source's files, and the baked model's digest."""
+    """Record the baked model's digest in the lock, next to the source's files."""
     if lock is None:
-        raise ConfigError(f"{path}: there is no lock to record in: run `prebake lock` first")
+        raise ConfigError(f"{path}: there is no lock to record the result in: run `prebake lock` first")
     for manifest in manifests:
         if not lock.is_open(manifest.name, manifest.source.uri):
             lock = lock.with_baked(

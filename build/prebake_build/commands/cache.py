@@ -42,14 +42,17 @@ def add(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    _action(actions, "list", "what is in it, the most recently used first", _list)
-    _action(actions, "verify", "hash every file; exit 1 where one differs", _verify)
-    prune = _action(actions, "prune", "remove entries, never one that is in use", _prune)
-    prune.add_argument("--older-than", type=_days, metavar="DAYS", help="what was not used for so long")
+    _action(actions, "list", "list the entries, the most recently used first", _list)
+    _action(actions, "verify", "hash every file; exit 1 if one differs", _verify)
+    prune = _action(actions, "prune", "remove entries that are not in use", _prune)
+    prune.add_argument("--older-than", type=_days, metavar="DAYS", help="remove entries unused for this long")
     prune.add_argument(
-        "--max-size", type=_size, metavar="SIZE", help="the least recently used, down to 500MB, 20GB, 1TiB"
+        "--max-size",
+        type=_size,
+        metavar="SIZE",
+        help="remove the least recently used until this size (500MB, 20GB, 1TiB) is left",
     )
-    prune.add_argument("--all", action="store_true", help="everything")
+    prune.add_argument("--all", action="store_true", help="remove all entries")
     prune.set_defaults(usage_error=prune.error)
 
 
@@ -60,7 +63,7 @@ def _action(
         name, help=text, description=text, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="default: PREBAKE_CACHE, else ~/.cache/prebake")
-    parser.add_argument("--json", action="store_true", help="a JSON document on stdout")
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
     parser.set_defaults(run=run)
     return parser
 
@@ -162,7 +165,7 @@ def _days(text: str) -> float:
     except ValueError:
         days = math.nan
     if not (math.isfinite(days) and days >= 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of days")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
     return days * _DAY
 
 

@@ -1,4 +1,4 @@
-"""`prebake fetch`: checkpoints as upstream publishes them, in a folder that frameworks can load from."""
+"""`prebake fetch`: writes checkpoints as upstream publishes them into a folder that frameworks can load from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prebake_build.commands import Commands
 
 SUMS = "md5.json"
-"""Beside EasyOCR's files: their md5 sums. EasyOCR checks its files against its own table, which has no dummies."""
+"""File with the md5 sums of EasyOCR's files. EasyOCR compares files with its own table, which lacks the dummies."""
 
 _EPILOG = """\
 examples:
@@ -54,7 +54,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def fetch(models: Path, names: Sequence[str], output: Path, cache_folder: Path | None = None) -> list[Path]:
-    """Put the checkpoints into `output/NAME`, zips of EasyOCR unpacked; the folders. Raises PrebakeError."""
+    """Write the checkpoints into `output/NAME`, with EasyOCR's zips unpacked. Returns the folders. Raises
+    PrebakeError."""
     spec = read_spec(models)
     path = models.with_suffix(".lock")
     lock = Lock.read(path) if path.exists() else None

@@ -1,4 +1,4 @@
-"""`prebake lock`: resolve revisions and hashes into `models.lock`, or tell the drift."""
+"""`prebake lock`: resolves revisions and hashes into `models.lock`, or reports drift."""
 
 from __future__ import annotations
 
@@ -35,12 +35,16 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="models to resolve (default: all)")
     parser.add_argument("--models", type=Path, metavar="FILE", default=Path("models.toml"), help="default: models.toml")
-    parser.add_argument("--lock", type=Path, metavar="FILE", help="default: models.lock beside models.toml")
-    parser.add_argument("--check", action="store_true", help="only tell drift, one line each; write nothing")
+    parser.add_argument("--lock", type=Path, metavar="FILE", help="default: models.lock next to models.toml")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only report differences from upstream and models.toml, one per line; write nothing",
+    )
     parser.add_argument(
         "--allow-unresolved",
         action="store_true",
-        help="keep what was locked, or write down the reason, for a model that cannot be resolved",
+        help="for a model that cannot be resolved, keep the locked revision, or record the reason",
     )
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="build cache (default: PREBAKE_CACHE, ~/.cache/prebake)"
@@ -49,7 +53,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it; the exit code."""
+    """Run the command; returns the exit code."""
     spec = read_spec(args.models)
     path: Path = args.lock or args.models.with_suffix(".lock")
     old = Lock.read(path) if args.check or path.exists() else None

@@ -1,4 +1,4 @@
-"""`prebake measure`: the starts of two services, side by side."""
+"""`prebake measure`: compares the starts of two services."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Exit codes: 0 within the limits; 1 a limit missed, or a service that did not sta
 def add(commands: Commands) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
-        "measure", help="start two services in turn, and compare", epilog=_EPILOG,
+        "measure", help="start two services in turn and compare them", epilog=_EPILOG,
         description="Start two services in turn, time each from outside, and compare time to ready, the first answer, "
         "later ones, and memory.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -40,23 +40,35 @@ def add(commands: Commands) -> None:
     processes = parser.add_argument_group("plain processes ({port} stands for a free port)")
     processes.add_argument("--command", dest="candidate_command", metavar="CMD", help="command of the service")
     processes.add_argument("--baseline-command", metavar="CMD", help="command of the service to compare with")
-    asked = parser.add_argument_group("what is asked (default: what the installed service names)")
+    asked = parser.add_argument_group("the request (default: that of the installed service)")
     asked.add_argument("--request", metavar="'METHOD PATH [@FILE]'", help="one request; @FILE is its body")
     asked.add_argument("--service", metavar="NAME", help="an installed service, or MODULE:OBJECT")
-    parser.add_argument("--rounds", type=int, default=5, help="starts of each that count (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="measured starts of each service (default: %(default)s)")
     parser.add_argument(
-        "--timeout", type=float, default=120, metavar="S", help="for one start (default: %(default)g s)"
+        "--timeout", type=float, default=120, metavar="S", help="limit for one start (default: %(default)g s)"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="write startup.html and startup.json there")
     limits = parser.add_argument_group("limits (medians decide)")
     limits.add_argument(
-        "--shorter", type=float, default=30, metavar="PERCENT", help="ready at least this much sooner (30)"
+        "--shorter",
+        type=float,
+        default=30,
+        metavar="PERCENT",
+        help="minimum reduction of the time to ready (default: 30)",
     )
     limits.add_argument(
-        "--memory-above", type=float, default=20, metavar="PERCENT", help="peak memory at most this much above (20)"
+        "--memory-above",
+        type=float,
+        default=20,
+        metavar="PERCENT",
+        help="maximum increase of peak memory (default: 20)",
     )
     limits.add_argument(
-        "--first-request", type=float, default=5, metavar="S", help="first request answered within (5 s)"
+        "--first-request",
+        type=float,
+        default=5,
+        metavar="S",
+        help="maximum response time of the first request (default: 5)",
     )
     parser.set_defaults(run=_run)
 
@@ -119,10 +131,10 @@ def _launchers(options: argparse.Namespace) -> tuple[Launcher, Launcher]:
 
         for command in commands:
             if "{port}" not in command:
-                raise ConfigError(f'"{command}": expected {{port}} where the service takes its port')
+                raise ConfigError(f'"{command}": expected {{port}} in place of the service\'s port')
         return (ProcessLauncher("baseline", shlex.split(options.baseline_command)),
                 ProcessLauncher("baked", shlex.split(options.candidate_command)))  # fmt: skip
-    raise ConfigError("name either --image and --baseline, or --command and --baseline-command")
+    raise ConfigError("give either --image and --baseline, or --command and --baseline-command")
 
 
 def _write(comparison: Comparison, folder: Path) -> None:

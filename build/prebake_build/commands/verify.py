@@ -1,4 +1,4 @@
-"""`prebake verify`: hold a baked tree against its manifests."""
+"""`prebake verify`: checks baked models against their manifests."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ Exit codes: 0 as promised; 1 something differs (each finding is listed); 2 wrong
 def add(commands: Commands) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
-        "verify", help="hold a baked tree against its manifests", epilog=_EPILOG,
+        "verify", help="check baked models against their manifests", epilog=_EPILOG,
         description="Check every file of every model: present, its size, its sha256, nothing else there, and the "
         "headers of the weights.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("folder", type=Path, metavar="DIR", help="root of baked models, or one model's folder")
-    parser.add_argument("--quick", action="store_true", help="do not read the files to hash them")
+    parser.add_argument("--quick", action="store_true", help="do not hash the files")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=_run)
 
@@ -77,14 +77,14 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _verify(folder: Path, *, quick: bool) -> dict[str, Any]:
-    """The findings about one model; a manifest that cannot be read is one, and does not hide the other models'."""
+    """The findings about one model. An unreadable manifest is a finding, so the other models are still checked."""
     findings = []
     try:
         baked = BakedModel.open(folder)
     except PrebakeError as error:
         return {"name": folder.name, "set_digest": None, "findings": [str(error)], "notes": []}
     if baked.name != folder.resolve().name:
-        findings.append(f"{folder}: its manifest is that of the model {quote(baked.name)}")
+        findings.append(f"{folder}: its manifest names another model, {quote(baked.name)}")
     try:
         check_files(baked.folder, baked.manifest.files, allow=(layout.MANIFEST,), hashes=not quick)
     except PrebakeError as error:
@@ -101,7 +101,7 @@ def _verify(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 
 def _notes(baked: BakedModel) -> list[str]:
-    """What this command cannot approve: hashes do not tell who wrote the manifest, and it may name any code."""
+    """Code that the manifest references and this command can't approve: hashes do not show who wrote the manifest."""
     named = [(baked.manifest.class_, "loads")] if baked.manifest.family == "torch" else []
     if isinstance(warmup := baked.manifest.loading.warmup, str):
         named.append((warmup, "runs as its warm-up"))

@@ -1,7 +1,7 @@
-"""`models.lock`: exactly what we get, for each model of `models.toml`.
+"""`models.lock`: the exact revision and files of each model in `models.toml`.
 
-The document is TOML with one spelling: sorted, written by `Lock.text`. A model that could not be resolved
-stays in it with the reason and with what is known, so that the file says what it does not know.
+The document is TOML in a canonical form: sorted, written by `Lock.text`. A model that could not be resolved stays in it
+with the reason and with what is known.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from prebake_build.sources import KnowsUpstream, Resolved, Source, Upstream
 
 FORMAT = 1
 _HEADER = """\
-# What `prebake lock` found for models.toml: exact revisions, sizes and hashes. Written by it, not by hand;
-# commit it. `prebake lock --check` tells whether upstream or models.toml has changed since.
+# Exact revisions, sizes and hashes for models.toml, written by `prebake lock`. Do not edit it; commit it.
+# `prebake lock --check` reports whether upstream or models.toml has changed since.
 """
 _KIND = re.compile(r"[a-z0-9]+:\S+")
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -40,14 +40,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baked:
-    """What a bake made of the locked checkpoint: the other end of the chain."""
+    """The result of baking the locked checkpoint."""
 
     converter: Mapping[str, str]
     """Package → version that wrote the baked model."""
     set_digest: str
-    """Of the baked model: `sha256:…`."""
+    """Digest of the baked model: `sha256:…`."""
     layer_digest: str | None = None
-    """Of its image layer: `sha256:…`."""
+    """Digest of its image layer: `sha256:…`."""
 
     @classmethod
     def from_table(cls, table: Table) -> Baked:
@@ -69,17 +69,17 @@ class Baked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedModel:
-    """One model of the lock: resolved, or the reason why not."""
+    """One model of the lock: its resolution, or the reason why there is none."""
 
     source: str
-    """The URI that was asked for."""
+    """The URI in `models.toml`."""
     resolved: Resolved | None = None
     unresolved: str | None = None
-    """Why there is no `resolved`; exactly one of the two is given."""
+    """Why there is no `resolved`; exactly one of the two is set."""
     upstream: tuple[Upstream, ...] = ()
-    """For an unresolved model: what is known of its files."""
+    """For an unresolved model: what is known about its files."""
     baked: Baked | None = None
-    """For a resolved model: what became of it."""
+    """For a resolved model: the result of its bake."""
 
     @classmethod
     def from_table(cls, table: Table) -> LockedModel:
@@ -111,13 +111,14 @@ class LockedModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
-    """The whole file. `Lock.read` gives a checked one, `text` its only spelling."""
+    """The whole file. `Lock.read` reads and checks one; `text` is its canonical form."""
 
     models: Mapping[str, LockedModel]
 
     @classmethod
     def read(cls, path: Path) -> Lock:
-        """Raises ConfigError where there is no such file, DocumentError (or NewerFormatError) where it is no lock."""
+        """Read a lock. Raises ConfigError if the file does not exist, DocumentError (or NewerFormatError) if it is
+        malformed."""
         try:
             data = toml.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -138,12 +139,12 @@ class Lock:
 
     @property
     def text(self) -> str:
-        """The lock as it is written."""
+        """The lock as canonical TOML."""
         models = {name: self.models[name].to_dict() for name in sorted(self.models)}
         return _HEADER + "\n" + tomli_w.dumps({"format": FORMAT, "models": models})
 
     def write(self, path: Path) -> None:
-        """Write it whole or not at all. Raises ConfigError where the folder cannot be written to."""
+        """Write it atomically. Raises ConfigError if the folder can't be written to."""
         try:
             with disk_full_as(str(path), path.parent):
                 write_text(path, self.text)
@@ -151,10 +152,10 @@ class Lock:
             raise ConfigError(f"{path}: cannot write the lock: {reason(error)}") from error
 
     def require(self, name: str, source: str) -> Resolved:
-        """What was locked for this model of `models.toml`.
+        """The locked resolution of this model of `models.toml`.
 
-        Raises ConfigError where it is not in the lock, is unresolved, or was locked for another source; each
-        message ends with the command that mends it.
+        Raises ConfigError if the model is not in the lock, is unresolved, or was locked for another source; each
+        message ends with the command that fixes it.
         """
         model = self.models.get(name)
         mend = f"run `prebake lock {name}`"
@@ -162,7 +163,7 @@ class Lock:
             raise ConfigError(f"models.lock: does not have {quote(name)}{nearest(name, list(self.models))}: {mend}")
         if model.source != source:
             raise ConfigError(
-                f"models.lock: models.{name}.source: locked {quote(model.source)}, and models.toml has "
+                f"models.lock: models.{name}.source: locked {quote(model.source)}, but models.toml has "
                 f"{quote(source)}: {mend}"
             )
         if model.resolved is None:
@@ -170,25 +171,24 @@ class Lock:
         return model.resolved
 
     def is_open(self, name: str, source: str) -> bool:
-        """Whether the lock itself says that this model of `models.toml` could not be resolved yet."""
+        """Whether the lock marks this model of `models.toml` as unresolved."""
         model = self.models.get(name)
         return model is not None and model.source == source and model.resolved is None
 
     def with_baked(self, name: str, baked: Baked) -> Lock:
-        """The same lock with what a bake made of one of its resolved models."""
+        """A copy of the lock with the result of the bake of a resolved model."""
         return Lock(models={**self.models, name: replace(self.models[name], baked=baked)})
 
 
 class Resolves(Protocol):
-    """What `update` asks: the cache."""
+    """The part of the cache that `update` uses."""
 
     def resolve(self, source: Source) -> Resolved: ...
 
 
 def resolution(model: ModelSpec, source: Source, lock: Lock | None, cache: Resolves, say: str) -> Resolved:
-    """What the lock says of the model; where it is not locked, or known to be unresolved, what upstream says now.
-
-    `say` begins the warning then. Raises ConfigError as `Lock.require`, and SourceError.
+    """The model's resolution from the lock. Without a lock, or if the lock marks the model as unresolved, resolves it
+    now with a warning, which begins with `say`. Raises ConfigError like `Lock.require`, and SourceError.
     """
     if lock is not None and not lock.is_open(model.name, model.source):
         return lock.require(model.name, model.source)
@@ -199,11 +199,11 @@ def resolution(model: ModelSpec, source: Source, lock: Lock | None, cache: Resol
 def update(
     spec: Spec, names: Sequence[str], old: Lock | None, cache: Resolves, *, allow_unresolved: bool = False
 ) -> Lock:
-    """Resolve the named models of `spec` (all where none is named) into a new lock; the others stay as they were.
+    """Resolve the named models of `spec` (default: all) into a new lock; the others stay as they were.
 
-    A model whose source and resolution are unchanged keeps its `baked` table. With `allow_unresolved` a model
-    that cannot be resolved keeps its old resolution, or is written as unresolved; without it, raises SourceError
-    that lists every model that could not be resolved.
+    A model whose source and resolution are unchanged keeps its `baked` table. With `allow_unresolved`, a model that
+    can't be resolved keeps its old resolution, or is written as unresolved. Without it, raises SourceError that lists
+    every model that could not be resolved.
     """
     before = old.models if old else {}
     models = {model.name: before[model.name] for model in spec.models if model.name in before}
@@ -224,7 +224,7 @@ def update(
             models[model.name] = LockedModel(source=model.source, resolved=found, baked=baked)
     if failures and not allow_unresolved:
         raise SourceError(
-            "\n".join(failures) + "\nThe lock was not touched. `prebake lock --allow-unresolved` keeps or marks "
+            "\n".join(failures) + "\nThe lock was not changed. `prebake lock --allow-unresolved` keeps or marks "
             "what cannot be resolved, and writes the rest."
         )
     for failure in failures:
@@ -233,18 +233,18 @@ def update(
 
 
 def drift(old: Lock, new: Lock) -> list[str]:
-    """What differs between two locks, one line each; empty where they agree.
+    """The differences between two locks, one line each; empty if they agree.
 
-    A model that is unresolved in `new` is only held against its source: nothing else is known of it.
+    Of a model that is unresolved in `new`, only the source is compared: nothing else is known about it.
     """
     lines = [
-        f"{name}: is in the lock, and not in models.toml" for name in sorted(old.models.keys() - new.models.keys())
+        f"{name}: is in the lock, but not in models.toml" for name in sorted(old.models.keys() - new.models.keys())
     ]
     for name in sorted(new.models):
         if name in old.models:
             lines += _model_drift(name, old.models[name], new.models[name])
         else:
-            lines.append(f"{name}: is in models.toml, and not in the lock")
+            lines.append(f"{name}: is in models.toml, but not in the lock")
     return lines
 
 
@@ -253,7 +253,7 @@ def _model_drift(name: str, old: LockedModel, new: LockedModel) -> list[str]:
         return [f"{name}.source: locked {quote(old.source)}, now {quote(new.source)}"]
     was, now = old.resolved, new.resolved
     if now is None:
-        return [] if old.upstream == new.upstream or was else [f"{name}.upstream: is published otherwise now"]
+        return [] if old.upstream == new.upstream or was else [f"{name}.upstream: has changed"]
     if was is None:
         return [f"{name}: is unresolved in the lock, now {now.revision}"]
     lines = []

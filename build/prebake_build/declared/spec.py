@@ -1,6 +1,6 @@
-"""`models.toml`: what we want, typed.
+"""`models.toml`: the declared models, typed.
 
-Every issue of the file is collected and raised once, each with its path in the document.
+All issues of the file are collected and raised together, each with its path in the document.
 """
 
 from __future__ import annotations
@@ -47,35 +47,35 @@ class ModelSpec:
     source: str
     """The URI as written."""
     family: str | None = None
-    """One of FAMILIES; None where it is to be inferred from `config.json`."""
+    """One of FAMILIES; None if it is inferred from `config.json`."""
     class_: str | None = None
-    """What stands after the family: a class of transformers, `Reader`, or `package.module:factory`."""
+    """The part after the family: a class of transformers, `Reader`, or `package.module:factory`."""
     dtype: str = "source"
     """One of DTYPES."""
     retries: int = 0
-    """How often a failed load is tried again, 0 to 10."""
+    """How often a failed load is retried, 0 to 10."""
     quantize: bool = True
     """easyocr: dynamic quantisation, upstream's default on a CPU."""
     arguments: Mapping[str, Any]
-    """torch: keyword arguments of the factory; strings, numbers, booleans, lists and tables of them."""
+    """torch: keyword arguments of the factory; strings, numbers, booleans, and lists and tables of these."""
     timeout: float | None = None
-    """Seconds that a load may take."""
+    """Seconds after which a waiting caller gets an error."""
     required: bool = True
-    """Whether readiness waits for this model."""
+    """Whether readiness requires this model to be loaded."""
     warmup: Warmup | None = None
-    """What it is warmed up with: `module:function` of the application, or inputs as data."""
+    """The warm-up: `module:function` of the application, or inputs as data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
-    """The whole file. `read_spec` gives a checked one."""
+    """The whole file. `read_spec` reads and checks one."""
 
     path: Path
     models: tuple[ModelSpec, ...]
     """In the file's order."""
 
     def select(self, names: Sequence[str]) -> tuple[ModelSpec, ...]:
-        """The models of these names, in the file's order; all of them where no name is given.
+        """The models with these names, in the file's order; all models if no name is given.
 
         Raises UnknownModelError that lists the known names.
         """
@@ -88,14 +88,14 @@ class Spec:
         return tuple(model for model in self.models if not names or model.name in names)
 
     def open(self, model: ModelSpec) -> Source:
-        """The source of one of the models; relative paths start at the folder of `models.toml`."""
+        """The source of one of the models; paths are relative to the folder of `models.toml`."""
         return open_source(model.source, base=self.path.parent, where=f"{self.path}: models.{model.name}.source")
 
 
 def read_spec(path: Path) -> Spec:
     """Read `models.toml`.
 
-    Raises ConfigError that lists every issue, one a line, each as `FILE: models.NAME.key: what is wrong`.
+    Raises ConfigError that lists every issue, one per line, as `FILE: models.NAME.key: what is wrong`.
     """
     try:
         data = toml.loads(path.read_text(encoding="utf-8"))
@@ -121,7 +121,7 @@ def read_spec(path: Path) -> Spec:
 
 
 class _Issues(list[str]):
-    """The messages so far: what `collect` calls may fail, and reading goes on with a stand-in."""
+    """The messages so far. If a function given to `collect` fails, reading continues with a default."""
 
     def collect(self, read: Callable[[], T], otherwise: T) -> T:
         try:
@@ -168,7 +168,7 @@ def _source(table: Table, base: Path) -> str:
 
 
 def _class(table: Table, source: str) -> tuple[str | None, str | None]:
-    """Family and class; the family of an EasyOCR source needs no saying."""
+    """Family and class; for an EasyOCR source, the class is optional."""
     reads_easyocr = source.startswith(("easyocr:", "dummy:easyocr"))
     value = table.maybe("class", str)
     if value is None:
@@ -176,7 +176,9 @@ def _class(table: Table, source: str) -> tuple[str | None, str | None]:
     family, _, class_ = value.partition(":")
     if family not in FAMILIES:
         hint = nearest(family, FAMILIES) or f': did you mean "transformers:{family}"?' * bool(re.match("[A-Z]", family))
-        raise table.fail("class", f"{quote(family)} is no known family (expected one of {', '.join(FAMILIES)}){hint}")
+        raise table.fail(
+            "class", f"{quote(family)} is not a known family (expected one of {', '.join(FAMILIES)}){hint}"
+        )
     if not _CLASS[family].fullmatch(class_):
         raise table.fail("class", f"{quote(value)} is not of the form {quote(_EXAMPLE[family])}")
     if source and reads_easyocr != (family == "easyocr"):
@@ -202,12 +204,12 @@ def _arguments(table: Table) -> dict[str, Any]:
     arguments = table.take("arguments", dict, {})
     for key, value in arguments.items():
         if (found := _not_plain(value)) is not None:
-            raise table.fail(f"arguments.{key}", f"the manifest (JSON) cannot carry {found}")
+            raise table.fail(f"arguments.{key}", f"the manifest (JSON) cannot contain {found}")
     return arguments
 
 
 def _not_plain(value: object) -> str | None:
-    """What in `value` JSON has no spelling for: TOML's dates and times, infinity and not-a-number."""
+    """The first part of `value` that JSON can't represent (TOML's dates and times, infinity, NaN), or None."""
     if isinstance(value, dict | list):
         inner = value.values() if isinstance(value, dict) else value
         return next((found for item in inner if (found := _not_plain(item)) is not None), None)
@@ -217,7 +219,7 @@ def _not_plain(value: object) -> str | None:
 
 
 def _misfits(table: Table, spec: ModelSpec) -> list[str]:
-    """Keys that are known, and mean nothing for this model's family."""
+    """Issues with keys that do not apply to this model's family."""
     of = f"this model's family is {spec.family}" if spec.family else 'give `class = "FAMILY:…"` where it is one'
     found = []
     if "quantize" in set(table) and spec.family != "easyocr":

@@ -1,4 +1,4 @@
-"""Checkpoints of random weights in upstream's own form, so that everything runs with no network.
+"""Checkpoints of random weights in upstream's format, so that everything runs without network.
 
 A dummy has upstream's file names, formats, keys, shapes and, at full size, its bytes to within a thousandth;
 only the values, vocabularies and words are made up. `write` is the one dispatch. The same dummy is the same
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GENERATOR = 1
-"""Raised whenever the same dummy would come out with other bytes."""
+"""Version; increased whenever the same dummy gets different bytes."""
 
 KINDS = ("blip-base", "florence-2-base", "easyocr")
 SIZES = ("full", "tiny")
@@ -22,7 +22,7 @@ SIZES = ("full", "tiny")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dummy:
-    """One checkpoint that can be made."""
+    """One checkpoint that can be generated."""
 
     kind: str
     """One of KINDS."""
@@ -31,11 +31,11 @@ class Dummy:
     seed: int = 0
     """Not negative."""
     languages: tuple[str, ...] = ()
-    """easyocr: as `easyocr.Reader` takes them."""
+    """easyocr: the languages for `easyocr.Reader`."""
 
     @property
     def revision(self) -> str:
-        """What its bytes depend on: the generator, the seed and the size."""
+        """The values that determine its bytes: generator, seed and size."""
         return f"generator:{GENERATOR}+seed:{self.seed}+size:{self.size}"
 
 
@@ -60,7 +60,7 @@ def write(dummy: Dummy, folder: Path) -> None:
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar over `total` bytes for a terminal, nothing elsewhere and for small dummies."""
+    """A progress bar over `total` bytes on a terminal; nothing elsewhere, and for small dummies."""
     from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
     hidden = True if total < 50_000_000 else None  # None: hidden where stderr is no terminal

@@ -1,4 +1,4 @@
-"""The three file formats upstream publishes weights in, written tensor by tensor.
+"""The three file formats in which upstream publishes weights, written tensor by tensor.
 
 `torch.save` would do for two of them, but its bytes change between versions of torch (records added, other
 alignment), it holds everything in memory, and it no longer writes what upstream's oldest files are. So the
@@ -35,13 +35,13 @@ _SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "int64": "I64"}
 _STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}
 
 Progress = Callable[[int], object]
-"""Told how many bytes were made."""
+"""Called with the number of bytes generated."""
 
 
 def write_torch_zip(
     path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, Any], progress: Progress, location: str = "cpu"
 ) -> None:
-    """A state dict as torch 1.6 and newer save it: a zip of a pickle and one stored entry per storage."""
+    """A state dict in the format of torch 1.6 and newer: a zip of a pickle and one stored entry per storage."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in (("data.pkl", _pickled(tensors, metadata, location)), ("byteorder", b"little")):
             with archive.open(_aligned(archive, f"archive/{name}", len(data)), "w") as entry:
@@ -56,7 +56,7 @@ def write_torch_zip(
 def write_torch_legacy(
     path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, Any], progress: Progress, location: str = "cpu"
 ) -> None:
-    """A state dict as torch before 1.6 saved it: four pickles, the storages' names, then the storages."""
+    """A state dict in the format before torch 1.6: four pickles, the storages' names, then the storages."""
     sizes = {"short": 2, "int": 4, "long": 4}
     system = {"protocol_version": _LEGACY_VERSION, "little_endian": True, "type_sizes": sizes}
     storages = _storages(tensors)
@@ -72,7 +72,7 @@ def write_torch_legacy(
 
 
 def write_safetensors(path: Path, tensors: Iterable[Tensor], progress: Progress) -> None:
-    """A safetensors file, as `safetensors` writes it."""
+    """A safetensors file in the format of the `safetensors` package."""
     ordered = _safetensors_order(tensors)
     with path.open("wb") as file:
         file.write(safetensors_header(ordered))
@@ -81,7 +81,7 @@ def write_safetensors(path: Path, tensors: Iterable[Tensor], progress: Progress)
 
 
 def safetensors_header(tensors: Iterable[Tensor]) -> bytes:
-    """What stands before the values: the length, then JSON padded with spaces to a multiple of 8 bytes."""
+    """The header: its length, then JSON padded with spaces to a multiple of 8 bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in _safetensors_order(tensors):
@@ -99,7 +99,7 @@ def _safetensors_order(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def write_zip(path: Path, member: Path) -> None:
-    """A zip that stores one file, without a time stamp."""
+    """A zip that stores one file, without a timestamp."""
     with (
         member.open("rb") as source,
         zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive,
@@ -117,14 +117,14 @@ def _write_values(file: IO[bytes], tensor: Tensor, progress: Progress) -> None:
 
 def _entry(name: str, size: int) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name, _EPOCH)
-    info.create_system = 3  # else it says on which system Python ran
+    info.create_system = 3  # else the entry would depend on the system
     info.external_attr = 0o644 << 16
     info.file_size = size
     return info
 
 
 def _aligned(archive: zipfile.ZipFile, name: str, size: int) -> zipfile.ZipInfo:
-    """An entry whose data begins on a multiple of ALIGNMENT: padded, as torch does it, by an extra field `FB`."""
+    """An entry whose data begins at a multiple of ALIGNMENT, padded with an extra field `FB` like torch's."""
     info = _entry(name, size)
     begin = archive.start_dir + _LOCAL_HEADER + len(name.encode()) + len("FB__")
     padding = -begin % ALIGNMENT
@@ -139,14 +139,14 @@ def _storages(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 class _Storage:
-    """Stands where the pickle points at a storage."""
+    """Marks a reference to a storage in the pickle."""
 
     def __init__(self, tensor: Tensor, key: str) -> None:
         self.tensor, self.key = tensor, key
 
 
 class _Rebuilt:
-    """Pickles as a call of the function that makes a tensor of a storage."""
+    """Pickles as a call of the function that creates a tensor from a storage."""
 
     def __init__(self, tensor: Tensor, storage: _Storage) -> None:
         self.tensor, self.storage = tensor, storage

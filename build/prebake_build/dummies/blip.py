@@ -1,4 +1,4 @@
-"""A dummy of `Salesforce/blip-image-captioning-base`: its seven files, weights as a pickle only.
+"""A dummy of `Salesforce/blip-image-captioning-base`: seven files, with weights only as a pickle.
 
 At full size the two JSON documents without a vocabulary in them are upstream's, bit for bit. The output
 embedding is in the pickle a second time, as upstream has it, and so is the `position_ids` buffer that older
@@ -34,16 +34,16 @@ WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
 POSITION_IDS = "text_decoder.bert.embeddings.position_ids"
 
 _FORBIDDEN = -100.0
-"""A bias that no logit of these weights (a few units) makes up for."""
+"""A bias larger than any logit of these weights (a few units)."""
 
-# Without the first two the same word would be said twenty times, whatever the image shows.
+# Without the first two, every caption would repeat one word twenty times.
 _RULES: Rules = (
     (r"text_decoder.*position_embeddings\.weight", Fill(0.0, 2**-2)),
     (r"crossattention\.output\.dense\.weight", Fill(0.0, 2**-4)),
     *BASIC_RULES,
 )
 
-# What transformers 4.26 wrote into every nested configuration; newer ones still have to read past it.
+# Keys that transformers 4.26 wrote into every nested configuration; newer versions must ignore them.
 _WRITTEN_BY_4_26: Mapping[str, Any] = {
     **dict.fromkeys((
         "architectures", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cross_attention_hidden_size",
@@ -100,7 +100,7 @@ def configuration(size: str) -> dict[str, Any]:
 
 
 def tensors(size: str, seed: int) -> tuple[list[Tensor], Mapping[str, Any]]:
-    """What the pickle holds, in upstream's order, and the versions beside it."""
+    """The tensors of the pickle, in upstream's order, and the module versions."""
     torchvision_operators()
     from transformers import BlipConfig, BlipForConditionalGeneration
 

@@ -23,11 +23,11 @@ SLOPE, OFFSET = 3.0, -0.8
 """EasyOCR grows a box where the score is above 0.4 and keeps it where one is above 0.7: shares of 0.4 and 0.5."""
 
 _FAINT = 0.15
-"""Differences of brightness (0 to 1) up to this are noise or the ringing of JPEG."""
+"""Brightness differences (0 to 1) up to this are noise or JPEG ringing."""
 _GAIN = 8.0
 """Edges stronger than 1 / _GAIN above _FAINT count as one whole edge."""
 _RGB_DEVIATION = (0.229, 0.224, 0.225)
-"""What EasyOCR divides the colours by: undone, so that differences are differences of brightness."""
+"""EasyOCR divides the colours by these; the path undoes that, so differences are brightness differences."""
 
 
 class _Row(NamedTuple):
@@ -73,12 +73,12 @@ _PATH: Mapping[str, list[_Row]] = {
     "conv_cls.6": _point(1.0, at=0),
     "conv_cls.8": [*_point(SLOPE, at=0, bias=OFFSET), _Row({})],
 }
-# What a batch normalisation does to the path's channels: nothing but the division by sqrt(1 + 1e-5).
+# Batch normalisation leaves the path's channels unchanged, except for the division by sqrt(1 + 1e-5).
 _IDENTITY = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
 
 def edit_for(name: str) -> Edit | None:
-    """What the path changes in CRAFT's tensor `name`, None where it does not pass."""
+    """The path's change to CRAFT's tensor `name`, or None if the path does not use it."""
     module, _, part = name.rpartition(".")
     if module in _PATH:
         return _convolution(_PATH[module], part)

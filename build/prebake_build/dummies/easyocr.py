@@ -1,4 +1,4 @@
-"""A dummy of EasyOCR's models: the detector's zip and one recogniser's, named by EasyOCR's own tables.
+"""A dummy of EasyOCR's models: the zips of the detector and one recogniser, named as in EasyOCR's own tables.
 
 Each holds one pickle whose keys begin with `module.`, saved from a GPU as upstream's are (`cuda:0`), the
 detector in the format of torch before 1.6. The detector finds text (`detector.py` says how); what the
@@ -24,7 +24,7 @@ from prebake_build.files import digest
 from prebake_build.upstream.easyocr import Archive, archive_members, recognizer_of
 
 PREFIX = "module."
-"""What `torch.nn.DataParallel`, which upstream trained under, puts before every key."""
+"""The key prefix of `torch.nn.DataParallel`, which upstream used for training."""
 
 _BATCHES = 100_000
 """`num_batches_tracked`, which nothing reads."""
@@ -33,7 +33,7 @@ _BATCHES = 100_000
 def tensors(build: Callable[[], Any], name: str, seed: int) -> tuple[list[Tensor], Mapping[str, Any]]:
     """The state dict of a module of EasyOCR as if saved from `DataParallel`, and the versions beside it.
 
-    `name` keeps the streams of two modules with the same keys apart.
+    `name` separates the random streams of two modules with the same keys.
     """
     state, metadata = state_dict_of(build)
     is_detector = name == "craft"
@@ -56,15 +56,16 @@ def _fill_for(key: str, shape: tuple[int, ...]) -> Fill:
     if len(shape) == 1:
         return NORM_WEIGHT
     if "SequenceModeling" in key or "Prediction" in key:
-        # Wide enough that the answer changes along a line and is given with confidence: the usual width says one
-        # character over and over, and EasyOCR reads every box of low confidence a second time.
+        # Wide enough that the characters vary along a line and have high confidence: with the usual width, one
+        # character repeats, and EasyOCR reads every box of low confidence twice.
         return Fill(0.0, (64.0 if "Prediction" in key else 4.0) / math.sqrt(shape[1]))
-    # He's width: the size of the values neither grows nor fades on the way through the convolutions.
+    # He initialisation: the values keep their magnitude through the convolutions.
     return Fill(0.0, math.sqrt(6.0 / math.prod(shape[1:])))
 
 
 def builders(languages: Sequence[str]) -> dict[str, tuple[str, Callable[[], Any]]]:
-    """Zip → the name of its streams and how its module is built. Raises ConfigError for unknown languages."""
+    """Zip → name of its random streams, and the function that builds its module. Raises ConfigError for unknown
+    languages."""
     torchvision_operators()
     key = recognizer_of(languages)
     from easyocr.config import detection_models, recognition_models
@@ -73,7 +74,7 @@ def builders(languages: Sequence[str]) -> dict[str, tuple[str, Callable[[], Any]
 
     generation = next(name for name, models in recognition_models.items() if key in models)
     entry = recognition_models[generation][key]
-    # The blank of the CTC decoder is one class more than there are characters.
+    # One class more than there are characters: the CTC decoder's blank.
     classes = len(entry["characters"]) + 1
     module, width = (model, 512) if generation == "gen1" else (vgg_model, 256)
 
@@ -88,7 +89,7 @@ def builders(languages: Sequence[str]) -> dict[str, tuple[str, Callable[[], Any]
 
 
 def write(folder: Path, languages: Sequence[str], seed: int) -> None:
-    """Write the two zips into `folder`. Raises ConfigError where EasyOCR does not read these languages together."""
+    """Write the two zips into `folder`. Raises ConfigError if EasyOCR can't combine these languages."""
     members: dict[str, Archive] = archive_members(languages)
     for name, (stream, build) in builders(languages).items():
         found, metadata = tensors(build, stream, seed)
@@ -113,7 +114,7 @@ def unpack_for_reader(checkpoint: Path, storage: Path) -> dict[str, str]:
 
 
 def accept_in_reader(sums: Mapping[str, str]) -> None:
-    """Put these md5 sums into EasyOCR's tables, which `easyocr.Reader` holds its files against at every start."""
+    """Put these md5 sums into EasyOCR's tables, with which `easyocr.Reader` compares its files at every start."""
     torchvision_operators()
     from easyocr.easyocr import detection_models, recognition_models
 

@@ -1,4 +1,4 @@
-"""A dummy of `florence-community/Florence-2-base`: its eleven files, weights as float16 safetensors.
+"""A dummy of `florence-community/Florence-2-base`: eleven files, with weights as float16 safetensors.
 
 The weights' file has upstream's size to the byte (463,178,864): the tied embedding is stored once, under the
 name of the shared one. Its answers are rows of made-up words and location tokens that differ with image and
@@ -20,10 +20,10 @@ from prebake_build.dummies.weights import BASIC_RULES, Array, Fill, Rules, Tenso
 SHARED = "model.language_model.shared.weight"
 POSITIONS = "model.language_model.decoder.embed_positions.weight"
 ANSWER = 24
-"""Tokens of an answer, begin and end counted."""
+"""Tokens of an answer, including begin and end."""
 
 _BART_OFFSET = 2
-"""BART's table of positions begins two rows later."""
+"""BART's position table has an offset of two rows."""
 _END = 2
 
 _RULES: Rules = (
@@ -87,7 +87,7 @@ def configuration(size: str) -> dict[str, Any]:
 
 
 def tensors(size: str, seed: int) -> list[Tensor]:
-    """What the safetensors file holds."""
+    """The tensors of the safetensors file."""
     torchvision_operators()
     from transformers import Florence2Config, Florence2ForConditionalGeneration
 
@@ -103,7 +103,7 @@ def tensors(size: str, seed: int) -> list[Tensor]:
 
 
 def _ending(seed: int, width: int) -> Any:
-    # Rows of a random tensor come one after another from its stream, so the first ones are a shorter tensor.
+    # A random tensor draws its rows in order from its stream, so a shorter tensor equals the first rows.
     first_rows = random(seed, SHARED, (_END + 1, width), fill_for(SHARED, _RULES))
 
     def edit(positions: Array) -> None:

@@ -1,4 +1,4 @@
-"""Made-up vocabularies of the real sizes and layouts: WordPiece as BERT's, byte-level BPE as BART's.
+"""Generated vocabularies with the real sizes and layouts: WordPiece like BERT's, byte-level BPE like BART's.
 
 Words are rows of syllables (`kapilo`), so that what a dummy model says can be told from what it was asked,
 and every text of the real alphabet still finds its tokens.
@@ -12,11 +12,11 @@ from typing import Any
 
 _SYLLABLES = tuple("".join(pair) for pair in product("bdfgklmnprstvz", "aeiou"))
 _STRIDE = 7919
-"""A prime that does not divide the number of words: stepping by it visits each once, mixed."""
+"""A prime that does not divide the number of words: steps of this size visit every word once, in mixed order."""
 
 _ASCII = tuple(chr(code) for code in range(33, 127) if not chr(code).isupper())
 SPACE = "\u0120"
-"""How byte-level BPE writes a space."""
+"""Byte-level BPE's symbol for a space."""
 
 
 def _words() -> Iterator[tuple[str, str, str]]:
@@ -30,7 +30,7 @@ def _words() -> Iterator[tuple[str, str, str]]:
 def wordpiece(size: int) -> tuple[list[str], int]:
     """BERT's layout: `[PAD]` 0, `[UNK]` 100 to `[MASK]` 103, unused ones, characters, continuations, words.
 
-    Returns the tokens, and the index of the first that is a whole word.
+    Returns the tokens, and the index of the first whole word.
     """
     unused = (f"[unused{index}]" for index in range(size))
     head = [
@@ -98,7 +98,7 @@ def byte_level_bpe(size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _merges() -> Iterator[tuple[str, str]]:
-    """Each joins two tokens that are there already: bytes, syllables, pairs, then words."""
+    """The merges; each joins two existing tokens: bytes, syllables, pairs, then words."""
     return chain(
         ((syllable[0], syllable[1]) for syllable in _SYLLABLES),
         ((SPACE, syllable) for syllable in _SYLLABLES),

@@ -1,4 +1,4 @@
-"""Random tensors that are the same on every machine, made in bounded memory.
+"""Random tensors that are the same on every machine, generated in bounded memory.
 
 Each tensor has its own stream, PCG64 seeded by (seed, sha256 of its name), so neither the order nor the
 number of tensors matters. Only the generator's raw integers are used, which NumPy keeps stable between
@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHUNK = 1 << 18
-"""Values made at once: 1 MiB, small enough to stay in a processor's cache."""
+"""Number of values generated at once: 1 MiB, small enough for the CPU's cache."""
 
 Array = NDArray[Any]
 Edit = Callable[[Array], None]
-"""Changes a whole tensor in place."""
+"""A function that changes a whole tensor in place."""
 
 
 class Fill(NamedTuple):
@@ -36,17 +36,17 @@ class Fill(NamedTuple):
 NORM_WEIGHT = Fill(1.0, 2**-4)
 BIAS = Fill(0.0, 2**-6)
 WEIGHT = Fill(0.0, 2**-5)
-"""Standard deviation 0.018: what `initializer_range = 0.02` of these architectures means."""
+"""Standard deviation 0.018, as these architectures' `initializer_range = 0.02` gives."""
 
 Rules = Sequence[tuple[str, Fill]]
-"""Regular expressions for the end of a tensor's name, the first match counts."""
+"""Regular expressions for the end of a tensor's name; the first match counts."""
 
 BASIC_RULES: Rules = ((r"[Nn]orm\w*\.weight", NORM_WEIGHT), (r"bias", BIAS), (r".", WEIGHT))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tensor:
-    """A tensor that is not there yet."""
+    """A tensor whose values are generated on demand."""
 
     name: str
     dtype: str
@@ -59,23 +59,23 @@ class Tensor:
 
     @property
     def numel(self) -> int:
-        """How many values it has."""
+        """Number of values."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Their size in bytes."""
+        """Size in bytes."""
         return self.numel * np.dtype(self.dtype).itemsize
 
     def array(self) -> Array:
-        """All of it at once."""
+        """All values at once."""
         return np.concatenate([*self.chunks()] or [np.empty(0, self.dtype)]).reshape(self.shape)
 
 
 def random(seed: int, name: str, shape: Iterable[int], fill: Fill, *, dtype: str = "float32",
            stream: str | None = None, edit: Edit | None = None) -> Tensor:  # fmt: skip
-    """A tensor of random values. `stream` is the name whose stream it draws (default: its own); `edit` gets the
-    whole tensor as float32 before it is cast to `dtype`, and costs its memory."""
+    """A tensor of random values from the stream named `stream` (default: its own name). `edit` gets the whole tensor as
+    float32 before it is cast to `dtype`, which takes the memory of the whole tensor."""
     shape = tuple(shape)
 
     def chunks() -> Iterator[Array]:
@@ -95,14 +95,14 @@ def constant(name: str, values: Array) -> Tensor:
 
 
 def fill_for(name: str, rules: Rules) -> Fill:
-    """The first rule that fits the end of `name`."""
+    """The first rule that matches the end of `name`."""
     return next(fill for pattern, fill in rules if re.search(f"(?:{pattern})$", name))
 
 
 def state_dict_of(build: Callable[[], Any]) -> tuple[dict[str, tuple[tuple[int, ...], str]], Mapping[str, Any]]:
-    """Name → (shape, dtype) of everything that a module saves, and the versions that `state_dict()` adds.
+    """Name → (shape, dtype) of a module's state dict, and the versions that `state_dict()` adds.
 
-    `build` runs on the meta device, so nothing is allocated and the shapes are upstream's own.
+    `build` runs on the meta device, so it allocates nothing, and the shapes are upstream's own.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Documents written whole or not at all, and what makes files and renames survive a power cut."""
+"""Writes documents atomically, and makes files and renames survive a power failure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str, *, new: bool = False) -> None:
-    """Write a document whole or not at all: temporary file beside it, fsync, rename. Mode 0666 before the umask.
+    """Write a document atomically: temporary file in the same folder, fsync, rename. Mode 0666 minus the umask.
 
-    Raises OSError, and with `new` FileExistsError where there is one already.
+    Raises OSError and, with `new`, FileExistsError if the file exists.
     """
     if new and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -21,7 +21,7 @@ def write_text(path: Path, text: str, *, new: bool = False) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes 0600; a lock in a checkout and an entry in a shared cache are read by others.
+        # mkstemp creates files as 0600, but others must read locks in a checkout and entries in a shared cache.
         Path(name).chmod(0o666 & ~_umask())
         Path(name).replace(path)
     except BaseException:
@@ -37,7 +37,7 @@ def _umask() -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Make a rename in `folder` survive a power failure."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Files on disk: hashed, listed, and held against a list."""
+"""Hashes and lists files on disk, and compares them with a list."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from prebake.documents.messages import quote
 from prebake.errors import IntegrityError, PrebakeError, SourceError
 
 CHUNK = 1 << 20
-"""Bytes read at once: large enough that hashing, not the loop, is what takes time."""
+"""Bytes per read: large enough that hashing takes the time, not the loop."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What writing says where the disk, or the user's share of it, is used up."""
+"""Error numbers of a write when the disk or the user's quota is full."""
 
 
 def sha256_of(path: Path) -> str:
@@ -29,7 +29,7 @@ def sha256_of(path: Path) -> str:
 
 
 def md5_of(path: Path) -> str:
-    """The md5 of a file: only for comparing with a table that an upstream publishes."""
+    """The md5 of a file, only for comparison with a table that upstream publishes."""
     return _hash(path, "md5")
 
 
@@ -44,8 +44,8 @@ def _hash(path: Path, algorithm: str) -> str:
 def paths_of(folder: Path, *, hidden: bool = True) -> tuple[str, ...]:
     """Every regular file below `folder`, as sorted relative POSIX paths.
 
-    `hidden=False` leaves out whatever starts with a dot. Raises IntegrityError that lists every symlink,
-    device and name that no manifest can carry: skipping them would bake something else than what is there.
+    `hidden=False` leaves out names that start with a dot. Raises IntegrityError that lists every symlink, device and
+    name that a manifest can't contain: if they were skipped, the result would differ from the folder.
     """
     findings: list[str] = []
     paths = list(_walk(folder, "", hidden, findings))
@@ -63,7 +63,7 @@ def _walk(folder: Path, prefix: str, hidden: bool, findings: list[str]) -> Itera
             if entry.is_symlink():
                 findings.append(f"{path}: is a symlink to {Path(entry.path).readlink()}")
             elif not layout.is_inside(entry.name):
-                findings.append(f"{quote(path)}: has a name that a manifest cannot carry")
+                findings.append(f"{quote(path)}: has a name that a manifest cannot contain")
             elif entry.is_dir(follow_symlinks=False):
                 yield from _walk(Path(entry.path), path + "/", hidden, findings)
             elif stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
@@ -80,7 +80,7 @@ def file_of(folder: Path, path: str) -> File:
 def files_of(folder: Path, *, hidden: bool = True) -> tuple[File, ...]:
     """Every file below `folder` with its size and hash, sorted by path.
 
-    Raises IntegrityError for symlinks and anything else that is no regular file.
+    Raises IntegrityError for symlinks and other files that are not regular.
     """
     return tuple(file_of(folder, path) for path in paths_of(folder, hidden=hidden))
 
@@ -94,11 +94,11 @@ def check_files(
     hashes: bool = True,
     hashed: Collection[str] = (),
 ) -> None:
-    """Hold a folder against a list of files: presence, size, sha256 (unless `hashes=False`), and nothing else there.
+    """Compare a folder with a list of files: presence, size, sha256 (unless `hashes=False`), and no other files.
 
-    `label` begins the message (default: the folder); paths in `allow` may be there without being listed; of those in
-    `hashed` the hash is known, and only presence and size are looked at. Files are hashed in as many threads as there
-    are processors. Raises IntegrityError that lists each mismatch.
+    `label` begins the message (default: the folder). Paths in `allow` may exist without being listed. Files in `hashed`
+    have a known hash, so only their presence and size are checked. Files are hashed with one thread per CPU. Raises
+    IntegrityError that lists each mismatch.
     """
     listed = {file.path: file for file in files}
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as threads:
@@ -124,7 +124,7 @@ def _check_file(folder: Path, file: File, hashes: bool) -> str | None:
 
 @contextmanager
 def disk_full_as(what: str, folder: Path, error: type[PrebakeError] = SourceError) -> Iterator[None]:
-    """Turn a full disk or quota inside the block into one clear message; other OS errors pass."""
+    """Turn a full disk or quota inside the block into one clear error; other OS errors pass through."""
     try:
         yield
     except OSError as found:

@@ -1,4 +1,4 @@
-"""Locks between processes: `flock` on a file that may be removed while others wait for it."""
+"""Locks between processes: `flock` on a file that may be removed while other processes wait for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 def locked(path: Path, *, exclusive: bool, wait: bool = True) -> int:
     """An open handle of `path`, locked until it is closed (or the process ends).
 
-    Raises BlockingIOError where somebody else holds the lock and `wait` is false, and OSError.
+    Raises BlockingIOError if another process holds the lock and `wait` is false, and OSError.
     """
     operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     while True:
@@ -27,7 +27,7 @@ def locked(path: Path, *, exclusive: bool, wait: bool = True) -> int:
                     raise
                 _log.info("%s: waiting for another process", path)
                 fcntl.flock(handle, operation)
-            # A lock file that was removed meanwhile guards nothing: the next one has another inode.
+            # A lock file that was removed meanwhile protects nothing: its successor has another inode.
             if _is_still(handle, path):
                 return handle
         except BaseException:

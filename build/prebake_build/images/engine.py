@@ -1,7 +1,7 @@
 """Images and containers through the Docker SDK: an image's layers, and services started in containers.
 
-`ContainerLauncher` is the launcher that `prebake_build.measure.compare` takes for real starts. Its containers carry
-the label `prebake.measure=1`, so that what a killed process left behind can be found:
+`ContainerLauncher` is the launcher that `prebake_build.measure.compare` uses for containers. They have the label
+`prebake.measure=1`, so leftovers of a killed process can be found:
 `docker ps --all --filter label=prebake.measure=1`.
 """
 
@@ -18,7 +18,7 @@ _EMPTY = frozenset(
     ("ARG", "CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "MAINTAINER", "ONBUILD", "SHELL",
      "STOPSIGNAL", "USER", "VOLUME")
 )  # fmt: skip
-"""Instructions that change an image's configuration and make no layer."""
+"""Instructions that change only an image's configuration and add no layer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,17 +26,17 @@ class Layer:
     """One layer of an image."""
 
     digest: str
-    """`sha256:…` of the uncompressed layer (the diff ID): the same however a registry compresses it."""
+    """`sha256:…` of the uncompressed layer (the diff ID), which does not depend on a registry's compression."""
     size: int
-    """Bytes on disk, as the engine counts them."""
+    """Bytes on disk, as reported by the engine."""
     created_by: str
-    """The instruction that made it, or empty for an imported one."""
+    """The instruction that created it; empty for an imported layer."""
 
 
 def open_engine() -> Any:
     """A `docker.DockerClient` for the engine of `DOCKER_HOST`, else of the current Docker context.
 
-    Raises PrebakeError where none answers.
+    Raises PrebakeError if no engine answers.
     """
     import docker
 
@@ -51,7 +51,7 @@ def open_engine() -> Any:
 
 
 def _context_address() -> str | None:
-    """The address of the context that `docker context use` chose; the SDK's own default ignores it."""
+    """The address of the context selected with `docker context use`, which the SDK's default ignores."""
     from docker.context import ContextAPI
 
     context = ContextAPI.get_current_context()
@@ -59,7 +59,7 @@ def _context_address() -> str | None:
 
 
 def image_layers(client: Any, image: str) -> tuple[Layer, ...]:
-    """The layers of a local image, the lowest first. Raises PrebakeError where there is no such image."""
+    """The layers of a local image, the lowest first. Raises PrebakeError if the image does not exist."""
     import docker
 
     try:
@@ -73,18 +73,17 @@ def image_layers(client: Any, image: str) -> tuple[Layer, ...]:
 
 
 def match_layers(image: str, digests: Sequence[str], history: Sequence[Mapping[str, Any]]) -> tuple[Layer, ...]:
-    """Digests (lowest first) joined with what the engine's history (newest first) says of them.
+    """Match digests (lowest first) with the entries of the engine's history (newest first).
 
-    The history names instructions that made no layer too, and does not say which those are: they are known
-    by their names, and by having no size where names are not enough. Raises PrebakeError where neither comes
-    out even.
+    The history also lists instructions that added no layer, without marking them: they are recognised by their names
+    or, if that does not give the right number, by their size of 0. Raises PrebakeError if neither gives it.
     """
     oldest_first = list(reversed(history))
     made = [entry for entry in oldest_first if entry["Size"] or not _makes_no_layer(entry["CreatedBy"] or "")]
     if len(made) != len(digests):
         made = [entry for entry in oldest_first if entry["Size"]]
     if len(made) != len(digests):
-        raise PrebakeError(f"{image}: has {len(digests)} layers, and its history tells of {len(made)}")
+        raise PrebakeError(f"{image}: has {len(digests)} layers, but its history lists {len(made)}")
     return tuple(
         Layer(digest=digest, size=entry["Size"], created_by=entry["CreatedBy"] or "")
         for digest, entry in zip(digests, made, strict=True)

@@ -1,9 +1,8 @@
-"""Starts, side by side: services are launched in turn, timed from outside, and compared pair by pair.
+"""Compares the starts of two services: launches them in turn, times them from outside, and compares them pair by pair.
 
-The clock starts when a service is launched and stops when `/readyz` first answers 200. Then the service's typical
-question is asked: once for the first answer, and `STEADY` times more for what an answer takes afterwards. Memory is
-what the service's own kernel counters say. Rounds are interleaved, A B A B …, so that a machine whose speed drifts
-treats both alike.
+The clock starts at the launch and stops when `/readyz` first answers 200. Then the service's typical request is sent
+once for the first answer, and `STEADY` more times for the steady response time. Memory comes from the kernel's counters
+of the service. Rounds are interleaved, A B A B …, so a drift of the machine's speed affects both alike.
 """
 
 from __future__ import annotations
@@ -25,26 +24,26 @@ from prebake.telemetry.services import Request
 logger = logging.getLogger(__name__)
 
 Ask = Callable[[Collection[str]], Request | None]
-"""The question for a service that has these models, or None where there is none."""
+"""The request for a service with these models, or None if there is none."""
 STEADY = 3
-"""Requests after the first one whose median is the steady response time."""
+"""Number of requests after the first; their median is the steady response time."""
 POLL = 0.005
-"""Seconds between two looks at `/readyz`."""
+"""Seconds between two requests for `/readyz`."""
 
 
 class Service(Protocol):
-    """One service that was launched."""
+    """A launched service."""
 
     url: str
 
     def stop(self) -> None:
-        """End it and remove what it left. Safe to call again."""
+        """End it and clean up. Safe to call again."""
 
     def log(self) -> str:
-        """What it wrote, for the message where it failed."""
+        """Its output, for error messages."""
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether it is still running."""
 
 
 class Launcher(Protocol):
@@ -53,7 +52,7 @@ class Launcher(Protocol):
     label: str
 
     def launch(self) -> Service:
-        """Start it; returns at once, with the clock running."""
+        """Start it and return immediately; the caller's clock is running."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +68,13 @@ class Sample:
     steady_request: float
     """The same for later requests, the median of `STEADY`."""
     peak_memory: int
-    """Bytes resident at most, up to the first answer."""
+    """Peak resident memory up to the first answer, in bytes."""
     anonymous: int
     """Bytes of private memory when ready."""
     answer: Any
-    """What was answered, so that services can be seen to agree."""
+    """The first answer, to check that both services give the same."""
     startup: dict[str, Any] = field(repr=False)
-    """The service's own timeline."""
+    """The service's timeline, from `/startup`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +84,13 @@ class Comparison:
     baseline: str
     candidate: str
     samples: dict[str, list[Sample]]
-    """Label → one sample a round."""
+    """Label → one sample per round."""
 
     def values(self, label: str, figure: str) -> list[float]:
         return [getattr(sample, figure) for sample in self.samples[label]]
 
     def ratio(self, figure: str) -> list[float]:
-        """Candidate over baseline, round by round, sorted."""
+        """The ratio candidate / baseline of each round, sorted."""
         pairs = zip(self.values(self.candidate, figure), self.values(self.baseline, figure), strict=True)
         return sorted(candidate / baseline for candidate, baseline in pairs)
 
@@ -115,14 +114,14 @@ FIGURES = {
     "peak_memory": ("peak memory", "MB", 1e-6),
     "anonymous": ("private memory", "MB", 1e-6),
 }
-"""Figure of a sample → its title, unit, and the factor to that unit."""
+"""Figure of a sample → title, unit, and factor to that unit."""
 
 
 def compare(baseline: Launcher, candidate: Launcher, ask: Ask, *, rounds: int, timeout: float = 120.0) -> Comparison:
-    """Start both in turn, `rounds` times each, after one start of each that is not counted.
+    """Start both in turn, `rounds` times each, after one warm-up start of each that does not count.
 
-    Raises PrebakeError where a service ends or does not become ready within `timeout` seconds; the message
-    has the end of its log. Every service is stopped, whatever happens.
+    Raises PrebakeError if a service ends or is not ready within `timeout` seconds; the message contains the end of its
+    log. Every service is stopped in any case.
     """
     samples: dict[str, list[Sample]] = {baseline.label: [], candidate.label: []}
     for number in range(rounds + 1):
@@ -137,7 +136,7 @@ def compare(baseline: Launcher, candidate: Launcher, ask: Ask, *, rounds: int, t
 
 
 def measure(launcher: Launcher, ask: Ask, *, timeout: float = 120.0) -> Sample:
-    """One start. Raises PrebakeError as `compare` does, and where `ask` has no question for the service's models."""
+    """Measure one start. Raises PrebakeError like `compare`, and if `ask` has no request for the service's models."""
     started = time.perf_counter()
     service = launcher.launch()
     try:
@@ -146,8 +145,8 @@ def measure(launcher: Launcher, ask: Ask, *, timeout: float = 120.0) -> Sample:
         request = ask(status["models"])
         if request is None:
             raise PrebakeError(
-                f"{launcher.label}: no question for its models {', '.join(status['models'])}: "
-                'name one with --request "METHOD PATH [@FILE]"'
+                f"{launcher.label}: no request for its models {', '.join(status['models'])}: "
+                'give one with --request "METHOD PATH [@FILE]"'
             )
         anonymous = _get(service.url, "/startup")[1]["memory"]["now"]["anonymous"]
         asked = time.perf_counter()
@@ -158,7 +157,7 @@ def measure(launcher: Launcher, ask: Ask, *, timeout: float = 120.0) -> Sample:
         steady = [_seconds(lambda: _answer(service.url, request, launcher.label)) for _ in range(STEADY)]
     except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
         raise PrebakeError(
-            f"{launcher.label}: was ready, and did not answer as the service does ({type(error).__name__}: {error}); "
+            f"{launcher.label}: was ready, but gave an unexpected answer ({type(error).__name__}: {error}); "
             f"its log ends:\n{service.log()[-2000:]}"
         ) from error
     finally:
@@ -210,7 +209,7 @@ def _request(url: str, method: str, path: str, body: bytes | None, *, timeout: f
 
 
 def table(comparison: Comparison) -> str:
-    """The comparison as text: each figure's median and spread for both, and the ratio of the pairs."""
+    """The comparison as a text table: median and range of each figure for both services, and of the ratios."""
     rows: list[tuple[str, ...]] = [("", comparison.baseline, comparison.candidate, "ratio")]
     for figure, (title, unit, factor) in FIGURES.items():
         cells = [_spread([value * factor for value in comparison.values(label, figure)], unit)
@@ -226,7 +225,8 @@ def _spread(values: Sequence[float], unit: str) -> str:
 
 
 def findings(comparison: Comparison, *, shorter: float, memory_above: float, first_request: float) -> list[str]:
-    """What the candidate misses, each as a sentence. Medians decide; percentages, and seconds for the first request."""
+    """One sentence for each limit that the candidate's medians miss. Limits are percentages, and seconds for the first
+    request."""
     missed = []
     gained = 100 * (1 - statistics.median(comparison.ratio("ready")))
     if gained < shorter:

@@ -1,6 +1,6 @@
-"""Services started in containers: what `prebake_build.measure.compare` launches where images are compared.
+"""Starts services in containers, to compare images with `prebake_build.measure.compare`.
 
-The containers carry the label `prebake.measure=1`, so that what a killed process left behind can be found:
+The containers have the label `prebake.measure=1`, so leftovers of a killed process can be found:
 `docker ps --all --filter label=prebake.measure=1`.
 """
 
@@ -14,7 +14,7 @@ from prebake.baked import layout
 from prebake.errors import PrebakeError
 
 LABEL = {"prebake.measure": "1"}
-"""What marks the containers of `ContainerLauncher`."""
+"""The label of the containers of `ContainerLauncher`."""
 
 
 HARDENED: Mapping[str, Any] = {
@@ -22,15 +22,14 @@ HARDENED: Mapping[str, Any] = {
     "cap_drop": ["ALL"],
     "security_opt": ["no-new-privileges"],
 }
-"""How containers are started unless told otherwise: as a careful administrator runs them."""
+"""Default options of containers: hardened, as in production."""
 
 
 class ContainerLauncher:
     """Starts a service's image, with its port published on 127.0.0.1.
 
-    `command` replaces the image's own arguments. `options` are more of what the SDK's `containers.create`
-    takes, such as `mem_limit="2g"`, `nano_cpus=2_000_000_000`, `device_read_bps=[…]` or `user=12345`; they
-    take precedence over `HARDENED`.
+    `command` replaces the image's own arguments. `options` are further arguments of the SDK's `containers.create`, such
+    as `mem_limit="2g"`, `nano_cpus=2_000_000_000`, `device_read_bps=[…]` or `user=12345`; they override `HARDENED`.
     """
 
     def __init__(
@@ -45,8 +44,8 @@ class ContainerLauncher:
     def launch(self) -> ContainerService:
         """Create and start a container; returns as soon as the engine has started it.
 
-        Raises PrebakeError where the engine has no such image, refuses the options, or the container ends at
-        once; nothing is left behind then.
+        Raises PrebakeError if the engine does not have the image or refuses the options, or if the container ends
+        immediately; then the container is removed.
         """
         import docker
 
@@ -58,15 +57,15 @@ class ContainerLauncher:
         except docker.errors.ImageNotFound as error:
             raise PrebakeError(f"{self._image}: there is no such image here: build it, or pull it") from error
         except docker.errors.APIError as error:
-            raise PrebakeError(f"{self._image}: the engine makes no container of it: {error.explanation}") from error
+            raise PrebakeError(f"{self._image}: the engine cannot create a container: {error.explanation}") from error
         service = ContainerService(container)
         try:
             container.start()
             container.reload()
-            # no ports stand here where the container has ended already
+            # there are no ports if the container has already ended
             published = (container.attrs["NetworkSettings"]["Ports"] or {}).get(port) or []
             if not published:
-                raise PrebakeError(f"{self._image}: the container ended at once; it wrote:\n{service.log()}")
+                raise PrebakeError(f"{self._image}: the container ended immediately; its output:\n{service.log()}")
             service.url = f"http://127.0.0.1:{published[0]['HostPort']}"
         except docker.errors.APIError as error:
             service.stop()
@@ -78,23 +77,23 @@ class ContainerLauncher:
 
 
 class ContainerService:
-    """One container that was launched."""
+    """A launched container."""
 
     def __init__(self, container: Any) -> None:
         self.url = ""
         self.container = container
-        """The SDK's object, for more than a measurement asks."""
+        """The SDK's container object."""
         self._removed_log: str | None = None
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether it is still running."""
         if self._removed_log is not None:
             return False
         self.container.reload()
         return bool(self.container.status == "running")
 
     def log(self) -> str:
-        """What it wrote on both outputs, also after `stop`."""
+        """Its standard output and error, also after `stop`."""
         if self._removed_log is not None:
             return self._removed_log
         return str(self.container.logs().decode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""Services as plain processes: the launcher that needs no Docker."""
+"""Starts services as plain processes, without Docker."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prebake.errors import ConfigError
 
 
 class ProcessLauncher:
-    """Starts a command, `{port}` in its arguments replaced by a free port.
+    """Starts a command; `{port}` in its arguments is replaced with a free port.
 
-    The first word `python` stands for this interpreter, and `prebake` for its command line: the virtual environment
-    need not be on the PATH.
+    As the first word, `python` stands for this interpreter and `prebake` for its command line, so the virtual
+    environment need not be on the PATH.
     """
 
     def __init__(self, label: str, command: Sequence[str], **environment: str) -> None:
@@ -25,7 +25,7 @@ class ProcessLauncher:
         self._command, self._environment = tuple(command), environment
 
     def launch(self) -> ProcessService:
-        """Raises ConfigError where the command cannot be started."""
+        """Start the command. Raises ConfigError if that fails."""
         first, *rest = self._command
         known = {"python": [sys.executable], "prebake": [sys.executable, "-m", "prebake"]}
         try:
@@ -35,7 +35,7 @@ class ProcessLauncher:
 
 
 class ProcessService:
-    """One such process. Its output goes to a file: a full pipe would stop it."""
+    """A launched process. Its output goes to a file, because a full pipe would block it."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         port = free_port()

@@ -1,6 +1,6 @@
-"""A comparison as files: `startup.html`, one page with figures and both timelines drawn, and `startup.json`.
+"""Writes a comparison as `startup.html`, a page with figures and both timelines, and as `startup.json`.
 
-The page is a single file with inline SVG: it opens anywhere, without network or scripts.
+The page is a single file with inline SVG; it needs neither network nor scripts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PACKAGES = ("prebake", "torch", "transformers", "easyocr", "torchvision", "safet
 
 
 def to_json(comparison: Comparison, title: str) -> str:
-    """Every sample, with the versions and the machine they were taken on."""
+    """All samples, with package versions and the machine's properties."""
     document = {
         "format": 1,
         "title": title,
@@ -41,7 +41,7 @@ def to_json(comparison: Comparison, title: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, without naming the machine."""
+    """Properties of the machine that the figures depend on; nothing that identifies it."""
     return {"processors": os.cpu_count(), "architecture": platform.machine(), "system": platform.system(),
             "python": platform.python_version()}  # fmt: skip
 
@@ -83,7 +83,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def summary(comparison: Comparison) -> str:
-    """One sentence for somebody who has not read the table's columns."""
+    """The comparison in one sentence, for readers who skip the table."""
     middle = {
         (label, figure): statistics.median(comparison.values(label, figure))
         for label in comparison.samples

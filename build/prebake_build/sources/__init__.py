@@ -1,13 +1,13 @@
-"""Where checkpoints come from: the `Source` interface and its one dispatch.
+"""Where checkpoints come from: the `Source` interface, and the function that opens a source.
 
-A source is named by a URI in `models.toml`; its scheme picks the implementation. It works in two
-steps, so that what was agreed on can be kept in `models.lock`:
+A source is given by a URI in `models.toml`; its scheme selects the implementation. It works in two steps, so the result
+of the first can be kept in `models.lock`:
 
-1. `resolve()` asks upstream what the URI means today: an exact revision, and the files with their hashes;
-2. `fetch(resolved, folder)` brings exactly those files.
+1. `resolve()` asks upstream for the URI's current exact revision, and the files with their hashes;
+2. `fetch(resolved, folder)` fetches exactly those files.
 
-Some upstreams publish no hashes, so that resolving means fetching. Such a source also has
-`resolve_into(folder)` (`ResolvesByFetching`), and the cache keeps what it brought.
+Some upstreams publish no hashes, so resolving requires fetching. Such a source also has `resolve_into(folder)`
+(`ResolvesByFetching`), and the cache keeps the fetched files.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ SCHEMES = ("hf", "easyocr", "url", "path", "dummy")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolved:
-    """What a source's URI means: enough to fetch the same bytes again, and to notice when they differ."""
+    """The exact meaning of a source's URI: enough to fetch the same bytes again, and to detect changes."""
 
     revision: str
-    """Exact, with its kind: `commit:…`, `sha256:…` (of the set of files), `generator:…`."""
+    """The exact revision with its kind: `commit:…`, `sha256:…` (of the set of files), `generator:…`."""
     files: tuple[File, ...]
     """Sorted by path."""
     licence: str | None = None
@@ -36,13 +36,13 @@ class Resolved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upstream:
-    """What is known of one file before it was ever fetched: never a guess, only what a table publishes."""
+    """What upstream's tables publish about one file, known without fetching it."""
 
     path: str
-    """In the checkpoint."""
+    """Path in the checkpoint."""
     url: str
     member: str
-    """The file inside the archive `path` that `md5` is of."""
+    """The file inside the archive `path` to which `md5` belongs."""
     md5: str
     """32 hexadecimal digits."""
 
@@ -52,10 +52,10 @@ class Source(Protocol):
 
     @property
     def uri(self) -> str:
-        """As `models.toml` writes it."""
+        """As in `models.toml`."""
 
     def resolve(self) -> Resolved:
-        """Ask upstream. Raises SourceError where it cannot be reached or does not know the URI."""
+        """Ask upstream. Raises SourceError if it is unreachable or does not know the URI."""
 
     def fetch(self, resolved: Resolved, folder: Path) -> None:
         """Write the files of `resolved` into `folder`, which exists and is empty.
@@ -66,25 +66,25 @@ class Source(Protocol):
 
 @runtime_checkable
 class ResolvesByFetching(Protocol):
-    """A source that must fetch to know its hashes."""
+    """A source that must fetch its files to get their hashes."""
 
     def resolve_into(self, folder: Path) -> Resolved:
-        """Like `Source.resolve`, and all files of the result are in `folder`, which exists and is empty."""
+        """Like `Source.resolve`, but also writes all files of the result into `folder`, which exists and is empty."""
 
 
 @runtime_checkable
 class KnowsUpstream(Protocol):
-    """A source that can say something without asking upstream."""
+    """A source that knows something about its files without asking upstream."""
 
     def upstream(self) -> tuple[Upstream, ...]:
-        """What is known already, sorted by path."""
+        """What is known, sorted by path."""
 
 
 def open_source(uri: str, *, base: Path, where: str) -> Source:
-    """The source that `uri` names.
+    """The source for `uri`.
 
-    `base` is the folder that relative paths start from (that of `models.toml`); `where` begins messages.
-    Raises ConfigError for a scheme that is not known or a URI that its scheme cannot read.
+    Paths are relative to `base`, the folder of `models.toml`; `where` begins messages. Raises ConfigError for an
+    unknown scheme or a malformed URI.
     """
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in SCHEMES:

@@ -1,9 +1,9 @@
-"""Archives from elsewhere, unpacked into a folder that they cannot leave.
+"""Unpacks untrusted archives into a folder, without writing outside it.
 
-Every member is looked at before the first byte is written. Refused, never skipped: absolute paths, `..`,
-links, devices, encrypted members, one path twice, names too long or deep, and archives that unpack to far more than
-they are. What an archive may cost before it is refused is bounded by its own size and the limits below.
-(`tarfile`'s own filters came after Python 3.10.)
+Every member is checked before the first byte is written. These are errors, never skipped: absolute paths, `..`, links,
+devices, encrypted members, duplicate paths, names that are too long or too deep, and archives with an extreme
+compression ratio. An archive's size and the limits below bound the cost of checking it. (`tarfile`'s own filters came
+after Python 3.10.)
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ from prebake_build.files.digest import CHUNK, disk_full_as
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 MAX_RATIO = 20
-"""Weights barely compress. Below FREE_SIZE any ratio passes: dummy weights are mostly zeros."""
+"""Limit of the compression ratio: weights barely compress. Does not apply below FREE_SIZE, because dummy weights are
+mostly zeros."""
 FREE_SIZE = 1 << 30
-"""Bytes."""
+"""Unpacked bytes up to which any ratio is allowed."""
 MAX_MEMBERS = 10_000
-"""A compressed tar holds a thousand times as many headers as bytes would tell."""
+"""A compressed tar can contain a thousand times as many headers as its size suggests."""
 MAX_NAME, MAX_DEPTH = 512, 32
-"""Of a member's path: characters, and folders. All folders of all members are remembered: at most 80 MB."""
+"""Limits of a member's path: characters, and folders. All folders of all members are kept in memory: at most 80 MB."""
 MAX_TAR_HEADER = 64 << 10
-"""Bytes of the headers that hold long names, which `tarfile` reads into memory whatever their size."""
+"""Limit in bytes for headers with long names, which `tarfile` reads into memory regardless of their size."""
 MAX_LISTED = 20
-"""Listed in a message."""
+"""Maximum number of findings in a message."""
 
 _DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RecursionError
@@ -55,13 +56,13 @@ class _Member:
     path: str
     size: int
     folder: bool = False
-    """Made where a file needs it, and never for itself."""
+    """Folders are only created for the files in them."""
     refusal: str | None = None
-    """Why it must not be unpacked."""
+    """Why it must not be unpacked, or None."""
 
 
 class _TarInfo(tarfile.TarInfo):
-    """Headers that are no member are read into memory whole: a small archive may say that one has gigabytes."""
+    """Limits extended headers, which `tarfile` reads into memory: a small archive may declare one of gigabytes."""
 
     def _proc_member(self, opened: tarfile.TarFile) -> tarfile.TarInfo:
         # Its comment in `tarfile`: "can be overridden in a subclass to add custom _proc_*() methods".
@@ -71,14 +72,14 @@ class _TarInfo(tarfile.TarInfo):
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file name is that of an archive that `unpack` reads."""
+    """Whether `unpack` can read a file of this name."""
     return name.lower().endswith(SUFFIXES)
 
 
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a .zip, .tar, .tar.gz or .tgz into `folder`, which exists and is empty.
 
-    Raises SourceError that lists each refused member, or says that the archive is damaged.
+    Raises SourceError that lists each refused member, or if the archive is damaged.
     """
     with _reading(archive):
         if archive.name.lower().endswith(".zip"):
@@ -96,7 +97,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def check_member(zip_path: Path, member: str, md5: str | None) -> None:
-    """Read one member of a zip through, without writing it. Raises as `extract` does."""
+    """Read one member of a zip without writing it. Raises like `extract`."""
     with _reading(zip_path), zipfile.ZipFile(zip_path) as opened:
         _find(zip_path, opened, member)
         with opened.open(member) as content:
@@ -104,10 +105,10 @@ def check_member(zip_path: Path, member: str, md5: str | None) -> None:
 
 
 def extract(zip_path: Path, member: str, folder: Path, md5: str | None) -> Path:
-    """Unpack one member of a zip into `folder` and give its path; `md5` (hexadecimal) is compared where given.
+    """Unpack one member of a zip into `folder` and return its path; checks `md5` (hexadecimal) unless it is None.
 
-    Raises SourceError where the zip is damaged, unsafe, or lacks the member (it lists those that are there),
-    and IntegrityError where the md5 differs; then nothing is left in `folder`.
+    Raises SourceError if the zip is damaged, unsafe, or lacks the member (the message lists the existing ones), and
+    IntegrityError if the md5 differs; then the file is removed.
     """
     target = folder / member
     with _reading(zip_path), zipfile.ZipFile(zip_path) as opened:
@@ -127,7 +128,7 @@ def _reading(archive: Path) -> Iterator[None]:
         with disk_full_as(archive.name, archive.parent):
             yield
     except _DAMAGE as error:
-        raise SourceError(f"{archive.name}: is damaged, or no archive of this kind: {error}") from error
+        raise SourceError(f"{archive.name}: is damaged, or not an archive of this type: {error}") from error
 
 
 def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
@@ -148,7 +149,7 @@ def _tar_members(opened: tarfile.TarFile) -> Iterator[_Member]:
 
 
 def _checked(archive: Path, members: Iterable[_Member]) -> list[_Member]:
-    """The members that are files, all of them safe together."""
+    """The members that are files. Raises SourceError unless all members are safe."""
     found: list[_Member] = []
     findings: list[str] = []
     files: set[str] = set()
@@ -167,7 +168,7 @@ def _checked(archive: Path, members: Iterable[_Member]) -> list[_Member]:
             continue
         parents = {path[:end] for end, character in enumerate(path) if character == "/"}
         if path in files or path in folders or parents & files:
-            findings.append(f"{quote(member.path)}: is there twice")
+            findings.append(f"{quote(member.path)}: is a duplicate")
         files.add(path)
         folders |= parents
         found.append(member)
@@ -181,11 +182,11 @@ def _checked(archive: Path, members: Iterable[_Member]) -> list[_Member]:
 
 
 def _refusal(member: _Member, path: str) -> str | None:
-    """Why the member is refused, whatever the others are. How long its path is comes before the path's parts."""
+    """Why the member is refused, independently of other members. Checks the path's length before its parts."""
     if len(path) > MAX_NAME:
         return f"has a name of {len(path):,} characters, more than {MAX_NAME}"
     if (depth := path.count("/")) > MAX_DEPTH:
-        return f"lies {depth} folders deep, more than {MAX_DEPTH}"
+        return f"is {depth} folders deep, more than {MAX_DEPTH}"
     if not layout.is_inside(path.rstrip("/") if member.folder else path) and not (member.folder and path == "."):
         return "leaves the folder"
     return member.refusal
@@ -209,7 +210,7 @@ def _check_md5(zip_path: Path, member: str, found: str, expected: str | None) ->
 
 
 def _write(content: IO[bytes], target: Path | None) -> str:
-    """Copy to a new file (or nowhere) and give the md5."""
+    """Copy to a new file (or nowhere) and return the md5."""
     digest = hashlib.md5(usedforsecurity=False)
     if target is None:
         while chunk := content.read(CHUNK):

@@ -1,6 +1,6 @@
-"""One file over HTTP(S), streamed to disk: redirects followed, transient failures tried again.
+"""Downloads one file over HTTP(S) to disk; follows redirects and retries transient failures.
 
-`urllib` and not the client of huggingface_hub: that one changes (requests, httpx, httpx2) with its version.
+Uses `urllib` because huggingface_hub's HTTP client (requests, httpx, httpx2) depends on its version.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from prebake_build.files.digest import CHUNK
 
 TRIES = 4
 TIMEOUT = 30.0
-"""Seconds without a byte."""
+"""Maximum seconds without a byte."""
 BACK_OFF = 1.0
-"""Seconds before the second try; doubled before each further one."""
+"""Seconds before the second try; doubled for each further try."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,31 +46,31 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def check_url(url: str, where: str) -> str:
-    """The URL, if it is one that may be fetched.
+    """The URL, after checking that it may be fetched.
 
-    Raises ConfigError, begun with `where`: only http and https, a host, and no user or password in it
-    (they would stand in the lock and in the image's manifest).
+    It must be http or https, with a host, and without user or password, which would end up in the lock and in the
+    image's manifest. Raises ConfigError that begins with `where`.
     """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ConfigError(f"{where}: {quote(url)} is no URL: {error}") from None
+        raise ConfigError(f"{where}: {quote(url)} is not a URL: {error}") from None
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
             f"{where}: leave user and password out of the URL: they would end up in the lock and the image"
         )
     if parts.scheme not in ("http", "https") or not host or port == 0:
-        raise ConfigError(f"{where}: {quote(url)} is no http:// or https:// URL with a host")
+        raise ConfigError(f"{where}: {quote(url)} is not an http:// or https:// URL with a host")
     if any(character.isspace() or not character.isprintable() for character in url) or not url.isascii():
-        raise ConfigError(f"{where}: {quote(url)} has characters that a URL spells with % and two digits")
+        raise ConfigError(f"{where}: {quote(url)} has characters that must be percent-encoded in a URL")
     return url
 
 
 def download(url: str, path: Path, *, uri: str) -> None:
     """Stream `url` into the new file `path`; `uri` begins messages.
 
-    Raises SourceError; OSError of writing (a full disk) passes as it is.
+    Raises SourceError; an OSError from writing (a full disk) passes through.
     """
     for attempt in range(TRIES):
         try:
@@ -89,7 +89,7 @@ def download(url: str, path: Path, *, uri: str) -> None:
 
 def _stream(url: str, path: Path, uri: str) -> None:
     headers = {"User-Agent": "prebake-build", "Accept-Encoding": "identity"}
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310  check_url has seen the scheme
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310  check_url has checked the scheme
     try:
         with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as response:
             _copy(response, path)
@@ -117,13 +117,13 @@ def _copy(response: Any, path: Path) -> None:
             file.write(chunk)
             found += len(chunk)
             bar.update(len(chunk))
-    # Read in pieces, a connection that was cut looks like the end of the file.
+    # With reads in pieces, a broken connection looks like the end of the file.
     if total is not None and found != total:
         raise _TransientError(f"the connection ended after {found:,} of {total:,} bytes")
 
 
 def _progress(name: str, total: int | None) -> Any:
-    """A bar on a terminal, nothing elsewhere."""
+    """A progress bar on a terminal, nothing elsewhere."""
     return tqdm(desc=name, total=total, unit="B", unit_scale=True, disable=None)
 
 

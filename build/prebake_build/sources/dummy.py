@@ -1,7 +1,7 @@
-"""`dummy:blip-base?size=tiny&seed=7`: a checkpoint of random weights, made here, with no network.
+"""`dummy:blip-base?size=tiny&seed=7`: a checkpoint of random weights, generated locally without network.
 
 Kinds: `blip-base`, `florence-2-base`, and `easyocr-` with languages joined by `+` (`easyocr-ko+en`). Options:
-`size=full` (upstream's shapes, the default) or `size=tiny`; `seed`, a whole number, 0 by default.
+`size=full` (upstream's shapes, the default) or `size=tiny`; `seed`, an integer, by default 0.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DummySource:
 
     @classmethod
     def parse(cls, uri: str, rest: str, where: str) -> DummySource:
-        """Raises ConfigError, begun with `where`, for a kind, option or value that is not known."""
+        """Raises ConfigError that begins with `where` for an unknown kind, option or value."""
         name, mark, query = rest.partition("?")
         options = _options(f"{where}: {quote(uri)}", query) if mark else {}
         kind, languages = _kind(f"{where}: {quote(uri)}", name)
@@ -41,25 +41,25 @@ class DummySource:
             raise ConfigError(f"{where}: {quote(uri)}: size {quote(size)} is not one of "
                               f"{', '.join(SIZES)}{nearest(size, SIZES)}")  # fmt: skip
         if not _SEED.fullmatch(seed):
-            raise ConfigError(f"{where}: {quote(uri)}: seed {quote(seed)} is no whole number of up to 9 digits")
+            raise ConfigError(f"{where}: {quote(uri)}: seed {quote(seed)} is not an integer of up to 9 digits")
         return cls(uri=uri, dummy=Dummy(kind=kind, size=size, seed=int(seed), languages=languages))
 
     def resolve(self) -> Resolved:
-        """Make, hash, and throw away. Raises ConfigError where EasyOCR does not know the languages."""
+        """Generate, hash and discard. Raises ConfigError if EasyOCR does not know the languages."""
         with tempfile.TemporaryDirectory(prefix="prebake-") as folder:
             return self.resolve_into(Path(folder))
 
     def resolve_into(self, folder: Path) -> Resolved:
-        """Make the checkpoint in `folder`. Raises as `resolve`."""
+        """Generate the checkpoint in `folder`. Raises like `resolve`."""
         write(self.dummy, folder)
         return Resolved(revision=self.dummy.revision, files=digest.files_of(folder))
 
     def fetch(self, resolved: Resolved, folder: Path) -> None:
-        """Make it again. Raises SourceError where another generator, seed or size was locked."""
+        """Generate it again. Raises SourceError if another generator, seed or size was locked."""
         if resolved.revision != self.dummy.revision:
             raise SourceError(
-                f"{self.uri}: {resolved.revision} was locked, and this Prebake makes {self.dummy.revision}: "
-                "run `prebake lock`, or use the Prebake that was locked with"
+                f"{self.uri}: {resolved.revision} was locked, but this Prebake generates {self.dummy.revision}: "
+                "run `prebake lock`, or use the Prebake version that wrote the lock"
             )
         write(self.dummy, folder)
 

@@ -1,7 +1,7 @@
 """`easyocr:ko+en`: the zips that `easyocr.Reader(['ko', 'en'])` would download, as upstream publishes them.
 
-Which zips those are is read from EasyOCR's own tables, so that a new EasyOCR brings its own models. The
-tables carry addresses and the md5 of each zip's one member, not the zips' hashes: resolving means fetching.
+EasyOCR's own tables list the zips, so a new EasyOCR version brings its own models. The tables have the address of each
+zip and the md5 of its only member, but not the zip's hash: resolving requires fetching.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prebake_build.sources.download import check_url, download
 from prebake_build.upstream.easyocr import Archive, archive_members, recognizer_of
 
 ENV_MIRROR = "EASYOCR_MIRROR"
-"""A base URL that stands for scheme, host and folders of every zip: MIRROR/korean_g2.zip."""
+"""A base URL that replaces scheme, host and folders of every zip: MIRROR/korean_g2.zip."""
 
 _LANGUAGES = re.compile(r"[a-z_]+(?:\+[a-z_]+)*")
 
@@ -37,10 +37,10 @@ class EasyOcrSource:
 
     @classmethod
     def parse(cls, uri: str, rest: str, where: str) -> EasyOcrSource:
-        """Raises ConfigError, begun with `where`.
+        """Raises ConfigError that begins with `where`.
 
-        Whether EasyOCR knows the languages is checked here where it is installed, else by `resolve`:
-        `models.toml` must be readable without it.
+        If EasyOCR is installed, checks that it knows the languages; otherwise `resolve` does, because `models.toml`
+        must be readable without EasyOCR.
         """
         languages = tuple(rest.split("+"))
         if not _LANGUAGES.fullmatch(rest) or len(set(languages)) != len(languages):
@@ -50,17 +50,17 @@ class EasyOcrSource:
         return cls(uri=uri, languages=languages)
 
     def upstream(self) -> tuple[Upstream, ...]:
-        """What EasyOCR's tables publish."""
+        """What EasyOCR's tables publish about the zips."""
         archives = archive_members(self.languages, self.uri).values()
         return tuple(Upstream(path=a.name, url=a.url, member=a.member, md5=a.md5) for a in archives)
 
     def resolve(self) -> Resolved:
-        """Fetch, hash, and throw away. Raises SourceError, IntegrityError, ConfigError."""
+        """Fetch, hash and discard. Raises SourceError, IntegrityError, ConfigError."""
         with tempfile.TemporaryDirectory(prefix="prebake-") as folder:
             return self.resolve_into(Path(folder))
 
     def resolve_into(self, folder: Path) -> Resolved:
-        """Fetch into `folder`, and hold the members against EasyOCR's md5 sums. Raises as `resolve`."""
+        """Fetch into `folder`, and compare the members with EasyOCR's md5 sums. Raises like `resolve`."""
         for archive in archive_members(self.languages, self.uri).values():
             self._bring(archive, folder)
             check_member(folder / archive.name, archive.member, archive.md5)
@@ -68,13 +68,13 @@ class EasyOcrSource:
         return Resolved(revision=set_digest(files), files=files)
 
     def fetch(self, resolved: Resolved, folder: Path) -> None:
-        """Raises SourceError, and ConfigError where the installed EasyOCR uses other zips than were locked."""
+        """Raises SourceError, and ConfigError if the installed EasyOCR uses different zips than the locked ones."""
         archives = archive_members(self.languages, self.uri)
         locked = [file.path for file in resolved.files]
         if sorted(archives) != locked:
             raise ConfigError(
-                f"{self.uri}: {', '.join(locked)} were locked, and the installed EasyOCR uses "
-                f"{', '.join(archives)}: run `prebake lock`, or install the EasyOCR that was locked with"
+                f"{self.uri}: {', '.join(locked)} were locked, but the installed EasyOCR uses "
+                f"{', '.join(archives)}: run `prebake lock`, or install the EasyOCR version used for the lock"
             )
         for archive in archives.values():
             self._bring(archive, folder)

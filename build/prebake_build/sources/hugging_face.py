@@ -33,10 +33,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 30.0
 
-# Transformers' order, and only its default names: variants (fp16, adapters) are for those who name them.
+# In transformers' order, with only its default names; variants (fp16, adapters) must be requested explicitly.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
-# Configuration and the vocabulary files that transformers' tokenizers name (VOCAB_FILES_NAMES, 5.23), and no more.
+# Configuration, and the vocabulary files of transformers' tokenizers (VOCAB_FILES_NAMES, 5.23).
 _SMALL = re.compile(
     r"(?:(?:generation_|preprocessor_|processor_|video_preprocessor_|tokenizer_|audio_tokenizer_)?config"
     r"|tokenizer|special_tokens_map|added_tokens|(?:entity_|target_)?vocab|vocab-(?:src|tgt)|normalizer|emoji"
@@ -55,7 +55,7 @@ _ACCESS_HELP = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HuggingFaceSource:
-    """One model repository. `HF_ENDPOINT` and `HF_TOKEN` count as they are when a method is called."""
+    """One model repository. Each method reads `HF_ENDPOINT` and `HF_TOKEN` when it is called."""
 
     uri: str
     repo: str
@@ -65,7 +65,7 @@ class HuggingFaceSource:
 
     @classmethod
     def parse(cls, uri: str, rest: str, where: str) -> HuggingFaceSource:
-        """Raises ConfigError, begun with `where`."""
+        """Raises ConfigError that begins with `where`."""
         found = _URI.fullmatch(rest)
         if not found or any(part in (".", "..") for part in found[1].split("/")):
             raise ConfigError(f'{where}: {quote(uri)} is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"')
@@ -77,7 +77,7 @@ class HuggingFaceSource:
             info = hub.model_info(self.repo, revision=self.revision, files_metadata=True, timeout=_TIMEOUT)
             commit = info.sha or ""
             if not _COMMIT.fullmatch(commit):
-                raise SourceError(f"{self.uri}: {hub.endpoint} names no commit (found {quote(commit)})")
+                raise SourceError(f"{self.uri}: {hub.endpoint} returned no commit (found {quote(commit)})")
             known = {sibling.rfilename: sibling for sibling in info.siblings or ()}
 
             def bring(path: str) -> Path:
@@ -97,22 +97,22 @@ class HuggingFaceSource:
         """Download the files at the locked commit. Raises SourceError."""
         commit = resolved.revision.removeprefix("commit:")
         if not _COMMIT.fullmatch(commit):
-            raise SourceError(f"{self.uri}: {quote(resolved.revision)} is no commit of the hub: run `prebake lock`")
+            raise SourceError(f"{self.uri}: {quote(resolved.revision)} is not a commit of the hub: run `prebake lock`")
         with self._asking() as hub:
             for file in resolved.files:
                 hub.hf_hub_download(self.repo, file.path, revision=commit, local_dir=folder)
-        # The hub's client keeps its own bookkeeping beside what it downloads.
+        # The hub's client adds its own metadata files to the download.
         shutil.rmtree(folder / ".cache", ignore_errors=True)
 
     @contextmanager
     def _asking(self) -> Iterator[HfApi]:
-        """A client of the hub; whatever goes wrong with it leaves as a SourceError without any secret."""
+        """A client of the hub. Any error inside the block becomes a SourceError without secrets."""
         from huggingface_hub import HfApi, get_token
         from huggingface_hub.errors import HfHubHTTPError
 
         endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         token = get_token()
-        # The base class of the client's own errors: that of requests before 1.0, of httpx and httpx2 after.
+        # The base class of the HTTP client's errors: of requests before version 1.0, of httpx or httpx2 after.
         failures: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
         try:
             yield HfApi(endpoint=endpoint, token=token or False, library_name="prebake-build")
@@ -122,11 +122,11 @@ class HuggingFaceSource:
             if isinstance(error, OSError) and error.errno in digest.FULL:
                 raise
             message = self._explain(error, _redacted(endpoint, token), bool(token))
-            # No cause: the client's errors hold the request, and with it the token.
+            # No cause: the client's errors contain the request, and with it the token.
             raise SourceError(f"{self.uri}: {_redacted(message, token)}") from None
 
     def _explain(self, error: BaseException, endpoint: str, has_token: bool) -> str:
-        """What went wrong, and the way out."""
+        """What went wrong, and how to fix it."""
         from huggingface_hub import errors
 
         status = getattr(getattr(error, "response", None), "status_code", None)
@@ -157,7 +157,7 @@ class HuggingFaceSource:
 
 
 def choose(paths: Iterable[str], read: Callable[[str], str], where: str) -> tuple[str, ...]:
-    """Of a repository's files those that a PyTorch load needs, sorted.
+    """The repository's files that a PyTorch load needs, sorted.
 
     Weights: the first of transformers' default names, safetensors before pickle, with all shards that an index
     names (`read` gives its text). Then configuration, tokenizer, processor and chat templates. Never TensorFlow,
@@ -178,7 +178,7 @@ def choose(paths: Iterable[str], read: Callable[[str], str], where: str) -> tupl
         shards = _shards(read(first), f"{where}: {first}")
         missing = sorted(shards - there)
         if missing:
-            raise SourceError(f"{where}: {first} names shards that are not there: {', '.join(missing)}")
+            raise SourceError(f"{where}: {first} lists missing shards: {', '.join(missing)}")
         chosen |= shards
     return tuple(sorted(chosen))
 
@@ -190,11 +190,11 @@ def _shards(text: str, where: str) -> set[str]:
             return names
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise SourceError(f"{where}: is no index of shards (expected a weight_map from tensors to files)")
+    raise SourceError(f"{where}: is not an index of shards (expected a weight_map from tensors to files)")
 
 
 def _licence(info: ModelInfo) -> str | None:
-    """As the model card declares it; a licence without an identifier by its name."""
+    """The licence's identifier from the model card, or its name if it has no identifier."""
     card = info.card_data
     licence = card.get("license") if card is not None else None
     if licence == "other" and card is not None:
@@ -208,6 +208,6 @@ def _first_line(error: BaseException) -> str:
 
 
 def _redacted(text: str, token: str | None) -> str:
-    """Without the token, and without the user and password of a mirror's address."""
+    """The message without the token, and without user and password of a mirror's address."""
     text = text.replace(token, "***") if token else text
     return re.sub(r"//[^/\s@]+@", "//***@", text)

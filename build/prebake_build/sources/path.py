@@ -1,4 +1,4 @@
-"""`path:DIR`: a folder on this machine, relative to that of `models.toml`. All its files but hidden ones."""
+"""`path:DIR`: a folder on this machine, relative to the folder of `models.toml`; all its files except hidden ones."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from prebake_build.sources import Resolved
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PathSource:
-    """One local folder. Its files are declared by being there: no choice is made among them."""
+    """One local folder. All its files are used, without any selection."""
 
     uri: str
     folder: Path
 
     @classmethod
     def parse(cls, uri: str, rest: str, where: str, base: Path) -> PathSource:
-        """Raises ConfigError, begun with `where`."""
+        """Raises ConfigError that begins with `where`."""
         if not rest or "\0" in rest:
             raise ConfigError(f'{where}: {quote(uri)} is not of the form "path:FOLDER"')
         return cls(uri=uri, folder=base / rest)
 
     def resolve(self) -> Resolved:
-        """Hash the files where they are. Raises SourceError: no folder, empty, unreadable, or with symlinks in it."""
+        """Hash the files in place. Raises SourceError if the folder is missing, empty, unreadable or has symlinks."""
         files = self._files()
         return Resolved(revision=set_digest(files), files=files)
 
@@ -50,13 +50,13 @@ class PathSource:
         except OSError as error:
             raise SourceError(f"{self.uri}: cannot read {error.filename or self.folder}: {reason(error)}") from error
         if not files:
-            raise SourceError(f"{self.uri}: {self.folder} holds no files (hidden ones do not count)")
+            raise SourceError(f"{self.uri}: {self.folder} contains no files (hidden files do not count)")
         return files
 
     def _check(self) -> None:
         if not self.folder.is_dir():
             raise SourceError(
-                f"{self.uri}: there is no folder {quote(str(self.folder))} (paths start where models.toml is)"
+                f"{self.uri}: there is no folder {quote(str(self.folder))} (paths are relative to models.toml)"
             )
         try:
             digest.paths_of(self.folder, hidden=False)

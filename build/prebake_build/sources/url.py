@@ -1,6 +1,6 @@
 """`url:https://…[#sha256=…]`: one file, or one archive that is unpacked into the checkpoint.
 
-The revision is the sha256 of what was downloaded: what `#sha256=` pins, and what `sha256sum` prints.
+The revision is the sha256 of the downloaded file, as `sha256sum` prints it; `#sha256=` pins it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class UrlSource:
     name: str
     """The file's name: the last part of the address."""
     sha256: str | None
-    """What the URI pins."""
+    """The sha256 that the URI pins, or None."""
 
     @classmethod
     def parse(cls, uri: str, rest: str, where: str) -> UrlSource:
-        """Raises ConfigError, begun with `where`."""
+        """Raises ConfigError that begins with `where`."""
         url, hash_, fragment = rest.partition("#")
         check_url(url, where)
         pin = _PIN.fullmatch(fragment)
@@ -44,22 +44,22 @@ class UrlSource:
         name = unquote(urlsplit(url).path.rpartition("/")[2])
         if not layout.is_inside(name) or "/" in name or name.startswith("."):
             raise ConfigError(
-                f"{where}: {quote(url)} ends in no file name (a file, or an archive: {', '.join(SUFFIXES)})"
+                f"{where}: {quote(url)} does not end in a file name (a file, or an archive: {', '.join(SUFFIXES)})"
             )
         return cls(uri=uri, url=url, name=name, sha256=pin[1].lower() if pin else None)
 
     def resolve(self) -> Resolved:
-        """Fetch, hash, and throw away. Raises SourceError, and IntegrityError where the URI's pin does not fit."""
+        """Fetch, hash and discard. Raises SourceError, and IntegrityError if the hash differs from the pinned one."""
         with tempfile.TemporaryDirectory(prefix="prebake-") as folder:
             return self.resolve_into(Path(folder))
 
     def resolve_into(self, folder: Path) -> Resolved:
-        """Fetch into `folder`, and say what it was. Raises as `resolve`."""
+        """Fetch into `folder`. Raises like `resolve`."""
         found = self._bring(folder, self.sha256)
         return Resolved(revision=f"sha256:{found}", files=digest.files_of(folder))
 
     def fetch(self, resolved: Resolved, folder: Path) -> None:
-        """Raises SourceError, and IntegrityError where the download is not that of `resolved`."""
+        """Raises SourceError, and IntegrityError if the download differs from `resolved`."""
         self._bring(folder, resolved.revision.removeprefix("sha256:"))
 
     def _bring(self, folder: Path, expected: str | None) -> str:
@@ -70,7 +70,7 @@ class UrlSource:
             if expected is not None and found != expected:
                 raise IntegrityError(
                     f"{self.uri}: expected sha256 {expected}, found {found}: upstream has changed the file, or it was "
-                    "damaged on the way; take the new one with `prebake lock` (and in `#sha256=`) if you trust it"
+                    "damaged in transit; if you trust the new one, run `prebake lock` (and update `#sha256=`)"
                 )
             if is_archive(self.name):
                 unpack(path, folder)

@@ -1,4 +1,4 @@
-"""EasyOCR's own tables: which zips hold the detector, and the recogniser of some languages.
+"""EasyOCR's own tables: which zips contain the detector, and the recogniser for given languages.
 
 They are read from the installed EasyOCR, so that a new EasyOCR brings its own models.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from prebake.documents.messages import nearest, quote
 from prebake.errors import ConfigError
 
-# The order in which Reader.__init__ asks, and what it takes then. A language of its own comes before scripts.
+# In the order of Reader.__init__: single languages before scripts.
 _OWN = {
     "th": "thai_g1",
     "ch_tra": "zh_tra_g1",
@@ -48,11 +48,11 @@ class Archive:
     member: str
     """The pickle inside: `korean_g2.pth`."""
     md5: str
-    """Of the member, as EasyOCR's table has it."""
+    """The member's md5 from EasyOCR's table."""
 
 
 def archive_members(languages: Sequence[str], where: str = "easyocr") -> dict[str, Archive]:
-    """The zips for these languages by name, sorted: the detector's and one recogniser's.
+    """The zips for these languages by name, sorted: one for the detector and one for the recogniser.
 
     Raises ConfigError, begun with `where`, where EasyOCR is not installed or does not know the languages.
     """

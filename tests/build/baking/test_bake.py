@@ -114,7 +114,7 @@ def test_a_damaged_folder_is_baked_again_or_refused(
     if (folder / "manifest.json").exists():
         assert (code, tree(folder)) == (0, before)
     else:
-        assert (code, "is in the way and no baked model" in err) == (2, True)
+        assert (code, "exists and is not a baked model" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("in_process")
     [
         (LINEAR + "dtyp = 3\n", 'FILE: models.m.dtyp: unknown key: did you mean "dtype"?'),
         ('[models.m]\nsource = "path:c"\nclass = "torchy:a:b"\n',
-         'FILE: models.m.class: "torchy" is no known family (expected one of transformers, easyocr, torch): did you '
+         'FILE: models.m.class: "torchy" is not a known family (expected one of transformers, easyocr, torch): did you '
          'mean "torch"?'),
         ('[models.m]\nsource = "ftp:c"\n',
          'FILE: models.m.source: "ftp:c" has no known scheme (expected one of hf:, easyocr:, url:, path:, dummy:)'),
@@ -105,10 +105,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     torch.save({"x": Evil(proof)}, bert.parent / "c" / file)
     code, _, err = bake(capfd, bert)
     assert code == 1
-    assert (
-        "refused: its pickle wants to construct posix.system, and loading that would run code of whoever wrote it"
-        in err
-    )
+    assert "refused: its pickle wants to construct posix.system, and loading that would run code from the file" in err
     assert not proof.exists()
     assert nothing_is_left(bert)
 
@@ -137,7 +134,7 @@ def test_a_lock_of_another_source_is_refused(linear: Path, capsys: pytest.Captur
     declare(linear.parent, LINEAR.replace("path:c", "path:d"))
     code, _, err = bake(capsys, linear)
     assert (code, err) == (
-        2, 'prebake: error: models.lock: models.m.source: locked "path:c", and models.toml has "path:d": '
+        2, 'prebake: error: models.lock: models.m.source: locked "path:c", but models.toml has "path:d": '
            "run `prebake lock m`\n"
     )  # fmt: skip
 
@@ -197,7 +194,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_model(
     code, _, err = bake(capfd, bert)
     assert (code, err.splitlines()[-1]) == (
         1, f"prebake: error: {output}: cannot write the model m: No space left on device (0 bytes are free): "
-           "free some space, then bake again. What stood there before is unchanged."
+           "free some space, then bake again. The previous folder is unchanged."
     )  # fmt: skip
     assert tree(output / "m") == before
     assert names(output) == ["m"]

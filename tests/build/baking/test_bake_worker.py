@@ -48,11 +48,11 @@ def _any_job() -> Any:
 @pytest.mark.parametrize(
     ("code", "out", "message"),
     [
-        (-9, "", "models.m: the worker ended with signal 9 (killed, perhaps for want of memory); its last words stand "
+        (-9, "", "models.m: the worker ended with signal 9 (killed, perhaps out of memory); its last words stand "
                  "above"),
-        (-11, "", "models.m: the worker ended with signal 11; its last words stand above"),
-        (3, "", "models.m: the worker ended with exit code 3; its last words stand above"),
-        (0, "", "models.m: the worker ended with exit code 0; its last words stand above"),
+        (-11, "", "models.m: the worker ended with signal 11; see its messages above"),
+        (3, "", "models.m: the worker ended with exit code 3; see its messages above"),
+        (0, "", "models.m: the worker ended with exit code 0; see its messages above"),
         (0, '{"error": "Unheard", "message": "what"}', "what"),
     ],
 )  # fmt: skip

@@ -122,7 +122,7 @@ def test_without_namespaces_it_finds_neither_process_nor_network(
 def test_a_worker_that_crashes_in_its_namespace_is_told(linear: Path) -> None:
     done = baked(linear, 'class = "torch:helpers.spies:crash"')
     assert done.returncode == 1
-    assert "models.m: the worker ended with signal 11; its last words stand above\n" in done.stderr
+    assert "models.m: the worker ended with signal 11; see its messages above\n" in done.stderr
 
 
 def test_a_worker_ends_with_the_bake_that_started_it(linear: Path, tmp_path: Path) -> None:
@@ -246,8 +246,8 @@ def test_a_worker_that_allocates_more_than_its_limit_says_so(linear: Path) -> No
     done = baked(linear, lines, PREBAKE_WORKER_MEMORY="4000000000")
     assert done.returncode == 2
     assert done.stderr.endswith(
-        " (memory is limited to 4,000,000,000 bytes here, which is what was available and room for mapped files: "
-        "PREBAKE_WORKER_MEMORY=BYTES sets another limit, 0 none)\n"
+        " (the worker's memory is limited to 4,000,000,000 bytes: the available memory and room for mapped files; "
+        "PREBAKE_WORKER_MEMORY=BYTES sets another limit, 0 means no limit)\n"
     )
 
 
@@ -262,7 +262,7 @@ def test_the_limit_is_what_is_available_and_room_for_mappings(tmp_path: Path, mo
     monkeypatch.setenv("PREBAKE_WORKER_MEMORY", "much")
     with pytest.raises(ConfigError) as caught:
         memory.limit(tmp_path)
-    assert str(caught.value) == 'PREBAKE_WORKER_MEMORY: "much" is no number of bytes (0: no limit)'
+    assert str(caught.value) == 'PREBAKE_WORKER_MEMORY: "much" is not a number of bytes (0: no limit)'
 
 
 def test_the_numbers_of_a_domain_fit_this_kernel() -> None:

@@ -48,13 +48,13 @@ def test_a_zip_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_zip_that_is_none_is_refused(tmp_path: Path) -> None:
     assert refused(SourceError, OCR, zips(tmp_path / "c", craft_mlt_25k=b"<html>")) == (
-        "craft_mlt_25k.zip: is damaged, or no archive of this kind: File is not a zip file"
+        "craft_mlt_25k.zip: is damaged, or not an archive of this type: File is not a zip file"
     )
 
 
 def test_weights_that_are_no_recogniser_are_refused(tmp_path: Path) -> None:
     assert refused(SourceError, OCR, zips(tmp_path / "c")) == (
-        "models.m: lacks Prediction.bias: this is no recogniser of EasyOCR"
+        "models.m: lacks Prediction.bias: this is not a recogniser of EasyOCR"
     )
     checkpoint = zips(tmp_path / "c", korean_g2={"module.Prediction.bias": torch.ones(10)})
     assert refused(SourceError, OCR, checkpoint).startswith(

@@ -84,9 +84,9 @@ def test_missing_weights_are_refused_where_the_framework_would_make_them_up(bert
     ("class_", "expected"),
     [
         ("BertForImages", r"models.m.class: transformers [\d.]+ has no BertForImages"),
-        ("BertConfig", r"models.m.class: BertConfig of transformers is no model"),
-        ("BertTokenizer", r"models.m.class: BertTokenizer of transformers is no model"),
-        ("logging", r"models.m.class: logging of transformers is no model"),
+        ("BertConfig", r"models.m.class: BertConfig of transformers is not a model"),
+        ("BertTokenizer", r"models.m.class: BertTokenizer of transformers is not a model"),
+        ("logging", r"models.m.class: logging of transformers is not a model"),
     ],
 )
 def test_a_class_that_is_none_is_refused(bert: Path, class_: str, expected: str) -> None:
@@ -105,7 +105,7 @@ def test_an_adapter_is_refused_with_the_way_out(tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_configuration_is_refused(tmp_path: Path) -> None:
     assert refused(ConfigError, recipe(), tmp_path) == (
-        "models.m.source: the checkpoint has no config.json, so it is none of transformers"
+        "models.m.source: not a checkpoint of transformers: it has no config.json"
     )
 
 
@@ -211,7 +211,7 @@ def test_files_that_make_no_processor_are_said_and_the_model_is_baked_without(
     checkpoint = copy(bert, tmp_path / "c")
     (checkpoint / "tokenizer.json").write_text("{}")
     assert load_checkpoint(recipe(), checkpoint).options["processor"] is None
-    assert "no processor can be made of its files: " in capsys.readouterr().err
+    assert "cannot load a processor from its files: " in capsys.readouterr().err
 
 
 def test_a_package_that_is_missing_is_named(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,5 +220,5 @@ def test_a_package_that_is_missing_is_named(bert: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("prebake_build.baking.ordinary._processor", missing)
     assert refused(ConfigError, recipe(), bert) == (
-        "models.m: cannot import what this model needs: BertTokenizer requires the sentencepiece library"
+        "models.m: cannot import a package it needs: BertTokenizer requires the sentencepiece library"
     )

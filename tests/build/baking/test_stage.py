@@ -152,14 +152,14 @@ def test_a_bake_asks_no_source_and_says_what_to_run_where_the_checkpoint_is_gone
     assert main(["bake", "caption", "--models", str(path), "--output", str(tmp_path / "out")]) == 1
     revision = Lock.read(path.with_suffix(".lock")).require("caption", "dummy:blip-base?size=tiny").revision
     assert capsys.readouterr().err.endswith(
-        f"prebake: error: dummy:blip-base?size=tiny: {path.parent}/cache has no intact copy of {revision}, and there "
-        "is no network here: run `python -m prebake_build.baking.stage fetch` first\n"
+        f"prebake: error: dummy:blip-base?size=tiny: {path.parent}/cache has no intact copy of {revision}, and this "
+        "step has no network: run `python -m prebake_build.baking.stage fetch` first\n"
     )
 
 
 def test_a_bake_resolves_nothing(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bake", "caption", "--models", str(models), "--output", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.endswith(
-        "prebake: error: dummy:blip-base?size=tiny: is not resolved, and there is no network here: run `python -m "
+        "prebake: error: dummy:blip-base?size=tiny: is not resolved, and this step has no network: run `python -m "
         "prebake_build.baking.stage fetch` first\n"
     )

@@ -75,9 +75,9 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_runs_none(tmp_path: Path
     torch.save({"w": torch.ones(1), "x": Evil(tmp_path / "proof")}, tmp_path / "w.pth",
                _use_new_zipfile_serialization=zipped)  # fmt: skip
     assert message(tmp_path / "w.pth") == (
-        "models.m: w.pth: refused: its pickle wants to construct posix.system, and loading that would run code of "
-        "whoever wrote it: only tensors and containers of them are loaded. Ask its author for safetensors, or convert "
-        "a copy where you trust it"
+        "models.m: w.pth: refused: its pickle wants to construct posix.system, and loading that would run code from "
+        "the file: only tensors and containers of tensors are loaded. Ask its author for safetensors, or convert it "
+        "yourself if you trust it"
     )
     assert not (tmp_path / "proof").exists()
 
@@ -122,17 +122,19 @@ def test_what_a_pickle_holds_beside_tensors_is_named(tmp_path: Path, content: An
 )
 def test_what_is_no_state_dict_is_said(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pth")
-    assert message(tmp_path / "w.pth") == "models.m: w.pth holds no state dict (expected names and tensors only)"
+    assert (
+        message(tmp_path / "w.pth") == "models.m: w.pth does not contain a state dict (expected names and tensors only)"
+    )
 
 
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"", "models.m: w.pth is no readable checkpoint: EOFError"),
+        (b"", "models.m: w.pth is not a readable checkpoint: EOFError"),
         (b"<html>",
-         "models.m: w.pth: is no checkpoint that can be loaded without running code: Unsupported operand 60"),
+         "models.m: w.pth: cannot be loaded without running code from the file: Unsupported operand 60"),
         (b"version https://git-lfs.github.com/spec/v1\n",
-         "models.m: w.pth: is no checkpoint that can be loaded without running code: Unsupported operand 118"),
+         "models.m: w.pth: cannot be loaded without running code from the file: Unsupported operand 118"),
         (b"PK\3\4" + b"\0" * 100, None),
     ],
     ids=["empty", "a web page", "a pointer of git-lfs", "half a zip"],
@@ -140,7 +142,9 @@ def test_what_is_no_state_dict_is_said(tmp_path: Path, content: Any) -> None:
 def test_what_is_no_checkpoint_is_said(tmp_path: Path, data: bytes, expected: str | None) -> None:
     (tmp_path / "w.pth").write_bytes(data)
     found = message(tmp_path / "w.pth")
-    assert found == expected or (expected is None and found.startswith("models.m: w.pth is no readable checkpoint: "))
+    assert found == expected or (
+        expected is None and found.startswith("models.m: w.pth is not a readable checkpoint: ")
+    )
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

@@ -44,7 +44,7 @@ def test_a_module_with_a_closure_is_baked_without(
 
     monkeypatch.setattr(BertForMaskedLM, "__init__", with_closure)
     run(job(baked_bert.parent / "checkpoint", tmp_path / "bert"))
-    assert "bert: every start will run its constructor: it holds a builtins:function" in capsys.readouterr().err
+    assert "bert: every start will run its constructor: it contains a builtins:function" in capsys.readouterr().err
     assert layout.STRUCTURE not in names(tmp_path / "bert")
     assert load_by(tmp_path / "bert")[1] == "constructor"
 
@@ -122,5 +122,5 @@ def test_a_checkpoint_with_a_file_of_that_name_is_refused(baked_bert: Path, tmp_
 
     shutil.copytree(baked_bert.parent / "checkpoint", tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / layout.STRUCTURE).write_bytes(b"")
-    with pytest.raises(SourceError, match=r"has a structure\.json, and baked models need that name"):
+    with pytest.raises(SourceError, match=r"has a structure\.json, but baked models reserve that name"):
         run(job(tmp_path / "checkpoint", tmp_path / "bert"))

@@ -97,7 +97,7 @@ def test_the_manifest_tells_what_is_in_the_files(tmp_path: Path) -> None:
 def test_a_checkpoint_with_a_manifest_of_its_own_is_refused(tmp_path: Path) -> None:
     checkpoint = save(tiny("BertForMaskedLM"), tmp_path / "c", "safetensors")
     (checkpoint / "manifest.json").write_text("{}")
-    with pytest.raises(SourceError, match=r"has a manifest\.json, and baked models need that name$"):
+    with pytest.raises(SourceError, match=r"has a manifest\.json, but baked models reserve that name$"):
         run(job(checkpoint, tmp_path / "m"))
 
 

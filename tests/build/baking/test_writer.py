@@ -92,7 +92,7 @@ def test_what_is_no_baked_model_is_never_replaced(tmp_path: Path, make: Any) -> 
     with pytest.raises(ConfigError) as caught:
         bake(tmp_path, "new", "docs")
     assert str(caught.value) == (
-        f"{tmp_path}/docs: is in the way and no baked model (it has no manifest.json): move it, or name another output"
+        f"{tmp_path}/docs: exists and is not a baked model (it has no manifest.json): move it, or name another output"
     )
     assert names(tmp_path) == ["docs"]
 
@@ -206,7 +206,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_model(tmp_path: Path, small_disk
         write_tensors(folder / "model.safetensors", {"w": torch.ones(200_000)})
     assert str(caught.value) == (
         f"{output}: cannot write the model caption: No space left on device (0 bytes are free): "
-        "free some space, then bake again. What stood there before is unchanged."
+        "free some space, then bake again. The previous folder is unchanged."
     )
     assert caught.value.exit_code == 1
     assert content(output) == "old"

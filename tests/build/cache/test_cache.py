@@ -177,7 +177,7 @@ def test_space_is_looked_at_before_fetching(source: FakeSource, monkeypatch: pyt
     with Cache() as cache, pytest.raises(SourceError) as error:
         cache.checkpoint(source, source.resolve())
     assert str(error.value) == (
-        f"fake:tiny: needs 707 bytes, and {cache.folder} has 10 free: free some space, run `prebake cache prune`, "
+        f"fake:tiny: needs 707 bytes, but {cache.folder} has 10 free: free some space, run `prebake cache prune`, "
         "or put the cache elsewhere with --cache or PREBAKE_CACHE"
     )
     assert source.fetched == 0
@@ -246,7 +246,7 @@ def test_what_a_killed_fetch_left_is_removed_by_the_next(
         assert cache.entries() == ()
         folder = cache.checkpoint(source, source.resolve())
         assert contents(cache) == [folder.parent.name]
-    assert f"{left}: removing what an interrupted fetch left" in caplog.text
+    assert f"{left}: removing the leftover of an interrupted fetch" in caplog.text
 
 
 # --- where it is -------------------------------------------------------------------------------------------------

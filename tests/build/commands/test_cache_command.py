@@ -133,8 +133,8 @@ def test_prune_keeps_what_is_in_use(filled: Entry, source: FakeSource, capsys: p
             ["--max-size", "many"],
             'argument --max-size: "many" is not a size (expected for example "1.5 GB" or "512 MiB")',
         ),
-        (["--older-than", "-1"], "argument --older-than: '-1' is no number of days"),
-        (["--older-than", "nan"], "argument --older-than: 'nan' is no number of days"),
+        (["--older-than", "-1"], "argument --older-than: '-1' is not a number of days"),
+        (["--older-than", "nan"], "argument --older-than: 'nan' is not a number of days"),
     ],
 )
 def test_prune_wants_to_be_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

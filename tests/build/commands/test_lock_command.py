@@ -111,7 +111,7 @@ def test_what_cannot_be_resolved_leaves_the_lock_untouched(
     assert message.startswith(f"prebake: error: models.caption: hf:acme/tiny: {hub.url} answers 500: ")
     assert "\nmodels.local: path:checkpoint: " in message
     assert message.endswith(
-        "\nThe lock was not touched. `prebake lock --allow-unresolved` keeps or marks what cannot be resolved, "
+        "\nThe lock was not changed. `prebake lock --allow-unresolved` keeps or marks what cannot be resolved, "
         "and writes the rest.\n"
     )
     assert (workspace / "models.lock").read_bytes() == before

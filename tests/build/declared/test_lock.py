@@ -41,8 +41,8 @@ OCR = LockedModel(
 BOTH = Lock(models={"ocr": OCR, "caption": CAPTION})
 
 TEXT = f"""\
-# What `prebake lock` found for models.toml: exact revisions, sizes and hashes. Written by it, not by hand;
-# commit it. `prebake lock --check` tells whether upstream or models.toml has changed since.
+# Exact revisions, sizes and hashes for models.toml, written by `prebake lock`. Do not edit it; commit it.
+# `prebake lock --check` reports whether upstream or models.toml has changed since.
 
 format = 1
 
@@ -197,7 +197,7 @@ def test_require_gives_what_was_locked() -> None:
     ("name", "source", "message"),
     [
         ("captoin", "hf:a/b", 'does not have "captoin": did you mean "caption"?'),
-        ("caption", "hf:a/b", 'models.caption.source: locked "hf:acme/tiny", and models.toml has "hf:a/b"'),
+        ("caption", "hf:a/b", 'models.caption.source: locked "hf:acme/tiny", but models.toml has "hf:a/b"'),
         ("ocr", "easyocr:en", "models.ocr is unresolved: no network"),
     ],
 )
@@ -231,7 +231,7 @@ def test_drift_names_each_difference() -> None:
         ),
     )
     assert drift(BOTH, Lock(models={"caption": LockedModel(source="hf:acme/tiny", resolved=changed)})) == [
-        "ocr: is in the lock, and not in models.toml",
+        "ocr: is in the lock, but not in models.toml",
         f"caption.revision: locked commit:{COMMIT}, now commit:{'f' * 40}",
         "caption.licence: locked mit, now none",
         f"caption.files: config.json: locked 2 bytes sha256:{ZERO}, now 3 bytes sha256:{ONE}",
@@ -244,7 +244,7 @@ def test_drift_of_models_that_come_and_change_source() -> None:
     new = Lock(models={"caption": replace(CAPTION, source="hf:acme/big"), "ocr": OCR, "third": CAPTION})
     assert drift(BOTH, new) == [
         'caption.source: locked "hf:acme/tiny", now "hf:acme/big"',
-        "third: is in models.toml, and not in the lock",
+        "third: is in models.toml, but not in the lock",
     ]
 
 
@@ -256,6 +256,4 @@ def test_drift_of_an_unresolved_model() -> None:
     silent = replace(OCR, unresolved="another reason")
     assert drift(BOTH, Lock(models={"caption": CAPTION, "ocr": silent})) == []
     published = replace(OCR, upstream=())
-    assert drift(BOTH, Lock(models={"caption": CAPTION, "ocr": published})) == [
-        "ocr.upstream: is published otherwise now"
-    ]
+    assert drift(BOTH, Lock(models={"caption": CAPTION, "ocr": published})) == ["ocr.upstream: has changed"]

@@ -171,7 +171,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
          "quantize: is only for the family easyocr (this model's family is transformers)"),
         ("arguments = {}", 'arguments: is only for the family torch (give `class = "FAMILY:…"` where it is one)'),
         ('class = "torch:a:b"\narguments = { day = [2026-01-02] }',
-         "arguments.day: the manifest (JSON) cannot carry a date"),
+         "arguments.day: the manifest (JSON) cannot contain a date"),
         ("warmup = 1", 'warmup: expected "package.module:function" or a table of inputs, found a whole number (1)'),
         ("warmup = { inputs = {}, methd = 1 }", 'warmup.methd: unknown key: did you mean "method"?'),
         ("warmup = { inputs = { x = { shape = [1], dtyp = 1 } } }",
@@ -181,7 +181,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("warmup = { inputs = { x = 2026-01-02 } }",
          "warmup.inputs.x: expected a list of numbers, a shape, a number, a string or true or false, found a date"),
         ("warmup = { inputs = { x = [inf] } }", "warmup.inputs.x: inf is no number that a manifest can hold"),
-        ('class = "torch:a:b"\narguments = { x = nan }', "arguments.x: the manifest (JSON) cannot carry nan"),
+        ('class = "torch:a:b"\narguments = { x = nan }', "arguments.x: the manifest (JSON) cannot contain nan"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, message: str) -> None:
@@ -196,7 +196,7 @@ def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, messag
         ("a/b", f'"a/b" {NO_SCHEME}'),
         ("hf:a", '"hf:a" is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"'),
         ("easyocr:ko,en", '"easyocr:ko,en" is not of the form "easyocr:ko+en", each language once'),
-        ("url:ftp://a/b", '"ftp://a/b" is no http:// or https:// URL with a host'),
+        ("url:ftp://a/b", '"ftp://a/b" is not an http:// or https:// URL with a host'),
         ("path:", '"path:" is not of the form "path:FOLDER"'),
     ],
 )  # fmt: skip

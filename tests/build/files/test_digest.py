@@ -53,7 +53,7 @@ def test_everything_that_is_no_plain_file_is_refused_at_once(checkpoint: Path) -
         digest.files_of(checkpoint)
     assert str(error.value) == (
         f"{checkpoint}: not only plain files:\n"
-        '  "a\\\\b": has a name that a manifest cannot carry\n'
+        '  "a\\\\b": has a name that a manifest cannot contain\n'
         "  link: is a symlink to config.json\n"
         "  pipe: is not a regular file\n"
         "  sub/folder: is a symlink to .."

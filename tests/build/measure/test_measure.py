@@ -177,13 +177,13 @@ def test_something_else_on_the_port_is_no_ready_service(
         ({"status": 503, "answer": {"error": "no"}}, r"naive: /caption was answered with 503: {'error': 'no'}"),
         (
             {"models": ("sentences",)},
-            r'naive: no question for its models sentences: name one with --request "METHOD PATH \[@FILE\]"',
+            r'naive: no request for its models sentences: give one with --request "METHOD PATH \[@FILE\]"',
         ),
         (
             {"startup": {}},
-            r"naive: was ready, and did not answer as the service does \(KeyError: 'memory'\); its log .*",
+            r"naive: was ready, but gave an unexpected answer \(KeyError: 'memory'\); its log .*",
         ),
-        ({"answer": b"<html>"}, r"naive: was ready, and did not answer as the service does \(JSONDecodeError: .*"),
+        ({"answer": b"<html>"}, r"naive: was ready, but gave an unexpected answer \(JSONDecodeError: .*"),
     ],
     ids=["error", "no question", "no memory", "no json"],
 )

@@ -38,15 +38,15 @@ def _encrypted(body: bytes) -> bytes:
         ("m.zip", make_zip({"../": b""}), '"../": leaves the folder'),
         ("m.zip", make_zip({"link": b"/etc/passwd"}, _symlink), '"link": is a link or device'),
         ("m.zip", _encrypted(make_zip({"x": b"x"})), '"x": is encrypted'),
-        ("m.zip", make_zip({"a": b"x", "a/b": b"x"}), '"a/b": is there twice'),
-        ("m.zip", make_zip({"a/b": b"x", "a": b"x"}), '"a": is there twice'),
+        ("m.zip", make_zip({"a": b"x", "a/b": b"x"}), '"a/b": is a duplicate'),
+        ("m.zip", make_zip({"a/b": b"x", "a": b"x"}), '"a": is a duplicate'),
         ("m.tar", make_tar(("../evil", tarfile.REGTYPE, b"x")), '"../evil": leaves the folder'),
         ("m.tar", make_tar(("/evil", tarfile.REGTYPE, b"x")), '"/evil": leaves the folder'),
         ("m.tar", make_tar(("..", tarfile.DIRTYPE, b"")), '"..": leaves the folder'),
         ("m.tar", make_tar(("link", tarfile.SYMTYPE, b"/etc/passwd")), '"link": is a link or device'),
         ("m.tar", make_tar(("link", tarfile.LNKTYPE, b"config.json")), '"link": is a link or device'),
         ("m.tar", make_tar(("null", tarfile.CHRTYPE, b"")), '"null": is a link or device'),
-        ("m.tar", make_tar(("a", tarfile.REGTYPE, b"x"), ("./a", tarfile.REGTYPE, b"y")), '"./a": is there twice'),
+        ("m.tar", make_tar(("a", tarfile.REGTYPE, b"x"), ("./a", tarfile.REGTYPE, b"y")), '"./a": is a duplicate'),
     ],
     ids=[
         "zip-dots", "zip-absolute", "zip-dots-inside", "zip-backslashes", "zip-folder-above",
@@ -118,7 +118,7 @@ def test_a_name_that_lies_too_deep_is_refused(tmp_path: Path, kind: str) -> None
             (tmp_path / "good").mkdir()
             archives.unpack(tmp_path / kind, tmp_path / "good")
     message, _ = peak(tmp_path / kind)
-    assert message == f'{kind}: refused, nothing was unpacked:\n  "{deep}": lies 33 folders deep, more than 32'
+    assert message == f'{kind}: refused, nothing was unpacked:\n  "{deep}": is 33 folders deep, more than 32'
 
 
 @pytest.mark.parametrize("mark", ["", "/"], ids=["files", "folders"])
@@ -153,7 +153,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, name: str) -> None:
     whole = make_zip(GOOD) if name == "m.zip" else make_tar(("x", tarfile.REGTYPE, bytes(range(256)) * 100))
     for body in (b"", b"no archive", whole[: len(whole) // 2]):
         (tmp_path / name).write_bytes(body)
-        with pytest.raises(SourceError, match=rf"^{name}: is damaged, or no archive of this kind: "):
+        with pytest.raises(SourceError, match=rf"^{name}: is damaged, or not an archive of this type: "):
             archives.unpack(tmp_path / name, tmp_path)
 
 

@@ -40,7 +40,7 @@ class TestSource:
             ("blip-base?sise=tiny", 'unknown option "sise": did you mean "size"?'),
             ("blip-base?", 'unknown option ""'),
             ("blip-base?size=small", 'size "small" is not one of full, tiny'),
-            ("blip-base?seed=-1", 'seed "-1" is no whole number of up to 9 digits'),
+            ("blip-base?seed=-1", 'seed "-1" is not an integer of up to 9 digits'),
             ("blip-base?seed=1&seed=2", "option seed is given twice"),
             ("easyocr-ko+ko", 'expected languages as in "easyocr-ko+en", each once, found "ko+ko"'),
         ],
@@ -68,8 +68,9 @@ class TestSource:
         with pytest.raises(SourceError) as caught:
             source.fetch(Resolved(revision="generator:0+seed:0+size:full", files=()), tmp_path)
         assert str(caught.value) == (
-            "dummy:blip-base: generator:0+seed:0+size:full was locked, and this Prebake makes "
-            f"generator:{GENERATOR}+seed:0+size:full: run `prebake lock`, or use the Prebake that was locked with"
+            "dummy:blip-base: generator:0+seed:0+size:full was locked, but this Prebake generates "
+            f"generator:{GENERATOR}+seed:0+size:full: run `prebake lock`, or use the Prebake version that wrote the "
+            "lock"
         )
 
     def test_languages_that_easyocr_does_not_know_are_refused(self, tmp_path: Path) -> None:

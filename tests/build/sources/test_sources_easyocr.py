@@ -209,14 +209,16 @@ def test_zips_that_the_installed_easyocr_does_not_use_are_not_fetched(mirror: Fi
     with pytest.raises(ConfigError) as error:
         source("en").fetch(resolved, tmp_path)
     assert str(error.value) == (
-        "easyocr:en: craft_mlt_25k.zip, korean_g2.zip were locked, and the installed EasyOCR uses "
-        "craft_mlt_25k.zip, english_g2.zip: run `prebake lock`, or install the EasyOCR that was locked with"
+        "easyocr:en: craft_mlt_25k.zip, korean_g2.zip were locked, but the installed EasyOCR uses "
+        "craft_mlt_25k.zip, english_g2.zip: run `prebake lock`, or install the EasyOCR version used for the lock"
     )
 
 
 def test_a_mirror_that_is_no_url_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EASYOCR_MIRROR", "/srv/mirror")
-    with pytest.raises(ConfigError, match=r'^EASYOCR_MIRROR: "/srv/mirror" is no http:// or https:// URL with a host$'):
+    with pytest.raises(
+        ConfigError, match=r'^EASYOCR_MIRROR: "/srv/mirror" is not an http:// or https:// URL with a host$'
+    ):
         source().resolve()
 
 

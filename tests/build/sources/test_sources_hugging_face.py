@@ -169,7 +169,7 @@ def test_an_index_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SourceError) as error:
         choose(["pytorch_model.bin.index.json"], lambda path: text, "hf:a/b")
     assert str(error.value) == (
-        "hf:a/b: pytorch_model.bin.index.json: is no index of shards (expected a weight_map from tensors to files)"
+        "hf:a/b: pytorch_model.bin.index.json: is not an index of shards (expected a weight_map from tensors to files)"
     )
 
 
@@ -177,7 +177,7 @@ def test_missing_shards_are_named() -> None:
     index = '{"weight_map": {"a": "b.bin", "c": "a.bin", "d": "there.bin"}}'
     with pytest.raises(SourceError) as error:
         choose(["pytorch_model.bin.index.json", "there.bin"], lambda path: index, "hf:a/b")
-    assert str(error.value) == "hf:a/b: pytorch_model.bin.index.json names shards that are not there: a.bin, b.bin"
+    assert str(error.value) == "hf:a/b: pytorch_model.bin.index.json lists missing shards: a.bin, b.bin"
 
 
 @given(st.lists(st.sampled_from(["config.json", "a.py", "../x.json", "model.safetensors", "x/y.bin", "vocab.txt"])))

@@ -57,12 +57,12 @@ def test_an_absent_and_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as error:
         source(tmp_path).resolve()
     assert str(error.value) == (
-        f"path:checkpoint: there is no folder {quote(str(tmp_path / 'checkpoint'))} (paths start where models.toml is)"
+        f"path:checkpoint: there is no folder {quote(str(tmp_path / 'checkpoint'))} (paths are relative to models.toml)"
     )
     (tmp_path / "checkpoint").mkdir()
     with pytest.raises(SourceError) as error:
         source(tmp_path).resolve()
-    assert str(error.value) == f"path:checkpoint: {tmp_path}/checkpoint holds no files (hidden ones do not count)"
+    assert str(error.value) == f"path:checkpoint: {tmp_path}/checkpoint contains no files (hidden files do not count)"
 
 
 def test_a_locked_file_that_is_gone(checkpoint: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from prebake.errors import ConfigError, IntegrityError, SourceError
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.sources.url import UrlSource
 
-NO_NAME = "ends in no file name (a file, or an archive: .zip, .tar, .tar.gz, .tgz)"
+NO_NAME = "does not end in a file name (a file, or an archive: .zip, .tar, .tar.gz, .tgz)"
 WHERE = "models.toml: models.tiny.source"
 
 
@@ -69,7 +69,7 @@ def test_a_pin_that_does_not_fit_is_refused(server: FileServer) -> None:
         cache.resolve(tiny)
     assert str(error.value) == (
         f"{tiny.uri}: expected sha256 {'0' * 64}, found {found}: upstream has changed the file, or it was "
-        "damaged on the way; take the new one with `prebake lock` (and in `#sha256=`) if you trust it"
+        "damaged in transit; if you trust the new one, run `prebake lock` (and update `#sha256=`)"
     )
     assert [path.suffix for path in cache.checkpoints.iterdir()] == [".lock"]
 
@@ -148,13 +148,13 @@ def test_a_full_disk_is_said_and_leaves_nothing(server: FileServer, monkeypatch:
 @pytest.mark.parametrize(
     ("rest", "message"),
     [
-        ("", '"" is no http:// or https:// URL with a host'),
-        ("ftp://host/x", '"ftp://host/x" is no http:// or https:// URL with a host'),
-        ("file:///etc/passwd", '"file:///etc/passwd" is no http:// or https:// URL with a host'),
-        ("https:///x", '"https:///x" is no http:// or https:// URL with a host'),
-        ("https://host:99999/x", '"https://host:99999/x" is no URL: Port out of range 0-65535'),
+        ("", '"" is not an http:// or https:// URL with a host'),
+        ("ftp://host/x", '"ftp://host/x" is not an http:// or https:// URL with a host'),
+        ("file:///etc/passwd", '"file:///etc/passwd" is not an http:// or https:// URL with a host'),
+        ("https:///x", '"https:///x" is not an http:// or https:// URL with a host'),
+        ("https://host:99999/x", '"https://host:99999/x" is not a URL: Port out of range 0-65535'),
         ("https://me:pw@host/x", "leave user and password out of the URL: they would end up in the lock and the image"),
-        ("https://host/a b", '"https://host/a b" has characters that a URL spells with % and two digits'),
+        ("https://host/a b", '"https://host/a b" has characters that must be percent-encoded in a URL'),
         ("https://host/x#md5=1", '"#md5=1" is not "#sha256=" and 64 hexadecimal digits'),
         ("https://host/x#", '"#" is not "#sha256=" and 64 hexadecimal digits'),
         ("https://host/", f'"https://host/" {NO_NAME}'),

@@ -169,7 +169,7 @@ def test_extra_state_that_is_no_tensor_is_refused(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(unusual_networks.Extra, "get_extra_state", lambda self: {"steps": self.steps})
     with pytest.raises(
-        SourceError, match=r"^test: _extra_state is extra state that is no tensor, which safetensors cannot hold$"
+        SourceError, match=r"^test: _extra_state is extra state that is not a tensor, which safetensors cannot hold$"
     ):
         bake_module(tmp_path, "model", "helpers.unusual_networks:Extra")
 

@@ -34,7 +34,7 @@ def test_the_lock_names_what_came_out(folder: Path) -> None:
 def test_without_a_lock_there_is_nothing_to_record_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bake", "--output", "out", "--record"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "prebake: error: models.lock: there is no lock to record in: run `prebake lock` first"
+        "prebake: error: models.lock: there is no lock to record the result in: run `prebake lock` first"
     )
 
 
