@@ -15,7 +15,7 @@ from prebake_build.sources.path import PathSource
 
 DTYPES = "float32, bfloat16, float16, source"
 BLIP = "transformers:BlipForConditionalGeneration"
-NO_FAMILY = "no known family (expected one of transformers, easyocr, torch)"
+NO_FAMILY = "not a known family (expected one of transformers, easyocr, torch)"
 NO_SCHEME = "has no known scheme (expected one of hf:, easyocr:, url:, path:, dummy:)"
 
 
