@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import resource
 import tempfile
 import tracemalloc
@@ -18,6 +19,7 @@ from helpers.runtime_fakes import SHA, entry, manifest_of, safetensors_bytes
 from prebake.baked import layout
 from prebake.baked.header import ITEM_SIZES, read_header
 from prebake.baked.manifest import File, Loading, Manifest, Weights
+from prebake.baked.warmup import MAX_ELEMENTS, METHODS, Inputs, Numbers, Value, Warmup, Zeros, spell_warmup
 from prebake.errors import ConfigError, DocumentError, TensorFileError
 from prebake_build.declared.lock import Lock
 from prebake_build.declared.spec import read_spec
@@ -124,7 +126,19 @@ def _manifest_seeds() -> list[bytes]:
         loading=Loading(retries=2, timeout=1.5, required=False), files=files, weights=weights,
         structure=layout.STRUCTURE, requires={"torch": "2.13.0"},
     )  # fmt: skip
-    return [manifest_of().text.encode(), rich.text.encode(), manifest_of(files=(), weights=weights).text.encode()]
+    inputs: dict[str, Value] = {
+        "x": Numbers(values=((1, 2), (3, 4)), dtype="int64"), "y": Zeros(shape=(1, 3)), "z": "a", "flag": True
+    }  # fmt: skip
+    warmups: tuple[Warmup, ...] = (
+        "app.warm:f", Inputs(values=inputs), Inputs(method="generate", values={"max_new_tokens": 1})
+    )  # fmt: skip
+    warm = [manifest_of(loading=Loading(warmup=warmup)).text.encode() for warmup in warmups]
+    return [
+        *warm,
+        manifest_of().text.encode(),
+        rich.text.encode(),
+        manifest_of(files=(), weights=weights).text.encode(),
+    ]
 
 
 class _ManifestCheck:
@@ -144,8 +158,25 @@ class _ManifestCheck:
                 raise FindingError(f"{name!r} leaves the folder")
         (self.folder / layout.MANIFEST).write_text(manifest.text, encoding="utf-8")
         again = Manifest.read(self.folder)
+        _check_warmup(manifest.loading.warmup)
         if again != manifest or again.text != manifest.text:
             raise FindingError("the manifest's text reads back as another manifest")
+
+
+def _check_warmup(warmup: Warmup | None) -> None:
+    """What a warm-up could do: `generate` with code, more memory than is allowed, an argument with no such name."""
+    if not isinstance(warmup, Inputs):
+        return
+    if warmup.method not in METHODS or not all(name.isidentifier() for name in warmup.values):
+        raise FindingError(f"{warmup.method} or its arguments are not what may be called")
+    zeros = [math.prod(value.shape) for value in warmup.values.values() if isinstance(value, Zeros)]
+    if sum(zeros) > MAX_ELEMENTS:
+        raise FindingError(f"{sum(zeros):,} zeros")
+    plain = {name for name, value in warmup.values.items() if not isinstance(value, Zeros | Numbers)}
+    if warmup.method == "generate" and ("custom_generate" in warmup.values or "trust_remote_code" in warmup.values):
+        raise FindingError("generate is told of code")
+    if warmup.method == "generate" and any(isinstance(warmup.values[name], str) for name in plain):
+        raise FindingError("generate is given a string")
 
 
 def _fitting_digest(data: bytes, random: Any) -> bytes | None:
@@ -204,6 +235,9 @@ class _SpecCheck:
                 raise FindingError(f"{model.name!r} is no name of a model")
             spec.open(model)
             json.dumps(dict(model.arguments), allow_nan=False)
+            _check_warmup(model.warmup)
+            if model.warmup is not None:
+                json.dumps(spell_warmup(model.warmup), allow_nan=False)
 
 
 _BAKED = b"""
@@ -223,6 +257,12 @@ arguments = {width = 4, names = ["a", "b"], deep = {x = 1.5}}
 [models.ocr]
 source = "easyocr:ko+en"
 quantize = false
+warmup = "app.warm:read"
+[models.gpt]
+source = "path:."
+[models.gpt.warmup]
+method = "generate"
+inputs = {input_ids = [[1, 2]], pixel_values = {shape = [1, 3], dtype = "float16"}, max_new_tokens = 1}
 """
 
 

@@ -20,7 +20,7 @@ import torch
 
 from helpers.baking import Evil, load_by, prebake
 from helpers.runtime_fakes import bake_module, change_manifest
-from prebake import PrebakeError, load
+from prebake import Models, PrebakeError, load
 from prebake.baked import layout
 from prebake.baked.manifest import File, set_digest
 from prebake.baked.model import BakedModel
@@ -116,6 +116,45 @@ def test_what_torch_itself_offers(tmp_path: Path, factory: str) -> None:
     folder, _ = bake_module(tmp_path / "models", "model", "helpers.runtime_fakes:plain")
     put(folder, {"class": factory})
     assert f'class: "{factory}" is code that the application does not allow' in outcome(folder)
+
+
+# --- a warm-up of the manifest's choice --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warm_up", ["planted:x", "os:system", "helpers.networks.__main__:x"])
+def test_a_function_that_warms_up(
+    tmp_path: Path, proof: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, warm_up: str
+) -> None:
+    (tmp_path / "planted.py").write_text(f"open({str(proof)!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder, _ = bake_module(tmp_path / "models", "model", "helpers.runtime_fakes:plain")
+    put(folder, {"loading": {"warmup": warm_up}})
+    assert Models(folder.parent, warm=True)["model"].tier == "mapped"
+    assert f'{folder}: loading.warmup: "{warm_up}" is code that the application does not allow' in caplog.text
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("method", ["__init__", "load_state_dict", "save_pretrained", "push_to_hub"])
+def test_a_method_that_warms_up(bert: Path, method: str) -> None:
+    put(bert, {"loading": {"warmup": {"method": method, "inputs": {"save_directory": "/tmp"}}}})
+    assert outcome(bert).startswith(
+        f'{bert}/manifest.json: loading.warmup.method: "{method}" is not one of forward, generate'
+    )
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"custom_generate": "planted"}, {"trust_remote_code": True}, {"trust_remote_code": [1]}]
+)
+def test_code_that_generate_would_run(tmp_path: Path, bert: Path, proof: Path, inputs: Any) -> None:
+    """transformers runs `custom_generate/generate.py` of a folder or a hub that these name."""
+    folder = tmp_path / "planted" / "custom_generate"
+    folder.mkdir(parents=True)
+    (folder / "generate.py").write_text(f"open({str(proof)!r}, 'w')\n")
+    inputs = {name: str(folder.parent) if value == "planted" else value for name, value in inputs.items()}
+    put(bert, {"loading": {"warmup": {"method": "generate", "inputs": {"input_ids": [[1]], **inputs}}}})
+    name = next(iter(inputs))
+    assert outcome(bert).startswith(f"{bert}/manifest.json: loading.warmup.inputs.{name}: generate takes tensors from ")
+    assert not proof.exists()
 
 
 # --- classes of the frameworks -----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import torch
 
 from helpers.baking import LINEAR, bake, declare, names, tree
 from prebake.baked.manifest import Manifest
+from prebake.baked.warmup import Inputs, Zeros
 from prebake_build.baking.bake import recipe_digest
 from prebake_build.declared.spec import ModelSpec
 from prebake_build.sources import Resolved
@@ -49,6 +50,20 @@ def test_the_manifest_has_what_models_toml_declares(linear: Path, capsys: pytest
     assert manifest.loading.to_dict() == {"retries": 3, "timeout": 7.5, "required": False}
     assert (manifest.family, manifest.class_, manifest.source.uri) == ("torch", "helpers.networks:linear", "path:c")
     assert manifest.source.revision.startswith("sha256:")
+
+
+def test_the_manifest_has_a_warm_up_where_one_is_declared_and_the_bake_does_not_run_it(
+    linear: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declare(linear.parent, LINEAR + 'warmup = "absent.module:warm"\n')
+    assert bake(capsys, linear)[0] == 0
+    first = Manifest.read(linear.parent / "out" / "m")
+    assert first.loading.to_dict()["warmup"] == "absent.module:warm"
+    declare(linear.parent, LINEAR + "[models.m.warmup.inputs]\ninput = [[0.5, 1, 2]]\n")
+    assert bake(capsys, linear)[0] == 0
+    second = Manifest.read(linear.parent / "out" / "m")
+    assert second.loading.to_dict()["warmup"] == {"method": "forward", "inputs": {"input": [[0.5, 1, 2]]}}
+    assert second.files == first.files
 
 
 def test_baking_twice_gives_the_same_bytes_modes_and_times(bert: Path) -> None:
@@ -104,7 +119,7 @@ def test_a_damaged_folder_is_baked_again_or_refused(
 
 @pytest.mark.parametrize(
     "change",
-    ["retries = 1", "timeout = 3", "required = false", 'dtype = "float16"', "arguments = {}"],
+    ["retries = 1", "timeout = 3", "required = false", 'dtype = "float16"', "arguments = {}", 'warmup = "a:b"'],
 )
 def test_a_changed_option_means_a_new_bake(linear: Path, capsys: pytest.CaptureFixture[str], change: str) -> None:
     bake(capsys, linear)
@@ -127,7 +142,8 @@ def test_every_part_of_what_a_manifest_says_is_in_the_recipe() -> None:
     model = ModelSpec(name="m", source="path:c", arguments={})
     resolved = Resolved(revision="commit:1", files=())
     known = {recipe_digest(model, resolved)}
-    changes: dict[str, Any] = {"class_": "X", "dtype": "float16", "quantize": False, "arguments": {"a": 1}}
+    changes: dict[str, Any] = {"class_": "X", "dtype": "float16", "quantize": False, "arguments": {"a": 1},
+                               "warmup": "app:warm"}  # fmt: skip
     for changed in (
         recipe_digest(model, replace(resolved, revision="commit:2")),
         recipe_digest(model, replace(resolved, licence="mit")),
@@ -135,3 +151,25 @@ def test_every_part_of_what_a_manifest_says_is_in_the_recipe() -> None:
     ):
         assert changed not in known
         known.add(changed)
+
+
+def test_the_recipe_of_a_model_without_a_warm_up_is_what_it_was_before_there_were_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    documents: list[Any] = []
+
+    def seen(document: Any) -> str:
+        documents.append(document)
+        return ""
+
+    monkeypatch.setattr("prebake_build.baking.bake.canonical_json", seen)
+    model = ModelSpec(name="m", source="path:c", arguments={})
+    for warmup in (None, Inputs(values={"x": Zeros(shape=(1,))})):
+        recipe_digest(replace(model, warmup=warmup), Resolved(revision="commit:1", files=()))
+    assert documents[0]["model"] == {
+        "name": "m", "source": "path:c", "family": None, "class_": None, "dtype": "source", "retries": 0,
+        "quantize": True, "arguments": {}, "timeout": None, "required": True,
+    }  # fmt: skip
+    assert documents[1]["model"] == documents[0]["model"] | {
+        "warmup": {"method": "forward", "inputs": {"x": {"shape": [1], "dtype": "float32"}}}
+    }

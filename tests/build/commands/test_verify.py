@@ -14,6 +14,7 @@ import torch
 
 from helpers.baking import flip_byte, prebake, torch_job, without_privileges
 from helpers.networks import Tagger
+from helpers.runtime_fakes import change_manifest
 from prebake.baked.manifest import Manifest
 from prebake_build.baking.worker import run
 
@@ -121,6 +122,17 @@ def test_code_that_is_not_allowed_is_named_and_not_approved(
     assert prebake(capsys, "verify", root / "one") == (0, f"one  {digest}  files as promised; {note}\n", "")
     found = json.loads(prebake(capsys, "verify", root / "one", "--json")[1])
     assert found == [{"findings": [], "name": "one", "notes": [note], "set_digest": digest}]
+
+
+def test_a_warm_up_that_is_not_allowed_is_named_and_not_approved(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = Manifest.read(root / "one").set_digest
+    change_manifest(root / "one", loading={"warmup": "app.warm:one"})
+    note = 'names the code "app.warm:one", which runs as its warm-up only where PREBAKE_ALLOW names app.warm'
+    assert prebake(capsys, "verify", root / "one") == (0, f"one  {digest}  files as promised; {note}\n", "")
+    change_manifest(root / "one", loading={"warmup": "helpers.warmups:note"})
+    assert prebake(capsys, "verify", root / "one") == (0, f"one  {digest}  as promised\n", "")
 
 
 def test_a_folder_under_another_name_is_found(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

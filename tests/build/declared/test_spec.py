@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import ROOT
+from prebake.baked.warmup import Inputs, Numbers, Zeros
 from prebake.errors import ConfigError, UnknownModelError
 from prebake_build.declared.spec import ModelSpec, read_spec
 from prebake_build.sources.path import PathSource
@@ -86,6 +87,34 @@ def test_every_key_has_its_place(tmp_path: Path) -> None:
     )
 
 
+def test_a_warm_up_is_a_function_or_inputs(tmp_path: Path) -> None:
+    text = """
+        [models.caption]
+        source = "path:x"
+        warmup = "app.warm:caption"
+        [models.encoder]
+        source = "path:x"
+        [models.encoder.warmup]
+        method = "generate"
+        [models.encoder.warmup.inputs]
+        input_ids = [[101, 2023, 102]]
+        pixel_values = { shape = [1, 3, 224, 224], dtype = "float32" }
+        max_new_tokens = 1
+        [models.none]
+        source = "path:x"
+    """
+    caption, encoder, none = read_spec(write(tmp_path, text)).models
+    assert (caption.warmup, none.warmup) == ("app.warm:caption", None)
+    assert encoder.warmup == Inputs(
+        method="generate",
+        values={
+            "input_ids": Numbers(values=((101, 2023, 102),), dtype="int64"),
+            "pixel_values": Zeros(shape=(1, 3, 224, 224), dtype="float32"),
+            "max_new_tokens": 1,
+        },
+    )
+
+
 def test_the_family_is_left_open_unless_the_source_says_it(tmp_path: Path) -> None:
     text = '[models.a]\nsource = "path:x"\n[models.b]\nsource = "easyocr:en"\nquantize = false\n'
     a, b = read_spec(write(tmp_path, text)).models
@@ -143,6 +172,15 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("arguments = {}", 'arguments: is only for the family torch (give `class = "FAMILY:…"` where it is one)'),
         ('class = "torch:a:b"\narguments = { day = [2026-01-02] }',
          "arguments.day: the manifest (JSON) cannot contain a date"),
+        ("warmup = 1", 'warmup: expected "package.module:function" or a table of inputs, found a whole number (1)'),
+        ("warmup = { inputs = {}, methd = 1 }", 'warmup.methd: unknown key: did you mean "method"?'),
+        ("warmup = { inputs = { x = { shape = [1], dtyp = 1 } } }",
+         'warmup.inputs.x.dtyp: unknown key: did you mean "dtype"?'),
+        ("warmup = { inputs = { x = { shape = [20000, 20000] } } }",
+         "warmup.inputs.x: 400,000,000 elements with the inputs before it, allowed are 100,000,000"),
+        ("warmup = { inputs = { x = 2026-01-02 } }",
+         "warmup.inputs.x: expected a list of numbers, a shape, a number, a string or true or false, found a date"),
+        ("warmup = { inputs = { x = [inf] } }", "warmup.inputs.x: inf is no number that a manifest can hold"),
         ('class = "torch:a:b"\narguments = { x = nan }', "arguments.x: the manifest (JSON) cannot contain nan"),
     ],
 )  # fmt: skip
@@ -173,6 +211,15 @@ def test_easyocr_has_its_own_family_and_type(tmp_path: Path) -> None:
     assert one(tmp_path, 'dtype = "bfloat16"', "easyocr:en") == [
         'models.toml: models.caption.dtype: "bfloat16" does not fit the family easyocr (it is float32)'
     ]
+
+
+def test_easyocr_is_warmed_by_a_function(tmp_path: Path) -> None:
+    assert one(tmp_path, "warmup = { inputs = {} }", "easyocr:en") == [
+        "models.toml: models.caption.warmup: the family easyocr has two networks and no forward for inputs: write a "
+        'function, warmup = "package.module:function"'
+    ]
+    text = '[models.ocr]\nsource = "easyocr:en"\nwarmup = "app:warm"\n'
+    assert read_spec(write(tmp_path, text)).models[0].warmup == "app:warm"
 
 
 def test_all_issues_are_raised_at_once(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_the_schema_is_a_schema_and_closed_everywhere() -> None:
 
 
 def test_schema_and_reader_know_the_same_keys() -> None:
-    written = json.loads(manifest_of().text)
+    written = json.loads(manifest_of(loading=Loading(warmup="app:warm")).text)
     assert SCHEMA["properties"].keys() == written.keys()
     for name in ("loading", "source", "weights"):
         optional = {"warmup"} if name == "loading" else set()

@@ -7,11 +7,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from helpers.baking import prebake
+from helpers.runtime_fakes import bake_module, change_manifest, python
 from helpers.serving import Pretended
+from prebake.baked.manifest import Loading
+from prebake.baked.warmup import Inputs, Warmup, Zeros
 from prebake.commands import check as commands
 from prebake.telemetry import timeline
 from prebake.telemetry.status import State
@@ -175,3 +180,61 @@ def test_check_fails_with_the_model_that_fails(tagger: Path, tmp_path: Path) -> 
         f"prebake: error: {root}/tagger: differs from its manifest:\n"
         "  buffers.safetensors: missing\nBake or pull this model again.\n"
     )
+
+
+# --- warm-ups ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def warm_root(tmp_path: Path) -> Path:
+    """Three models, of which `b` and `c` declare warm-ups."""
+    warmups: dict[str, Warmup | None] = {
+        "a": None, "b": Inputs(values={"input": Zeros(shape=(1, 4))}), "c": "helpers.warmups:note"
+    }  # fmt: skip
+    for name, warmup in warmups.items():
+        bake_module(tmp_path / "models", name, "helpers.runtime_fakes:plain", loading=Loading(warmup=warmup))
+    return tmp_path / "models"
+
+
+def check(root: Path) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, where the installed service has no use for these models."""
+    return python("import sys; from prebake.__main__ import main; sys.exit(main(sys.argv[1:]))",
+                  "check", "--root", root, "--json", "--first-answer", "600")  # fmt: skip
+
+
+def test_the_first_warm_up_is_the_first_answer_where_no_service_answers(warm_root: Path) -> None:
+    done = check(warm_root)
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    b, c = (span for span in document["spans"] if span["name"] == "warm up")
+    assert (b["model"], c["model"]) == ("b", "c")
+    assert document["marks"]["ready"] <= b["start"]
+    assert b["end"] <= document["marks"]["first answer"] <= c["start"]
+
+
+def test_nothing_answers_where_no_model_declares_a_warm_up(warm_root: Path) -> None:
+    for name in "bc":
+        shutil.rmtree(warm_root / name)
+    done = check(warm_root)
+    assert (done.returncode, done.stderr) == (
+        1, "prebake: over budget: no first answer was measured, allowed are 600 s\n"
+    )  # fmt: skip
+
+
+def test_check_fails_with_the_warm_up_that_fails(warm_root: Path) -> None:
+    change_manifest(warm_root / "a", loading={"warmup": "helpers.warmups:failing"})
+    done = check(warm_root)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("prebake: error: a: its warm-up failed: RuntimeError: no picture at hand\n")
+
+
+@pytest.mark.parametrize(("answers", "expected"), [("a", []), (None, ["b", "c"])])
+def test_a_service_that_answers_comes_first(
+    warm_root: Path, monkeypatch: pytest.MonkeyPatch, answers: str | None, expected: list[str]
+) -> None:
+    for name in ("begin", "collector.pause", "collector.resume"):
+        monkeypatch.setattr(f"prebake.startup.quickstart.{name}", lambda *_: None)
+    before = len(timeline.process.spans)
+    service: Any = SimpleNamespace(answer=lambda models: answers)
+    commands.start_all(warm_root, service)
+    assert [span.model for span in timeline.process.spans[before:] if span.name == "warm up"] == expected

@@ -137,3 +137,54 @@ def test_a_module_that_no_load_needs_asks_and_its_load_has_a_thread_and_a_timeou
     )
     service = "import app\n" + ASK
     assert run(root, code, app=NET, service=service) == ("mapped {'prebake-net'}", "")
+
+
+# --- warm-ups ----------------------------------------------------------------------------------------------------
+
+WARM = "def warm(loaded):\n    warmed.append(loaded.name)\n"
+ASK_WARM = "warmed = []\n" + ASK.replace('"])', '"], warm=True)', 1)
+
+
+@pytest.fixture
+def warm_root(tmp_path: Path) -> Path:
+    """The models `net` and `other`, of factories elsewhere; `net` has the warm-up `app:warm`."""
+    folder, _ = bake_module(tmp_path / "models", "net", "helpers.runtime_fakes:plain")
+    change_manifest(folder, loading={"warmup": "app:warm"})
+    bake_module(tmp_path / "models", "other", "helpers.runtime_fakes:plain")
+    return tmp_path / "models"
+
+
+def test_a_module_asks_below_its_warm_up(warm_root: Path) -> None:
+    code = "import app\nprint(app.loaded.tier, app.warmed)"
+    assert run(warm_root, code, app=WARM + ASK_WARM) == ("mapped ['net']", "")
+
+
+def test_a_module_asks_above_its_warm_up(warm_root: Path) -> None:
+    """The load is worth more than the warm-up."""
+    out, error = run(warm_root, "import app\nprint(app.loaded.tier, app.warmed)", app=ASK_WARM + WARM)
+    assert out == "mapped []"
+    assert error.startswith(
+        f"{warm_root}/net: loading.warmup: cannot import app:warm: partially initialized module 'app' "
+    )
+
+
+def test_a_module_asks_that_the_warm_ups_module_imports(warm_root: Path) -> None:
+    service = ASK_WARM
+    code = "import service\nprint(service.loaded.tier, service.warmed)"
+    app = "import service\nfrom service import warmed\n" + WARM
+    assert run(warm_root, code, app=app, service=service) == ("mapped ['net']", "")
+
+
+def test_a_module_asks_whose_warm_up_is_needed_by_a_load_that_began_before(warm_root: Path) -> None:
+    ask = ASK_WARM.replace('models["net"]', 'models.start() or models["other"]')
+    assert run(warm_root, "import app", app=WARM + ask) == (
+        "",
+        'prebake.errors.ConfigError: other: app asks for model "other" while it is being imported, and the load of '
+        '"net" in another thread waits until app is imported (ask in a function that is called after the import, or '
+        "call start() after it)",
+    )
+
+
+def test_a_module_that_only_a_warm_up_needs_asks_without_warming_and_waits_for_a_thread(warm_root: Path) -> None:
+    code = "import app\nprint(app.loaded.tier, {s.thread for s in app.models.timeline.spans if s.name == 'load'})"
+    assert run(warm_root, code, app=WARM + ASK) == ("mapped {'prebake-net'}", "")

@@ -26,8 +26,8 @@ ELEMENTS = INT64 | st.floats(width=32, allow_nan=False, allow_infinity=False)
 @st.composite
 def tensors(draw: st.DrawFn) -> Any:
     """Nested lists, as JSON has them."""
-    elements = draw(st.sampled_from([st.booleans(), INT64, ELEMENTS]))
-    lists = st.lists(elements, min_size=1, max_size=3)
+    elements: st.SearchStrategy[Any] = draw(st.sampled_from([st.booleans(), INT64, ELEMENTS]))
+    lists: st.SearchStrategy[list[Any]] = st.lists(elements, min_size=1, max_size=3)
     for _ in range(draw(st.integers(0, 2))):
         row = draw(lists)
         lists = st.just([row, row])
@@ -58,7 +58,8 @@ def refusal(declared: object) -> str:
 def test_every_kind_of_input_has_its_type() -> None:
     inputs = {
         "ids": [[101, 2023, 102]], "scores": [1, 0.5], "mask": [[True], [False]],
-        "picture": {"shape": [1, 3, 224, 224]}, "none": {"shape": [], "dtype": "int64"}, "steps": 1, "ratio": 2.5, "task": "caption", "flag": True,
+        "picture": {"shape": [1, 3, 224, 224]}, "none": {"shape": [], "dtype": "int64"},
+        "steps": 1, "ratio": 2.5, "task": "caption", "flag": True,
     }  # fmt: skip
     assert read({"inputs": inputs}) == Inputs(
         method="forward",
