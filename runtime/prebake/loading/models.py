@@ -44,10 +44,10 @@ class Models:
     all); `device` is where their weights go; `verify="full"` hashes every file before its load. `warm` (default:
     `PREBAKE_WARM=1`) runs each model's declared warm-up before the model counts as loaded; if that fails, logs a
     warning. (Not in a process that forks workers afterwards: a child inherits no threads of OpenMP, and hangs in its
-    first computation.) `allow` lists the Python modules whose code manifests may name, as a factory of family torch or as a
-    warm-up, in addition to those in `PREBAKE_ALLOW` (comma separated): `app` stands for `app` and its submodules. By
-    default none are allowed. Raises ConfigError if the root holds no model, and DocumentError if a manifest cannot be
-    read.
+    first computation.) `allow` lists the Python modules whose code manifests may name, as a factory of family torch or
+    as a warm-up, in addition to those in `PREBAKE_ALLOW` (comma separated): `app` stands for `app` and its submodules.
+    By default none are allowed. Raises ConfigError if the root holds no model, and DocumentError if a manifest cannot
+    be read.
     """
 
     def __init__(
