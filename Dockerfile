@@ -28,8 +28,8 @@ RUN python3 -m venv --without-pip /opt/prebake \
     fi \
  && find /opt -exec touch --no-dereference --date=@0 {} +
 
-# dependencies: what the service imports. All mtimes are set, and the bytecode contains no timestamps, as pip's does, so two
-# builds give the same layer. (Some packages ship files in the syntax of a newer Python: these stay uncompiled.)
+# dependencies: what the service imports. All mtimes are set, and the bytecode, unlike pip's, contains no timestamps, so
+# two builds give the same layer. (Some packages ship files in the syntax of a newer Python: these stay uncompiled.)
 FROM base AS dependencies
 ARG CONSTRAINTS=constraints.txt
 ARG TORCH_INDEX
@@ -66,8 +66,8 @@ RUN --mount=type=bind,source=service,target=/source \
     pip --python /opt/prebake/bin/python wheel --no-deps --no-build-isolation --no-index \
       --wheel-dir /dist /source
 
-# converter-source: only the sub-packages that determine the contents of the weights' layers (docs/overview.md): a change
-# in the service, telemetry or startup code does not bake anything again
+# converter-source: only the sub-packages that determine the contents of the weights' layers (docs/overview.md): a
+# change in the service, telemetry or startup code does not bake anything again
 FROM scratch AS converter-source
 COPY runtime/pyproject.toml runtime/LICENSE /runtime/
 COPY <<EOF /runtime/README.md
@@ -122,7 +122,8 @@ RUN --mount=type=bind,from=selected,source=/selected,target=/selected \
     PREBAKE_CACHE=/cache /opt/prebake/bin/python -m prebake_build.baking.stage fetch "${MODEL}" \
       --models /selected/models.toml --output /fetched
 
-# bake: convert, prove, write. The step that reads the checkpoint has no token and no network, and can't change the cache.
+# bake: convert, prove, write. The step that reads the checkpoint has no token and no network, and can't write to the
+# cache.
 FROM converter AS bake
 ARG MODEL
 RUN --network=none \
@@ -147,8 +148,8 @@ RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/runtime-dist \
  && PREBAKE_MEMO=/opt/prebake/memo /opt/prebake/bin/python -B -c \
       'import prebake; prebake.quickstart.begin(); import transformers' \
  && find /opt/prebake -newermt @1 -exec touch --no-dereference --date=@0 {} +
-# OMP_WAIT_POLICY: idle OpenMP threads spin by default, which on shared cores increased the CPU time of the first caption
-# from 2.4 s to 8 s; later captions are equally fast.
+# OMP_WAIT_POLICY: idle OpenMP threads spin by default, which on shared cores increased the CPU time of the first
+# caption from 2.4 s to 8 s; later captions are equally fast.
 ENV PATH=/opt/prebake/bin:$PATH \
     HOME=/tmp \
     HF_HUB_OFFLINE=1 \

@@ -1,7 +1,8 @@
 """Bakes and loads a tiny model of every known architecture, and compares it with `from_pretrained`; table and JSON.
 
-The architectures and what is compared stand in `tests/known_architectures.py` and `tests/architecture_checks.py`;
-the tests assert the same of each. `--markdown docs/architectures.md` writes the table that is published.
+The architectures and the checks are in `tests/helpers/known_architectures.py` and
+`tests/helpers/architecture_checks.py`; the tests make the same checks. `--markdown docs/architectures.md` writes the
+published table.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Cold starts of containers: drops the page cache before each start, which needs root.
 
-`--read-bps 200000000` puts each container behind a disk of that speed (`docker run --device-read-bps`), the warm ones
-left out. Images: `make image baseline`, for full-size dummy models with MODELS_FILE=models.dummy.toml.
+`--read-bps 200000000` limits each container's disk reads to that speed (`docker run --device-read-bps`), except for
+warm starts. Images: `make image baseline`, with MODELS_FILE=models.dummy.toml for full-size dummy models.
 """
 
 from __future__ import annotations

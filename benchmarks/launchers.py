@@ -1,4 +1,4 @@
-"""The two services that the benchmarks start: the reference service on baked models, and its naive twin."""
+"""The two services that the benchmarks start: the reference service with baked models, and the naive one."""
 
 from __future__ import annotations
 

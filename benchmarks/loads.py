@@ -1,8 +1,8 @@
 """Loads BLIP with each method in a separate process, and measures time and memory.
 
-Imports are done before the clock starts. It stops twice: when the module is usable, and when every page of its
-weights was touched, so that lazy mappings pay for what they put off. Cold means that the kernel was asked to drop
-the file's pages before. Rounds are interleaved.
+The clock starts after the imports. It stops twice: when the module is usable, and when every page of its weights has
+been touched, so the cost of lazy mappings is included. Cold means that the file's pages were dropped from the page
+cache before. Rounds are interleaved.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Memory of several services on one host: the sum of their proportional set sizes (PSS), naive and baked.
 
-Counted when all are ready, and again after each answered once, so that its weights were touched; both times when
-nothing was asked for three seconds, as it is with a service on most of its days. A page that four
-processes map is counted a quarter in each: the sum is what the host holds.
+Measured when all are ready, and again after each has answered once and so touched its weights; both times after three
+seconds without requests. A page mapped by four processes counts as a quarter in each, so the sum is the memory that the
+host uses.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measures the time to ready of the whole service, naive and baked, and of `import torch` alone, in turn.
 
-`--cold` has the kernel forget every page before each start (root), and adds the baked service that reads ahead what
-an earlier start read. `--read-bps 200000000` puts each process behind a disk of that speed, through a control group
-of its own (root), and adds a warm start and what each start read.
+`--cold` drops the page cache before each start (needs root), and adds the baked service with readahead from an earlier
+recording. `--read-bps 200000000` limits each process's disk reads to that speed with a control group (needs root), and
+adds a warm start and the number of bytes that each start read.
 """
 
 from __future__ import annotations

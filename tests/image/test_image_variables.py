@@ -24,7 +24,7 @@ def test_the_lint_finds_nothing(context: Path) -> None:
     [
         ("MODELS", "caption,,ocr", "MODELS: expected names of models with commas between them, such as \"caption,ocr\" "
                                    "(lower case, digits, '.', '_', '-')."),
-        ("MODELS", "caption,caption", "MODELS: a model is named twice."),
+        ("MODELS", "caption,caption", "MODELS: a model is listed twice."),
         ("MODELS_FILE", "../models.toml", "MODELS_FILE: expected a path below this folder that ends in .toml, such as "
                                           '"models.dummy.toml".'),
         ("TORCH_INDEX", "cpu", "TORCH_INDEX: expected an address that begins with http:// or https://, or nothing."),

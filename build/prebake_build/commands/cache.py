@@ -26,8 +26,8 @@ examples:
   prebake cache verify
   prebake cache prune --older-than 30 --max-size 20GB
 
-The cache is the folder of --cache, else of PREBAKE_CACHE, else ~/.cache/prebake.
-exit codes: 0 fine; 1 verify found damage; 2 wrong use or configuration
+The cache folder is --cache, else PREBAKE_CACHE, else ~/.cache/prebake.
+exit codes: 0 success; 1 verify found damage; 2 wrong use or configuration
 """
 _DAY = 86_400
 
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "cache",
         help="list, verify or prune the build cache",
-        description="The build cache keeps checkpoints as they were fetched, one entry for each source and revision.",
+        description="The build cache keeps fetched checkpoints, one entry per source and revision.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

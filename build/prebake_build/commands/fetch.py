@@ -27,7 +27,7 @@ examples:
   prebake fetch --output checkpoints              every model of models.toml, to checkpoints/NAME
   prebake fetch --output checkpoints caption      only this one
 
-A service that loads these in the ordinary way is what a baked one is measured against (prebake measure).
+A service that loads these with its frameworks' own loaders is the baseline for measurements (prebake measure).
 """
 
 
@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "fetch", help="download checkpoints into a folder, unconverted", epilog=_EPILOG,
-        description="Download the checkpoints of models.toml into a folder, as their frameworks expect them on disk.",
+        description="Download the checkpoints of models.toml into a folder that their frameworks can load from.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("names", metavar="NAME", nargs="*", help="models to fetch (default: all)")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   prebake lock                          resolve every model of models.toml into models.lock
-  prebake lock caption                  only this one; the others stay as they are locked
-  prebake lock --check                  change nothing; exit 1 and say what has drifted
+  prebake lock caption                  only this one; the others keep their locked revisions
+  prebake lock --check                  change nothing; report drift and exit 1 if there is any
 
 exit codes: 0 locked, or no drift; 1 drift, or a model that cannot be resolved; 2 wrong use or configuration
 """
@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "lock",
         help="resolve revisions and hashes into models.lock",
-        description="Ask upstream what models.toml means today, and write exact revisions, sizes and hashes down.",
+        description="Resolve models.toml to exact revisions, sizes and hashes, and write them to models.lock.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

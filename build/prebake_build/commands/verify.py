@@ -24,10 +24,10 @@ example:
   prebake verify models            every file's size and sha256
   prebake verify models --quick    sizes and headers only
 
-A model whose class or warm-up is code (family torch, module:function) is loaded or warmed up only where PREBAKE_ALLOW
-names its module; where it does not, the model's line says which code that is.
+A model whose class or warm-up is code (family torch, module:function) is loaded or warmed up only if PREBAKE_ALLOW
+lists its module; otherwise the model's line names that code.
 
-Exit codes: 0 as promised; 1 something differs (each finding is listed); 2 wrong use.
+Exit codes: 0 no differences; 1 something differs (each finding is listed); 2 wrong use.
 """
 
 
@@ -35,8 +35,8 @@ def add(commands: Commands) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "verify", help="check baked models against their manifests", epilog=_EPILOG,
-        description="Check every file of every model: present, its size, its sha256, nothing else there, and the "
-        "headers of the weights.",
+        description="Check every file of every model: presence, size, sha256, no other files, and the headers of the "
+        "weights.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("folder", type=Path, metavar="DIR", help="root of baked models, or one model's folder")

@@ -220,7 +220,7 @@ def _not_plain(value: object) -> str | None:
 
 def _misfits(table: Table, spec: ModelSpec) -> list[str]:
     """Issues with keys that do not apply to this model's family."""
-    of = f"this model's family is {spec.family}" if spec.family else 'give `class = "FAMILY:…"` where it is one'
+    of = f"this model's family is {spec.family}" if spec.family else 'set `class = "FAMILY:…"` if it is'
     found = []
     if "quantize" in set(table) and spec.family != "easyocr":
         found.append(f"{table.at('quantize')}: is only for the family easyocr ({of})")

@@ -1,9 +1,9 @@
 """Checkpoints of random weights in upstream's format, so that everything runs without network.
 
-A dummy has upstream's file names, formats, keys, shapes and, at full size, its bytes to within a thousandth;
-only the values, vocabularies and words are made up. `write` is the one dispatch. The same dummy is the same
-bytes everywhere: nothing but the kind, the size, the seed, GENERATOR and the keys and shapes of upstream's
-classes goes in, so a lock of dummies holds as long as transformers and EasyOCR keep those.
+A dummy has upstream's file names, formats, keys, shapes and, at full size, its size in bytes to within 0.1 %; only the
+values, vocabularies and words are generated. `write` handles all kinds. A dummy has the same bytes on every machine: it
+depends only on the kind, the size, the seed, GENERATOR, and the keys and shapes of upstream's classes. So a lock of
+dummies stays valid until transformers or EasyOCR change those.
 """
 
 from __future__ import annotations

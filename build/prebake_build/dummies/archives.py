@@ -1,9 +1,9 @@
 """The three file formats in which upstream publishes weights, written tensor by tensor.
 
-`torch.save` would do for two of them, but its bytes change between versions of torch (records added, other
-alignment), it holds everything in memory, and it no longer writes what upstream's oldest files are. So the
-bytes here depend on the tensors' names, shapes and seed alone. How the formats look was read from files
-that `torch.save` and `safetensors` wrote; the tests read these back with both.
+`torch.save` can write two of them, but its bytes change between versions of torch (new records, other alignment), it
+keeps everything in memory, and it no longer writes the format of upstream's oldest files. Here the bytes depend only on
+the tensors' names, shapes and seed. The formats were derived from files that `torch.save` and `safetensors` wrote; the
+tests read the results with both.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A dummy of `Salesforce/blip-image-captioning-base`: seven files, with weights only as a pickle.
 
-At full size the two JSON documents without a vocabulary in them are upstream's, bit for bit. The output
-embedding is in the pickle a second time, as upstream has it, and so is the `position_ids` buffer that older
-versions of transformers saved. Its captions are made-up words that differ with the image and never end
-early: the bias forbids every token that is no whole word.
+At full size, the two JSON documents without a vocabulary equal upstream's, bit for bit. As upstream, the pickle
+contains the output embedding twice, and the `position_ids` buffer that older versions of transformers saved. The
+captions are generated words that depend on the image and never end early: the bias forbids every token that is not a
+whole word.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """A CRAFT detector of random weights that still finds text: one hand-built path through its channel 0.
 
-The path measures how densely edges lie, because text is dense with them, and neither a plain area nor the
-single black edge of EasyOCR's padding is. Every other channel is random and has weight 0 towards the path:
+The path measures the density of edges, which is high in text, but low in plain areas and at the single black edge of
+EasyOCR's padding. Every other channel is random and has weight 0 towards the path:
 
-1. full size: absolute differences to the right and downward neighbour, added, faint ones cut off;
-2. half size (the maximum of four): saturated at 1, so that contrast and stroke width do not count;
-3. quarter size (the maximum of four): from here on a share of cells with an edge;
-4. six 3x3 means on the way through the U-net back to half size: a window of some 40 pixels;
+1. full size: sum of the absolute differences to the right and lower neighbours, without faint ones;
+2. half size (the maximum of four): saturated at 1, so that contrast and stroke width do not matter;
+3. quarter size (the maximum of four): from here on, the share of cells with an edge;
+4. six 3x3 means through the U-net back to half size: a window of about 40 pixels;
 5. text score = SLOPE * share + OFFSET, link score 0.
 """
 

@@ -1,9 +1,9 @@
 """A dummy of EasyOCR's models: the zips of the detector and one recogniser, named as in EasyOCR's own tables.
 
-Each holds one pickle whose keys begin with `module.`, saved from a GPU as upstream's are (`cuda:0`), the
-detector in the format of torch before 1.6. The detector finds text (`detector.py` says how); what the
-recogniser reads in it is random characters, the same for the same picture. The shapes are fixed by EasyOCR's
-classes, so there is no tiny one: `size=tiny` gives the full 99 MB, which is made in two seconds.
+Each contains one pickle whose keys begin with `module.`, saved from a GPU (`cuda:0`) as upstream's are; the detector
+uses the format of torch before 1.6. The detector finds text (see `detector.py`); the recogniser reads random
+characters, the same for the same picture. EasyOCR's classes determine the shapes, so there is no tiny version:
+`size=tiny` gives the full 99 MB, which takes two seconds to generate.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A dummy of `florence-community/Florence-2-base`: eleven files, with weights as float16 safetensors.
 
-The weights' file has upstream's size to the byte (463,178,864): the tied embedding is stored once, under the
-name of the shared one. Its answers are rows of made-up words and location tokens that differ with image and
-task, and end after ANSWER tokens: the positions from there on point at the end token's embedding. Without
-that a request for up to 1,024 tokens, as Florence-2's documentation asks for, would get all of them.
+The weights file has exactly upstream's size (463,178,864 bytes): the tied embedding is stored once, under the name of
+the shared one. The answers are generated words and location tokens that depend on image and task, and end after ANSWER
+tokens: the later positions point at the end token's embedding. Otherwise a request for up to 1,024 tokens, as in
+Florence-2's documentation, would get all 1,024.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Generated vocabularies with the real sizes and layouts: WordPiece like BERT's, byte-level BPE like BART's.
 
-Words are rows of syllables (`kapilo`), so that what a dummy model says can be told from what it was asked,
-and every text of the real alphabet still finds its tokens.
+Words are made of syllables (`kapilo`), so a dummy model's answer differs visibly from its input; text in the real
+alphabet can still be tokenized.
 """
 
 from __future__ import annotations

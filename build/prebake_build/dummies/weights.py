@@ -1,9 +1,9 @@
 """Random tensors that are the same on every machine, generated in bounded memory.
 
-Each tensor has its own stream, PCG64 seeded by (seed, sha256 of its name), so neither the order nor the
-number of tensors matters. Only the generator's raw integers are used, which NumPy keeps stable between
-versions, and only single IEEE multiplications and additions, which every processor rounds alike: a normal
-distribution would go through vectorised logarithms, and those differ between processors.
+Each tensor has its own stream, PCG64 seeded with (seed, sha256 of its name), so neither the order nor the number of
+tensors matters. The values use only the generator's raw integers, which NumPy keeps stable between versions, and single
+IEEE multiplications and additions, which every CPU rounds the same way. A normal distribution would need vectorised
+logarithms, which differ between CPUs.
 """
 
 from __future__ import annotations

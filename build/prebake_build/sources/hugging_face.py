@@ -1,7 +1,7 @@
 """`hf:ORG/NAME[@REVISION]`: a model of the Hugging Face hub, at one commit.
 
-Only the files that a PyTorch load needs are taken: see `choose`. The hub publishes the sha256 of large files
-(LFS) and only git's own hash of small ones: those are downloaded to be hashed.
+Only the files that a PyTorch load needs are used: see `choose`. The hub publishes the sha256 of large files (LFS), but
+for small files only git's own hash: these are downloaded and hashed.
 """
 
 from __future__ import annotations
@@ -159,9 +159,9 @@ class HuggingFaceSource:
 def choose(paths: Iterable[str], read: Callable[[str], str], where: str) -> tuple[str, ...]:
     """The repository's files that a PyTorch load needs, sorted.
 
-    Weights: the first of transformers' default names, safetensors before pickle, with all shards that an index
-    names (`read` gives its text). Then configuration, tokenizer, processor and chat templates. Never TensorFlow,
-    Flax, ONNX, GGUF, images, or what training left. Raises SourceError, begun with `where`.
+    Weights: the first of transformers' default names, safetensors before pickle, with all shards listed in the index
+    (`read` returns its text). Also configuration, tokenizer, processor and chat templates. Never TensorFlow, Flax,
+    ONNX, GGUF, images, or leftovers of training. Raises SourceError that begins with `where`.
     """
     there = set(paths)
     first = next((name for name in _WEIGHTS if name in there), None)

@@ -1,6 +1,6 @@
 """EasyOCR's own tables: which zips contain the detector, and the recogniser for given languages.
 
-They are read from the installed EasyOCR, so that a new EasyOCR brings its own models.
+They are read from the installed EasyOCR, so a new EasyOCR version brings its own models.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Archive:
 def archive_members(languages: Sequence[str], where: str = "easyocr") -> dict[str, Archive]:
     """The zips for these languages by name, sorted: one for the detector and one for the recogniser.
 
-    Raises ConfigError, begun with `where`, where EasyOCR is not installed or does not know the languages.
+    Raises ConfigError that begins with `where` if EasyOCR is not installed or does not know the languages.
     """
     tables = _tables()
     key = recognizer_of(languages, where)

@@ -18,7 +18,7 @@ def reason(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error on one line of at most 300 characters, with its class where it is not ours."""
+    """An error on one line of at most 300 characters, with its class unless it is a PrebakeError."""
     text = " ".join(reason(error).split())
     kind = "" if isinstance(error, PrebakeError) else f"{type(error).__name__}: "
     return kind + (text if len(text) <= 300 else text[:297] + "...")

@@ -65,7 +65,7 @@ class Table:
         return self.take(key, kind)
 
     def raw(self, key: str) -> object:
-        """The value of `key`, unchecked, for what may be of several kinds; None where it is absent."""
+        """The unchecked value of `key`, for values of several types; None if it is absent."""
         self._known.append(key)
         return self._data.get(key)
 

@@ -86,10 +86,10 @@ def find_factory(factory: str, allow: Sequence[str], where: str) -> Any:
 
 
 def find_function(name: str, allow: Sequence[str], where: str) -> Callable[..., object]:
-    """The function that `module:function` names, for a warm-up.
+    """The function that `module:function` refers to, for a warm-up.
 
-    Raises ConfigError where it is not allowed, before anything is imported; where it cannot be imported; and where it
-    is no function that an allowed module defines.
+    Raises ConfigError if it is not allowed (checked before any import), can't be imported, or is not a function defined
+    in an allowed module.
     """
     found = _imported(name, allow, where)
     if not isinstance(found, FunctionType):

@@ -39,13 +39,13 @@ class Needed:
 
     model: str
     factory: tuple[str, str] | None
-    """Module and name, where the class is a `module:factory`."""
+    """Module and name, if the class is a `module:factory`."""
     modules: tuple[str, ...]
-    """The factory's, and that of the warm-up."""
+    """The modules of the factory and of the warm-up."""
 
 
 def needed_by(baked: BakedModel, warm: bool) -> Needed:
-    """What a load needs of the application; with `warm` its warm-up too."""
+    """The application's code that a load needs; with `warm`, including its warm-up."""
     module, colon, name = baked.manifest.class_.partition(":")
     declared = baked.manifest.loading.warmup
     warmup = (declared.partition(":")[0],) if warm and isinstance(declared, str) else ()
@@ -83,5 +83,5 @@ def must_load_here(needed: Needed, loading: Iterable[Needed]) -> bool:
                 f"{asks}, and {module}:{name} is not defined yet "
                 f"(ask below the definition of {name}, or in a function that is called after the import)"
             )
-    # classes of installed frameworks are not among them: these import no module of the application
+    # classes of installed frameworks are not listed: they import no module of the application
     return any(module not in sys.modules or _initializing(module) for module in needed.modules)

@@ -48,8 +48,8 @@ def _any_job() -> Any:
 @pytest.mark.parametrize(
     ("code", "out", "message"),
     [
-        (-9, "", "models.m: the worker ended with signal 9 (killed, perhaps out of memory); its last words stand "
-                 "above"),
+        (-9, "", "models.m: the worker ended with signal 9 (killed, perhaps out of memory); see its "
+                 "messages above"),
         (-11, "", "models.m: the worker ended with signal 11; see its messages above"),
         (3, "", "models.m: the worker ended with exit code 3; see its messages above"),
         (0, "", "models.m: the worker ended with exit code 0; see its messages above"),

@@ -174,5 +174,5 @@ def test_a_truncated_safetensors_file_is_never_mapped(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_file({"w": torch.ones(5000)}, path)
     os.truncate(path, 10_000)
-    with pytest.raises(TensorFileError, match="and the file has 10,000: it was truncated or changed"):
+    with pytest.raises(TensorFileError, match="but the file has 10,000: it was truncated or changed"):
         read_state_dict(path, WHERE)

@@ -97,7 +97,7 @@ def test_one_that_keeps_a_path_of_the_bake_is_not_kept(
 
     monkeypatch.setattr(BertForMaskedLM, "__init__", keeping)
     run(job(baked_bert.parent / "checkpoint", tmp_path / "bert"))
-    assert "bert: every start will run its constructor: it keeps a path" in capsys.readouterr().err
+    assert "bert: every start will run its constructor: it contains a path" in capsys.readouterr().err
     assert layout.STRUCTURE not in names(tmp_path / "bert")
 
 

@@ -16,7 +16,7 @@ from prebake_build.sources.path import PathSource
 
 DTYPES = "float32, bfloat16, float16, source"
 BLIP = "transformers:BlipForConditionalGeneration"
-NO_FAMILY = "no known family (expected one of transformers, easyocr, torch)"
+NO_FAMILY = "not a known family (expected one of transformers, easyocr, torch)"
 NO_SCHEME = "has no known scheme (expected one of hf:, easyocr:, url:, path:, dummy:)"
 
 
@@ -169,7 +169,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ('class = "easyocr:Reader"', 'class: the family easyocr cannot read the source "path:weights"'),
         ('class = "transformers:Blip"\nquantize = true',
          "quantize: is only for the family easyocr (this model's family is transformers)"),
-        ("arguments = {}", 'arguments: is only for the family torch (give `class = "FAMILY:…"` where it is one)'),
+        ("arguments = {}", 'arguments: is only for the family torch (give `class = "FAMILY:…"` if it is)'),
         ('class = "torch:a:b"\narguments = { day = [2026-01-02] }',
          "arguments.day: the manifest (JSON) cannot contain a date"),
         ("warmup = 1", 'warmup: expected "package.module:function" or a table of inputs, found a whole number (1)'),
