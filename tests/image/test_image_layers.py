@@ -46,8 +46,9 @@ def test_a_second_bake_runs_no_step(built: Build, context: Path) -> None:
 
 ABOVE_THE_LINE = (
     "service/image_analyzer/service.py", "service/image_analyzer/analyzer.py", "runtime/prebake/commands/check.py",
-    "runtime/prebake/loading/models.py", "runtime/prebake/telemetry/timeline.py", "runtime/prebake/startup/quickstart.py",
-    "build/prebake_build/commands/bake.py", "build/prebake_build/measure/compare.py",
+    "runtime/prebake/loading/models.py", "runtime/prebake/telemetry/timeline.py",
+    "runtime/prebake/startup/quickstart.py", "build/prebake_build/commands/bake.py",
+    "build/prebake_build/measure/compare.py",
 )  # fmt: skip
 """Modules of the rooms that decide no byte of a baked model (docs/overview.md)."""
 
