@@ -43,7 +43,8 @@ class Models:
     `tiers` restricts how models may come into memory (default: the environment's `PREBAKE_TIERS`, comma
     separated, else all); `device` is where their weights go; `verify="full"` hashes every file before its load.
     `warm` (default: whether the environment has `PREBAKE_WARM=1`) calls each model once with the warm-up that it
-    declares before it counts as loaded; a call that fails is logged as a warning.
+    declares before it counts as loaded; a call that fails is logged as a warning. Do not use it in a process that forks
+    workers afterwards (gunicorn with `--preload`): OpenMP and MKL may hang in a child of a process that has computed.
     `allow` names the modules whose code a manifest may name, as factory of the family torch or as warm-up, beside those
     of the environment's `PREBAKE_ALLOW` (comma separated): `app` stands for `app` and its submodules. None are allowed
     otherwise.

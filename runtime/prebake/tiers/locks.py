@@ -24,8 +24,9 @@ _COMPUTED = threading.Condition()
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Around a model's first call, which may import and take locks of a framework at any moment: a fork waits for its
-    end, but for the thread's own fork. Other models load meanwhile."""
+    """Around a model's first call, which may be in the middle of an import or hold a lock of a framework: a fork by
+    another thread waits for its end. Other models load meanwhile. What OpenMP and MKL keep of the call lasts beyond it,
+    so that a child that computes itself may hang all the same."""
     thread = threading.get_ident()
     with _COMPUTED:
         _COMPUTING.append(thread)

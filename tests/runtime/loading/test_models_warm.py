@@ -152,27 +152,3 @@ def test_a_call_may_fork(tmp_path: Path) -> None:
         PYTHONWARNINGS="ignore",
     )
     assert said == "['7']"
-
-
-def test_a_forked_child_computes_with_what_was_warmed_before(tmp_path: Path) -> None:
-    """Threads that the parent computed with do not live in the child."""
-    said = python_says(
-        "import os, sys, torch, prebake\n"
-        "torch.set_num_threads(2)\n"
-        "models = prebake.Models(sys.argv[1], warm=True)\n"
-        "models.wait()\n"
-        "child = os.fork()\n"
-        "if not child:\n"
-        "    print(models['a'].model(torch.ones(512, 4096)).shape, flush=True)\n"
-        "    os._exit(0)\n"
-        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))",
-        _big(tmp_path),
-        PYTHONWARNINGS="ignore",
-    )
-    assert said == "torch.Size([512, 4096])\n0"
-
-
-def _big(root: Path) -> Path:
-    warmup = Inputs(values={"input": Zeros(shape=(512, 4096))})
-    bake_module(root, "a", "helpers.runtime_fakes:big", loading=Loading(warmup=warmup))
-    return root
