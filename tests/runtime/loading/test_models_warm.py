@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_a_call_that_fails_is_logged_and_the_model_is_loaded(tmp_path: Path, cap
         models.wait()
     assert sorted(caplog.messages) == [
         f'{root}/c: loading.warmup: "planted:warm" is code that the application does not allow (allowed: helpers): a '
-        "manifest alone must not choose what is imported. If you trust it, name its module: PREBAKE_ALLOW=planted, "
+        "manifest alone must not decide what is imported. If you trust it, allow its module: PREBAKE_ALLOW=planted, "
         '--allow planted, or allow=["planted"] for prebake.Models and prebake.load (the model is used all the same)',
         "a: its warm-up failed: RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x5 and 4x4) (the model is "
         "used all the same)",
@@ -112,6 +113,8 @@ def test_the_models_own_timeout_counts_the_call(tmp_path: Path) -> None:
         "a: not loaded within 0.01 s (still loading: ask again, or raise its timeout)"
     )  # fmt: skip
     warmups.RELEASE.set()
+    while models.status()[0].state is State.LOADING:  # the call notes its end where the next test looks
+        time.sleep(0.01)
 
 
 def test_a_call_that_asks_for_another_model_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
