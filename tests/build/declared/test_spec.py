@@ -169,7 +169,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ('class = "easyocr:Reader"', 'class: the family easyocr cannot read the source "path:weights"'),
         ('class = "transformers:Blip"\nquantize = true',
          "quantize: is only for the family easyocr (this model's family is transformers)"),
-        ("arguments = {}", 'arguments: is only for the family torch (give `class = "FAMILY:…"` if it is)'),
+        ("arguments = {}", 'arguments: is only for the family torch (set `class = "FAMILY:…"` if it is)'),
         ('class = "torch:a:b"\narguments = { day = [2026-01-02] }',
          "arguments.day: the manifest (JSON) cannot contain a date"),
         ("warmup = 1", 'warmup: expected "package.module:function" or a table of inputs, found a whole number (1)'),
@@ -180,7 +180,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
          "warmup.inputs.x: 400,000,000 elements with the inputs before it, allowed are 100,000,000"),
         ("warmup = { inputs = { x = 2026-01-02 } }",
          "warmup.inputs.x: expected a list of numbers, a shape, a number, a string or true or false, found a date"),
-        ("warmup = { inputs = { x = [inf] } }", "warmup.inputs.x: inf is no number that a manifest can hold"),
+        ("warmup = { inputs = { x = [inf] } }", "warmup.inputs.x: inf is not a number that a manifest can hold"),
         ('class = "torch:a:b"\narguments = { x = nan }', "arguments.x: the manifest (JSON) cannot contain nan"),
     ],
 )  # fmt: skip

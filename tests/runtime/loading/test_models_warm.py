@@ -91,7 +91,7 @@ def test_a_call_that_fails_is_logged_and_the_model_is_loaded(tmp_path: Path, cap
         models.wait()
     assert sorted(caplog.messages) == [
         f'{root}/c: loading.warmup: "planted:warm" is code that the application does not allow (allowed: helpers): a '
-        "manifest alone must not choose what is imported. If you trust it, name its module: PREBAKE_ALLOW=planted, "
+        "manifest alone must not decide what is imported. If you trust it, allow its module: PREBAKE_ALLOW=planted, "
         '--allow planted, or allow=["planted"] for prebake.Models and prebake.load (the model is used all the same)',
         "a: its warm-up failed: RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x5 and 4x4) (the model is "
         "used all the same)",
