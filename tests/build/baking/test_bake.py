@@ -16,6 +16,7 @@ import torch
 from helpers.baking import LINEAR, bake, declare, names, tree
 from prebake.baked.manifest import Manifest
 from prebake.baked.warmup import Inputs, Zeros
+from prebake.documents.table import canonical_json
 from prebake_build.baking.bake import recipe_digest
 from prebake_build.declared.spec import ModelSpec
 from prebake_build.sources import Resolved
@@ -158,11 +159,11 @@ def test_the_recipe_of_a_model_without_a_warm_up_is_what_it_was_before_there_wer
 ) -> None:
     documents: list[Any] = []
 
-    def seen(document: Any) -> str:
+    def noting(document: Any) -> str:
         documents.append(document)
-        return ""
+        return canonical_json(document)
 
-    monkeypatch.setattr("prebake_build.baking.bake.canonical_json", seen)
+    monkeypatch.setattr("prebake_build.baking.bake.canonical_json", noting)
     model = ModelSpec(name="m", source="path:c", arguments={})
     for warmup in (None, Inputs(values={"x": Zeros(shape=(1,))})):
         recipe_digest(replace(model, warmup=warmup), Resolved(revision="commit:1", files=()))

@@ -186,5 +186,8 @@ def test_a_module_asks_whose_warm_up_is_needed_by_a_load_that_began_before(warm_
 
 
 def test_a_module_that_only_a_warm_up_needs_asks_without_warming_and_waits_for_a_thread(warm_root: Path) -> None:
-    code = "import app\nprint(app.loaded.tier, {s.thread for s in app.models.timeline.spans if s.name == 'load'})"
+    code = (
+        "import helpers.runtime_fakes\nimport app\n"
+        "print(app.loaded.tier, {s.thread for s in app.models.timeline.spans if s.name == 'load'})"
+    )
     assert run(warm_root, code, app=WARM + ASK) == ("mapped {'prebake-net'}", "")

@@ -180,23 +180,23 @@ def test_a_function_that_the_application_does_not_allow_is_not_imported(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("from os import system as warm", "victim:warm is a builtin_function_or_method: expected a function written in "
-                                          "Python"),
-        ("from torch import hub as warm", "victim:warm is a module: expected a function written in Python"),
-        ("class warm: ...", "victim:warm is a type: expected a function written in Python"),
-        ("from torch.hub import load as warm", "victim:warm is defined in torch.hub, which is not allowed (allowed: "
-                                               "victim, helpers): write a function in victim that calls it"),
-        ("", "cannot import victim:warm: module 'victim' has no attribute 'warm' (is its package installed beside "
+        ("from os import system as warm",
+         "warming:warm is a builtin_function_or_method: expected a function written in Python"),
+        ("from torch import hub as warm", "warming:warm is a module: expected a function written in Python"),
+        ("class warm: ...", "warming:warm is a type: expected a function written in Python"),
+        ("from torch.hub import load as warm", "warming:warm is defined in torch.hub, which is not allowed (allowed: "
+                                               "warming, helpers): write a function in warming that calls it"),
+        ("", "cannot import warming:warm: module 'warming' has no attribute 'warm' (is its package installed beside "
              "prebake?)"),
     ],
 )  # fmt: skip
 def test_what_is_no_function_of_an_allowed_module_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
-    (tmp_path / "victim.py").write_text(text + "\n")
+    (tmp_path / "warming.py").write_text(text + "\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "victim", raising=False)
-    loaded, _ = caching(tmp_path / "models", "victim:warm", allow=["victim"])
+    monkeypatch.delitem(sys.modules, "warming", raising=False)
+    loaded, _ = caching(tmp_path / "models", "warming:warm", allow=["warming"])
     assert refused(loaded, ConfigError) == f"{tmp_path}/models/m: loading.warmup: {message}"
 
 
