@@ -171,7 +171,7 @@ def test_a_function_that_the_application_does_not_allow_is_not_imported(
     loaded, _ = caching(tmp_path / "models", "planted:warm")
     assert refused(loaded, ConfigError) == (
         f'{tmp_path}/models/m: loading.warmup: "planted:warm" is code that the application does not allow (allowed: '
-        "helpers): a manifest alone must not choose what is imported. If you trust it, name its module: "
+        "helpers): a manifest alone must not decide what is imported. If you trust it, allow its module: "
         'PREBAKE_ALLOW=planted, --allow planted, or allow=["planted"] for prebake.Models and prebake.load'
     )
     assert "planted" not in sys.modules
