@@ -21,6 +21,7 @@ from pathlib import Path
 from prebake.baked import layout
 from prebake.cgroup import free_memory
 from prebake.startup.readahead import through
+from prebake.startup.warm import seems_warm
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Prefetch:
     """Reads files into the page cache, in order, in a thread that runs while files are queued.
 
     It is a hint: files that are missing or unreadable are skipped. If no thread can start (process limit), the files
-    stay queued until the next `add`. A piece that is already in the page cache costs a few system calls.
+    stay queued until the next `add`. A file that is already in the page cache costs some samples.
     """
 
     def __init__(self, budget: Callable[[], int | None] = free_memory) -> None:
@@ -117,4 +118,5 @@ def _size(path: Path) -> int:
 
 def _through(path: Path) -> Iterator[None]:
     with suppress(OSError):
-        yield from through(path, memoryview(bytearray(PIECE)))
+        if not seems_warm(path):
+            yield from through(path, memoryview(bytearray(PIECE)))

@@ -88,6 +88,9 @@ def test_systems_that_cannot_tell_what_is_cached_read_all(tmp_path: Path, monkey
     monkeypatch.setattr(os, "preadv", spy)
     (tmp_path / "file").write_bytes(bytes(PIECE + 1))
     read_through([tmp_path / "file"])
+    assert read == []  # cached, as samples show
+    forget(tmp_path / "file")
+    read_through([tmp_path / "file"])
     assert read == [0, PIECE]
 
 
