@@ -1,7 +1,7 @@
 """Where checkpoints come from: the `Source` interface, and the function that opens a source.
 
-A source is given by a URI in `models.toml`; its scheme selects the implementation. It works in two steps, so the result
-of the first can be kept in `models.lock`:
+A source is given by a URI in `models.toml`; its scheme selects the implementation, through the entry-point group
+`prebake.sources` (`docs/sources.md`). It works in two steps, so the result of the first can be kept in `models.lock`:
 
 1. `resolve()` asks upstream for the URI's current exact revision, and the files with their hashes;
 2. `fetch(resolved, folder)` fetches exactly those files.
@@ -13,14 +13,19 @@ Some upstreams publish no hashes, so resolving requires fetching. Such a source 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from prebake.baked.manifest import File
-from prebake.documents.messages import nearest, quote
-from prebake.errors import ConfigError
+from prebake.documents.messages import nearest, one_line, quote
+from prebake.errors import ConfigError, PrebakeError
 
-SCHEMES = ("hf", "easyocr", "url", "path", "dummy")
+GROUP = "prebake.sources"
+"""Entry-point group: scheme → factory."""
+
+OWN = "prebake-build"
+"""The distribution whose schemes no other distribution replaces."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,34 +85,71 @@ class KnowsUpstream(Protocol):
         """What is known, sorted by path."""
 
 
+class Factory(Protocol):
+    """What an entry point of the group `prebake.sources` leads to."""
+
+    def __call__(self, uri: str, rest: str, where: str, base: Path) -> Source:
+        """The source for `uri`; `rest` is what follows the scheme and its colon.
+
+        Checks the form of the URI alone: `models.toml` is read on machines that fetch nothing. Relative paths are
+        relative to `base`, the folder of `models.toml`. Raises ConfigError that begins with `where`.
+        """
+
+
 def open_source(uri: str, *, base: Path, where: str) -> Source:
     """The source for `uri`.
 
     Paths are relative to `base`, the folder of `models.toml`; `where` begins messages. Raises ConfigError for an
-    unknown scheme or a malformed URI.
+    unknown scheme, a malformed URI, or a distribution whose source cannot be imported.
     """
     scheme, colon, rest = uri.partition(":")
-    if not colon or scheme not in SCHEMES:
+    entry = _entry(scheme, f"{where}: {quote(uri)}") if colon else None
+    if entry is None:
+        names = sorted(schemes())
         raise ConfigError(
-            f"{where}: {quote(uri)} has no known scheme (expected one of "
-            f"{', '.join(name + ':' for name in SCHEMES)}){nearest(scheme, SCHEMES)}"
+            f"{where}: {quote(uri)} has no known scheme (installed: {', '.join(name + ':' for name in names)})"
+            f"{_hint(scheme, uri, names)}"
         )
-    if scheme == "hf":
-        from prebake_build.sources.hugging_face import HuggingFaceSource
+    return _load(entry, where)(uri, rest, where, base)
 
-        return HuggingFaceSource.parse(uri, rest, where)
-    if scheme == "easyocr":
-        from prebake_build.sources.easyocr import EasyOcrSource
 
-        return EasyOcrSource.parse(uri, rest, where)
-    if scheme == "url":
-        from prebake_build.sources.url import UrlSource
+def _hint(scheme: str, uri: str, names: list[str]) -> str:
+    if scheme in ("http", "https"):
+        return f": did you mean {quote(f'url:{uri}')}?"
+    return nearest(scheme, names) or (
+        f": other schemes come with distributions that have an entry point of the group {GROUP}: install the one that "
+        "this needs"
+    )
 
-        return UrlSource.parse(uri, rest, where)
-    if scheme == "path":
-        from prebake_build.sources.path import PathSource
 
-        return PathSource.parse(uri, rest, where, base)
-    from prebake_build.sources.dummy import DummySource
+def schemes() -> tuple[str, ...]:
+    """The schemes of all installed distributions, sorted."""
+    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
 
-    return DummySource.parse(uri, rest, where)
+
+def _entry(scheme: str, what: str) -> EntryPoint | None:
+    found = list(entry_points(group=GROUP, name=scheme))
+    own = [entry for entry in found if _distribution(entry) == OWN]
+    if found and not own and len(found) > 1:
+        raise ConfigError(
+            f"{what}: {' and '.join(sorted(map(_distribution, found)))} both provide the scheme {scheme}: "
+            "uninstall one of them"
+        )
+    return (own or found or [None])[0]
+
+
+def _load(entry: EntryPoint, where: str) -> Factory:
+    try:
+        factory: Factory = entry.load()
+    except PrebakeError:
+        raise
+    except Exception as error:  # the code of another distribution may raise anything
+        raise ConfigError(
+            f"{where}: cannot import the source {entry.name}: of {_distribution(entry)} ({entry.value}): "
+            f"{one_line(error)}"
+        ) from error
+    return factory
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "another distribution"

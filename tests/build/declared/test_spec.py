@@ -12,12 +12,17 @@ from helpers import ROOT
 from prebake.baked.warmup import Inputs, Numbers, Zeros
 from prebake.errors import ConfigError, UnknownModelError
 from prebake_build.declared.spec import ModelSpec, read_spec
+from prebake_build.sources import schemes
 from prebake_build.sources.path import PathSource
 
 DTYPES = "float32, bfloat16, float16, source"
 BLIP = "transformers:BlipForConditionalGeneration"
 NO_FAMILY = "not a known family (expected one of transformers, easyocr, torch)"
-NO_SCHEME = "has no known scheme (expected one of hf:, easyocr:, url:, path:, dummy:)"
+NO_SCHEME = f"has no known scheme (installed: {', '.join(name + ':' for name in schemes())})"
+OTHERS = (
+    ": other schemes come with distributions that have an entry point of the group prebake.sources: install the one that "
+    "this needs"
+)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -191,9 +196,9 @@ def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, messag
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("huggingface:a/b", f'"huggingface:a/b" {NO_SCHEME}'),
+        ("huggingface:a/b", f'"huggingface:a/b" {NO_SCHEME}{OTHERS}'),
         ("hff:a/b", f'"hff:a/b" {NO_SCHEME}: did you mean "hf"?'),
-        ("a/b", f'"a/b" {NO_SCHEME}'),
+        ("a/b", f'"a/b" {NO_SCHEME}{OTHERS}'),
         ("hf:a", '"hf:a" is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"'),
         ("easyocr:ko,en", '"easyocr:ko,en" is not of the form "easyocr:ko+en", each language once'),
         ("url:ftp://a/b", '"ftp://a/b" is not an http:// or https:// URL with a host'),
