@@ -20,8 +20,8 @@ BLIP = "transformers:BlipForConditionalGeneration"
 NO_FAMILY = "not a known family (expected one of transformers, easyocr, torch)"
 NO_SCHEME = f"has no known scheme (installed: {', '.join(name + ':' for name in schemes())})"
 OTHERS = (
-    ": other schemes come with distributions that have an entry point of the group prebake.sources: install the one that "
-    "this needs"
+    ": other schemes come with distributions that have an entry point of the group prebake.sources: install the one "
+    "that this needs"
 )
 
 
