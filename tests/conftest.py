@@ -209,7 +209,7 @@ def in_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """`prebake bake` does the worker's part in this process, but for a test that asks for `processes`."""
     from helpers.baking import TESTS, here
 
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])))
     if "processes" not in request.fixturenames:
         here(monkeypatch)
 

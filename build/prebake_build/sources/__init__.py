@@ -12,10 +12,11 @@ Some upstreams publish no hashes, so resolving requires fetching. Such a source 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from prebake.baked.manifest import File
 from prebake.documents.messages import nearest, one_line, quote
@@ -83,6 +84,15 @@ class KnowsUpstream(Protocol):
 
     def upstream(self) -> tuple[Upstream, ...]:
         """What is known, sorted by path."""
+
+
+@runtime_checkable
+class TellsOptions(Protocol):
+    """A source whose URI tells the family something about its files."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Options for `BuildFamily.load`: `languages` of an `easyocr:` source."""
 
 
 class Factory(Protocol):

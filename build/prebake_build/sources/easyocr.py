@@ -12,6 +12,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prebake.baked.manifest import set_digest
 from prebake.documents.messages import quote
@@ -49,6 +50,11 @@ class EasyOcrSource:
         if importlib.util.find_spec("easyocr") is not None:
             recognizer_of(languages, where)
         return cls(uri=uri, languages=languages)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The languages, for the family."""
+        return {"languages": list(self.languages)}
 
     def upstream(self) -> tuple[Upstream, ...]:
         """What EasyOCR's tables publish about the zips."""

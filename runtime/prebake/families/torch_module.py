@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 class TorchFamily:
+    install: str = "torch"
+    build: str = "prebake_build.families.torch_module:TorchBuild"
     packages: tuple[str, ...] = ()
     """None: the user's code has no version to compare with that of a structure."""
     modules: str = ""

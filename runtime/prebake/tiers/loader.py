@@ -40,8 +40,6 @@ Span = Callable[[str, str | None], AbstractContextManager[object]]
 """Makes a context manager around each step, from the step's name and the model's name (None if the step is for several
 models). `timeline.span` is one."""
 
-_PACKAGES = {"transformers": "'prebake[transformers]'", "easyocr": "'prebake[easyocr]'", "torch": "torch"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
@@ -168,8 +166,7 @@ class Loader:
                 import prebake.weights.tensors  # noqa: F401
         except ImportError as error:
             raise LoadError(
-                f"{baked.name}: cannot import a package that its family needs: {error} "
-                f"(pip install {_PACKAGES[baked.manifest.family]})"
+                f"{baked.name}: cannot import a package that its family needs: {error} (pip install {family.install})"
             ) from error
 
     def _first_tier(self, family: Family, baked: BakedModel) -> tuple[nn.Module, Tier, str | None]:

@@ -50,15 +50,13 @@ def test_the_repositorys_own_file_is_read() -> None:
             family="transformers",
             class_="BlipForConditionalGeneration",
             dtype="float32",
-            arguments={},
         ),
-        ModelSpec(name="ocr", source="easyocr:ko+en", family="easyocr", arguments={}),
+        ModelSpec(name="ocr", source="easyocr:ko+en", family="easyocr", options={"quantize": True}),
         ModelSpec(
             name="florence",
             source="hf:florence-community/Florence-2-base",
             dtype="float32",
             retries=3,
-            arguments={},
         ),
     )
 
@@ -87,7 +85,7 @@ def test_every_key_has_its_place(tmp_path: Path) -> None:
             retries=10,
             timeout=30.0,
             required=False,
-            arguments={"hidden": 4, "names": ["a", "b"], "nested": {"ratio": 0.5}},
+            options={"arguments": {"hidden": 4, "names": ["a", "b"], "nested": {"ratio": 0.5}}},
         ),
     )
 
@@ -123,7 +121,7 @@ def test_a_warm_up_is_a_function_or_inputs(tmp_path: Path) -> None:
 def test_the_family_is_left_open_unless_the_source_says_it(tmp_path: Path) -> None:
     text = '[models.a]\nsource = "path:x"\n[models.b]\nsource = "easyocr:en"\nquantize = false\n'
     a, b = read_spec(write(tmp_path, text)).models
-    assert (a.family, a.class_, b.family, b.class_, b.quantize) == (None, None, "easyocr", None, False)
+    assert (a.family, a.class_, b.family, b.class_, b.options) == (None, None, "easyocr", None, {"quantize": False})
 
 
 def test_relative_paths_start_where_models_toml_is(tmp_path: Path) -> None:

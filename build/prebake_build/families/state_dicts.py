@@ -19,9 +19,8 @@ from torch import nn
 
 from prebake.documents.messages import reason
 from prebake.errors import SourceError
-from prebake.modules.assembly import slots
+from prebake.modules.assembly import identity_of, relink, slots
 from prebake.weights.tensors import map_tensors
-from prebake_build.baking.convert import identity_of
 
 StateDict = Mapping[str, torch.Tensor]
 
@@ -91,6 +90,15 @@ def completed(state: StateDict, module: nn.Module) -> StateDict:
             for name in names:
                 tensors.setdefault(name, state[stored])
     return _like(state, tensors)
+
+
+def fill(module: nn.Module, state: StateDict, where: str) -> None:
+    """Load the state dict, which must have exactly the module's names. Raises SourceError."""
+    try:
+        module.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise SourceError(f"{where}: the checkpoint does not fit the class: {' '.join(str(error).split())}") from error
+    relink(module)
 
 
 def _like(state: StateDict, tensors: Mapping[str, torch.Tensor]) -> StateDict:
