@@ -20,13 +20,25 @@ from typing import Any, Protocol, runtime_checkable
 
 from prebake.baked.manifest import File
 from prebake.documents.messages import nearest, one_line, quote
-from prebake.errors import ConfigError, PrebakeError
+from prebake.errors import ConfigError
 
 GROUP = "prebake.sources"
-"""Entry-point group: scheme → factory."""
+"""Group of entry points: scheme → `module:factory`."""
 
-OWN = "prebake-build"
-"""The distribution whose schemes no other distribution replaces."""
+_STORE = "prebake_build.sources.store:StoreSource.parse"
+
+IN_THE_BOX = {
+    "hf": "prebake_build.sources.hugging_face:HuggingFaceSource.parse",
+    "easyocr": "prebake_build.sources.easyocr:EasyOcrSource.parse",
+    "url": "prebake_build.sources.url:UrlSource.parse",
+    "path": "prebake_build.sources.path:PathSource.parse",
+    "package": "prebake_build.sources.package:PackageSource.parse",
+    "dummy": "prebake_build.sources.dummy:DummySource.parse",
+    # stores, as fsspec calls them
+    **dict.fromkeys(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "webhdfs", "lakefs", "oci"), _STORE),
+    **dict.fromkeys(("oss", "tos", "sftp", "smb"), _STORE),
+}
+"""Scheme → its factory, as an entry point would name it. An entry point can't replace one of these."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,56 +122,49 @@ def open_source(uri: str, *, base: Path, where: str) -> Source:
     """The source for `uri`.
 
     Paths are relative to `base`, the folder of `models.toml`; `where` begins messages. Raises ConfigError for an
-    unknown scheme, a malformed URI, or a distribution whose source cannot be imported.
+    unknown scheme, a malformed URI, or a source of another distribution that can't be imported.
     """
     scheme, colon, rest = uri.partition(":")
-    entry = _entry(scheme, f"{where}: {quote(uri)}") if colon else None
+    entry = _entry(scheme, where) if colon else None
     if entry is None:
-        names = sorted(schemes())
+        known = schemes()
         raise ConfigError(
-            f"{where}: {quote(uri)} has no known scheme (installed: {', '.join(name + ':' for name in names)})"
-            f"{_hint(scheme, uri, names)}"
+            f"{where}: {quote(uri)} has no known scheme (expected one of {', '.join(name + ':' for name in known)})"
+            f"{_hint(scheme, uri, known)}"
         )
-    return _load(entry, where)(uri, rest, where, base)
-
-
-def _hint(scheme: str, uri: str, names: list[str]) -> str:
-    if scheme in ("http", "https"):
-        return f": did you mean {quote(f'url:{uri}')}?"
-    return nearest(scheme, names) or (
-        f": other schemes come with distributions that have an entry point of the group {GROUP}: install the one that "
-        "this needs"
-    )
+    return _factory(entry, where)(uri, rest, where, base)
 
 
 def schemes() -> tuple[str, ...]:
-    """The schemes of all installed distributions, sorted."""
-    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+    """The schemes in the box, then those of other distributions, sorted."""
+    return (*IN_THE_BOX, *sorted({entry.name for entry in entry_points(group=GROUP)} - IN_THE_BOX.keys()))
 
 
-def _entry(scheme: str, what: str) -> EntryPoint | None:
+def _entry(scheme: str, where: str) -> EntryPoint | None:
+    if scheme in IN_THE_BOX:
+        return EntryPoint(scheme, IN_THE_BOX[scheme], GROUP)
     found = list(entry_points(group=GROUP, name=scheme))
-    own = [entry for entry in found if _distribution(entry) == OWN]
-    if found and not own and len(found) > 1:
-        raise ConfigError(
-            f"{what}: {' and '.join(sorted(map(_distribution, found)))} both provide the scheme {scheme}: "
-            "uninstall one of them"
-        )
-    return (own or found or [None])[0]
+    if len(found) > 1:
+        providers = " and by ".join(sorted(map(_provider, found)))
+        raise ConfigError(f"{where}: the scheme {quote(scheme)} is provided by {providers}: uninstall all but one")
+    return found[0] if found else None
 
 
-def _load(entry: EntryPoint, where: str) -> Factory:
+def _factory(entry: EntryPoint, where: str) -> Factory:
     try:
         factory: Factory = entry.load()
-    except PrebakeError:
-        raise
-    except Exception as error:  # the code of another distribution may raise anything
+    except Exception as error:  # code of another distribution
         raise ConfigError(
-            f"{where}: cannot import the source {entry.name}: of {_distribution(entry)} ({entry.value}): "
-            f"{one_line(error)}"
+            f"{where}: the source {quote(entry.name + ':')} of {_provider(entry)} cannot be imported: {one_line(error)}"
         ) from error
     return factory
 
 
-def _distribution(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else "another distribution"
+def _provider(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+
+
+def _hint(scheme: str, uri: str, known: tuple[str, ...]) -> str:
+    if scheme in ("http", "https"):
+        return f": did you mean {quote(f'url:{uri}')}?"
+    return nearest(scheme, known) or f" (others come with a package that has an entry point of the group {GROUP})"

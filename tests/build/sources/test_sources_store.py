@@ -217,7 +217,9 @@ def test_no_message_shows_a_credential(error: Exception, message: str, monkeypat
 @pytest.mark.usefixtures("bucket")
 def test_the_lock_names_no_credential(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put({"locked/w.pth": b"weights"})
-    declared = declare(tmp_path, f'[models.m]\nsource = "s3://{BUCKET}/locked"\nclass = "torch:helpers.networks:linear"\n')
+    declared = declare(
+        tmp_path, f'[models.m]\nsource = "s3://{BUCKET}/locked"\nclass = "torch:helpers.networks:linear"\n'
+    )
     code, out, err = prebake(capsys, "lock", "--models", declared)
     text = declared.with_suffix(".lock").read_text()
     assert code == 0
