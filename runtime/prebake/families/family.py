@@ -40,6 +40,7 @@ IN_THE_BOX = {
     "transformers": "prebake.families.transformers:TransformersFamily",
     "easyocr": "prebake.families.easyocr:EasyOcrFamily",
     "torch": "prebake.families.torch_module:TorchFamily",
+    "tensors": "prebake.families.tensors:TensorsFamily",
 }
 """Name of a family → its class, as an entry point would name it. An entry point can't replace one of these."""
 
