@@ -45,8 +45,8 @@ def file_option(table: Table, *, several: bool) -> Mapping[str, Any]:
     """
     if "file" not in set(table):
         return {}
-    value = table.raw("file")
-    paths = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    value: Any = table.raw("file")
+    paths: list[Any] = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
     if not paths or not all(isinstance(path, str) for path in paths) or (not several and not isinstance(value, str)):
         form = "a string, a list of strings or a table of strings" if several else "a string"
         raise table.fail("file", f"expected {form}, found {describe(value)}")

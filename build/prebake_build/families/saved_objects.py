@@ -147,7 +147,8 @@ def _order(tensor: torch.Tensor) -> list[int] | None:
     """The dimensions in the order of their strides, if the elements lie densely in that order and not in the usual."""
     if not _is_plain(tensor) or tensor.is_contiguous():
         return None
-    order = sorted(range(tensor.dim()), key=lambda dimension: (-tensor.stride(dimension), dimension))
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda dimension: (-strides[dimension], dimension))
     return order if tensor.permute(order).is_contiguous() else None
 
 
