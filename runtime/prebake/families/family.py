@@ -40,6 +40,7 @@ IN_THE_BOX = {
     "transformers": "prebake.families.transformers:TransformersFamily",
     "easyocr": "prebake.families.easyocr:EasyOcrFamily",
     "sentence-transformers": "prebake.families.sentence_transformers:SentenceTransformersFamily",
+    "diffusers": "prebake.families.diffusers:DiffusersFamily",
     "torch": "prebake.families.torch_module:TorchFamily",
 }
 """Name of a family → its class, as an entry point would name it. An entry point can't replace one of these."""
