@@ -166,8 +166,8 @@ def test_a_state_dict_under_a_key_is_loaded(tmp_path: Path) -> None:
     ("key", "kind", "message"),
     [
         (None, SourceError,
-         'models.m: weights.pth is nested: its state dict is one of "params_ema" (3 tensors), "params" (2 tensors), and '
-         '"epoch", "nested" beside: add key = "params_ema" to the model\'s table'),
+         'models.m: weights.pth is nested: its state dict is one of "params_ema" (3 tensors), "params" (2 tensors), '
+         'and "epoch", "nested" beside: add key = "params_ema" to the model\'s table'),
         ("nested", SourceError,
          'models.m: weights.pth is nested under "nested": its state dict is one of "nested.model" (2 tensors): add '
          'key = "nested.model" to the model\'s table'),
