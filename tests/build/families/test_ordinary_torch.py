@@ -69,6 +69,7 @@ CLASS = "models.m.class: "
         ("helpers.networks:f", CLASS + "cannot import helpers.networks:f: module 'helpers.networks' has no "
                                "attribute 'f' (is its package installed beside prebake?)"),
         ("helpers.networks:no_module", CLASS + "helpers.networks:no_module returned a str, not a torch.nn.Module"),
+        ("helpers.unimportable:f", CLASS + "helpers.unimportable:f failed: OSError: Could not load this library: x.so"),
         ("helpers.networks:failing", CLASS + "helpers.networks:failing failed: RuntimeError: no such preset"),
     ],
 )  # fmt: skip
