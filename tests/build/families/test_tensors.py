@@ -21,7 +21,7 @@ from prebake import load
 from prebake.baked.manifest import Manifest
 from prebake.errors import ConfigError, SourceError
 from prebake.modules.saved_object import SavedObject, Shape
-from prebake.tiers.loader import TIERS
+from prebake.tiers.loader import TIERS, Tier
 from prebake_build.baking.worker import run
 from prebake_build.families.saved_objects import describe, difference
 
@@ -57,7 +57,7 @@ def everything() -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_every_tier_gives_what_torch_load_gives(tmp_path: Path, tier: str) -> None:
+def test_every_tier_gives_what_torch_load_gives(tmp_path: Path, tier: Tier) -> None:
     folder = baked(tmp_path, everything())
     expected = torch.load(tmp_path / "c" / "w.pth", weights_only=True)
     loaded = load(folder, [tier])

@@ -14,7 +14,7 @@ from prebake_build.files import digest
 from prebake_build.sources.package import PackageSource
 
 WHERE = "models.toml: models.m.source"
-FILES = {
+FILES: dict[str, str | bytes] = {
     "acme_nets/__init__.py": "raise ImportError('a source imports nothing')",
     "acme_nets/assets/full.pth": b"full",
     "acme_nets/assets/config.json": b"{}",
