@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from prebake.documents.messages import quote
 from prebake.documents.table import Table
+from prebake.errors import ConfigError
 from prebake_build.files.digest import paths_of
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -15,6 +17,17 @@ VARIANT = "variant"
 """Key of a model's table: which of the published weights to use."""
 OTHER_SUFFIXES = (".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".tflite", ".zip")
 """Weights of other frameworks, which are neither read nor copied."""
+
+
+def check_variant(checkpoint: Path, options: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError if a variant is declared whose weights the checkpoint lacks."""
+    value = options.get(VARIANT)
+    weights = [path.name for path in checkpoint.rglob("*") if is_weights(path)]
+    if value is not None and not any(f".{value}." in name or f".{value}-" in name for name in weights):
+        raise ConfigError(
+            f"{where}.{VARIANT}: the checkpoint has no weights of the variant {quote(value)} (it has {some(weights)}): "
+            "if it was locked before this key was written, run `prebake lock` again"
+        )
 
 
 _INDEX = re.compile(r".*\.(?:safetensors|bin)(?:\.\w+)?\.index(?:\.\w+)?\.json")

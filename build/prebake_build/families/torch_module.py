@@ -11,8 +11,9 @@ from typing import Any
 from prebake.documents.messages import describe
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, PrebakeError
-from prebake_build.families.family import BuildFamily, Ordinary, Recipe
+from prebake_build.families.family import BuildFamily, Ordinary, Recipe, declared_files
 from prebake_build.families.files import WEIGHT_SUFFIXES, is_weights, some
+from prebake_build.sources.selection import ANY, Wanted
 
 
 class TorchBuild(BuildFamily):
@@ -23,6 +24,9 @@ class TorchBuild(BuildFamily):
     def options(self, table: Table) -> Mapping[str, Any]:
         """`arguments`: keyword arguments of the factory."""
         return {"arguments": plain_arguments(table)}
+
+    def hub(self, options: Mapping[str, Any]) -> Wanted:
+        return Wanted(weights=ANY, files=declared_files(options))
 
     def load(self, recipe: Recipe, checkpoint: Path) -> Ordinary:
         import torch

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from helpers import ROOT
 from prebake.baked.warmup import Inputs, Numbers, Zeros
 from prebake.errors import ConfigError, UnknownModelError
+from prebake.families.family import NAMES
 from prebake_build.declared.spec import ModelSpec, read_spec
 from prebake_build.sources.path import PathSource
 
 DTYPES = "float32, bfloat16, float16, source"
 BLIP = "transformers:BlipForConditionalGeneration"
-NO_FAMILY = "not a known family (expected one of transformers, easyocr, torch)"
+NO_FAMILY = f"not a known family (expected one of {', '.join(NAMES)})"
 NO_SCHEME = "has no known scheme (expected one of hf:, easyocr:, url:, path:, dummy:)"
 
 
@@ -151,7 +152,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ('dtype = "float31"', f'dtype: "float31" is not one of {DTYPES}: did you mean "float32"?'),
         ("dtype = 32", "dtype: expected a string, found a whole number (32)"),
         ("retires = 3", 'retires: unknown key: did you mean "retries"?'),
-        ("colour = 3", "colour: unknown key"),
+        ("colour = 3", "colour: unknown key (known: source, class, dtype, retries, timeout, required, warmup)"),
         ("retries = -1", "retries: -1 is not between 0 and 10"),
         ("retries = 11", "retries: 11 is not between 0 and 10"),
         ("retries = true", "retries: expected a whole number, found true or false (True)"),
@@ -167,7 +168,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ('class = "easyocr:Reader"', 'class: the family easyocr cannot read the source "path:weights"'),
         ('class = "transformers:Blip"\nquantize = true',
          "quantize: is only for the family easyocr (this model's family is transformers)"),
-        ("arguments = {}", 'arguments: is only for the family torch (set `class = "FAMILY:…"` if it is)'),
+        ("arguments = {}", 'arguments: is only for the family timm or torch (set `class = "FAMILY:…"` if it is)'),
         ('class = "torch:a:b"\narguments = { day = [2026-01-02] }',
          "arguments.day: the manifest (JSON) cannot contain a date"),
         ("warmup = 1", 'warmup: expected "package.module:function" or a table of inputs, found a whole number (1)'),
