@@ -14,8 +14,9 @@ from prebake.documents.messages import describe
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, PrebakeError
 from prebake.families.torch_module import build, with_folder
-from prebake_build.families.family import BuildFamily, Ordinary, Recipe
+from prebake_build.families.family import BuildFamily, Ordinary, Recipe, declared_files
 from prebake_build.families.files import file_option, kept_files, some, weights_files
+from prebake_build.sources.selection import ANY, Wanted
 
 if TYPE_CHECKING:
     from prebake_build.families.state_dicts import StateDict
@@ -38,6 +39,9 @@ class TorchBuild(BuildFamily):
             **({} if key is None else {"key": key}),
             **({"ignore": list(table.strings("ignore"))} if "ignore" in set(table) else {}),
         }
+
+    def hub(self, options: Mapping[str, Any]) -> Wanted:
+        return Wanted(weights=ANY, files=declared_files(options))
 
     def load(self, recipe: Recipe, checkpoint: Path) -> Ordinary:
         import torch

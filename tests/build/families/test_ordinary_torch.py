@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -134,6 +135,23 @@ def test_several_files_make_one_state_dict(tmp_path: Path) -> None:
     saved(tmp_path, {name: state[name] for name in names[1::2]}, "b.pth")
     loaded = load(tmp_path, options={"file": ["a.pth", "b.pth"]}).module.state_dict()
     assert not [name for name, tensor in state.items() if difference_of(tensor, loaded[name])]
+
+
+def test_shards_of_an_index_make_one_state_dict(tmp_path: Path) -> None:
+    state = Tagger().state_dict()
+    names = list(state)
+    shards = {f"w-{number}.bin": names[number::2] for number in range(2)}
+    for shard, part in shards.items():
+        saved(tmp_path, {name: state[name] for name in part}, shard)
+    index = {"weight_map": {name: shard for shard, part in shards.items() for name in part}}
+    (tmp_path / "w.bin.index.json").write_text(json.dumps(index))
+    loaded = load(tmp_path).module.state_dict()
+    assert not [name for name, tensor in state.items() if difference_of(tensor, loaded[name])]
+    saved(tmp_path, state, "other.bin")
+    assert refused(ConfigError, tagger(), tmp_path) == (
+        f'models.m.source: expected one file of weights {WEIGHTS}, found "other.bin", "w-0.bin", "w-1.bin", '
+        '"w.bin.index.json": add file = "…" or a list to choose'
+    )
 
 
 def test_files_of_parts_get_the_names_of_their_places(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from helpers.hub_server import COMMIT, REPO, HubServer
 from prebake.errors import ConfigError, IntegrityError, SourceError
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.sources import Resolved
-from prebake_build.sources.hugging_face import choose
+from prebake_build.sources.selection import choose
 
 # --- resolving ---------------------------------------------------------------------------------------------------
 
