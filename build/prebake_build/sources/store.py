@@ -110,7 +110,9 @@ class StoreSource:
 
     @contextmanager
     def _asking(self) -> Iterator[tuple[Any, str]]:
-        """The store, and the prefix as it spells it. Any error inside the block becomes a SourceError without secrets."""
+        raise SourceError(
+            f"{self.uri}: there is no object of this name or below this prefix: check bucket and prefix"
+        )
         try:
             store, root = _open(self.uri)
         except ImportError as error:
