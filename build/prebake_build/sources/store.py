@@ -110,9 +110,7 @@ class StoreSource:
 
     @contextmanager
     def _asking(self) -> Iterator[tuple[Any, str]]:
-        raise SourceError(
-            f"{self.uri}: there is no object of this name or below this prefix: check bucket and prefix"
-        )
+        """The store, and the prefix as it spells it. Any error inside becomes a SourceError without secrets."""
         try:
             store, root = _open(self.uri)
         except ImportError as error:
