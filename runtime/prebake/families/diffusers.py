@@ -80,7 +80,7 @@ def assembled(folder: Path, class_: str, **given: Any) -> Any:
     """The pipeline of the folder, by the library's own function; `given` are components, and `dtype`."""
     components(folder, str(folder))
     if "dtype" in given:
-        given[_dtype_argument()] = given.pop("dtype")
+        given[dtype_argument()] = given.pop("dtype")
     return pipeline_class(class_, str(folder)).from_pretrained(folder, local_files_only=True, **given)
 
 
@@ -153,7 +153,7 @@ def _dtypes(baked: BakedModel) -> dict[str, Any]:
     return {name: dtype_named(dtype, f"{baked.folder}: options.dtypes.{name}") for name, dtype in dtypes.items()}
 
 
-def _dtype_argument() -> str:
+def dtype_argument() -> str:
     """`dtype`, or the name that older versions know."""
     from diffusers.utils import deprecation_utils
 

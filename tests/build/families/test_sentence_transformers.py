@@ -120,7 +120,7 @@ def test_half_precision(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "half"
     run(job(tiny, folder, family="sentence-transformers", class_="SentenceTransformer", dtype="bfloat16"))
     expected = ordinary_library()(str(tiny), device="cpu", model_kwargs={"dtype": torch.bfloat16})
-    found = load(folder, ("mapped",)).model
+    found: Any = load(folder, ("mapped",)).model
     assert (found.dtype, found[2].linear.weight.dtype) == (torch.bfloat16, torch.bfloat16)
     assert torch.equal(embeddings(found), embeddings(expected))
 
