@@ -66,9 +66,19 @@ class DiffusersFamily(TransformersFamily):
         return networks(assembled(baked.folder, baked.manifest.class_, dtype=_dtypes(baked))).eval()
 
     def equip(self, baked: BakedModel, module: nn.Module) -> Mapping[str, Any]:
-        given = dict(cast(Any, module).items())
-        # no network is loaded: without this, the library recommends accelerate for it
-        return {"pipeline": assembled(baked.folder, baked.manifest.class_, low_cpu_mem_usage=False, **given)}
+        from transformers import PreTrainedModel
+
+        from prebake.families.construction import loaded_by
+
+        networks, libraries = dict(cast(Any, module).items()), components(baked.folder, str(baked.folder))
+        # a model of transformers that diffusers defines itself: if it is given, diffusers warns about its type
+        own = {name for name, part in networks.items()
+               if isinstance(part, PreTrainedModel) and libraries[name][0] != "transformers"}  # fmt: skip
+        given = {name: part for name, part in networks.items() if name not in own}
+        with loaded_by(lambda cls, path, _: networks[Path(path).name], []):
+            # no network is loaded: without the argument, the library recommends accelerate for it
+            pipeline = assembled(baked.folder, baked.manifest.class_, low_cpu_mem_usage=False, **given)
+        return {"pipeline": pipeline}
 
 
 def pipeline_class(name: str, where: str) -> Any:
