@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.baking import job, load_by, recipe, refused
+from helpers.baking import bake, declare, job, load_by, recipe, refused
+from helpers.hub_server import REPO, HubServer
 from prebake import load
 from prebake.baked.manifest import Manifest
 from prebake.errors import ConfigError, SourceError
@@ -80,6 +81,22 @@ def test_real_weights_give_the_same_embeddings_of_norm_one(minilm: Path, baked: 
 
 def test_the_library_reads_the_folder_itself(minilm: Path, baked: Path) -> None:
     assert torch.equal(embeddings(ordinary(baked)), embeddings(ordinary(minilm)))
+
+
+def test_from_the_hub_to_embeddings_of_norm_one(
+    minilm: Path, hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_process: None
+) -> None:
+    hub.files = {path.relative_to(minilm).as_posix(): path.read_bytes()
+                 for path in minilm.rglob("*") if path.is_file()}  # fmt: skip
+    hub.files |= {"pytorch_model.bin": b"the same as a pickle", "onnx/model.onnx": b"", "modeling_x.py": b"raise"}
+    models = declare(tmp_path, f'[models.m]\nsource = "hf:{REPO}"\n'
+                               'class = "sentence-transformers:SentenceTransformer"\n')  # fmt: skip
+    assert bake(capsys, models)[0] == 0
+    folder = tmp_path / "out" / "m"
+    assert not [path for path in folder.rglob("*") if path.suffix in (".py", ".bin", ".onnx", ".md")]
+    found = embeddings(load(folder, ("mapped",)).model)
+    assert torch.equal(found, embeddings(ordinary(minilm)))
+    assert torch.allclose(found.norm(dim=1), torch.ones(3))
 
 
 @pytest.mark.parametrize("tier", ["read", "ordinary"])
