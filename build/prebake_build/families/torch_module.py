@@ -1,29 +1,44 @@
-"""Any network: a `module:factory` of the application, and one file with its state dict."""
+"""Any network: a `module:factory` of the application, and the files with its state dict."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prebake.documents.messages import describe
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, PrebakeError
+from prebake.families.torch_module import build, with_folder
 from prebake_build.families.family import BuildFamily, Ordinary, Recipe, declared_files
-from prebake_build.families.files import WEIGHT_SUFFIXES, is_weights, some
+from prebake_build.families.files import file_option, kept_files, some, weights_files
 from prebake_build.sources.selection import ANY, Wanted
+
+if TYPE_CHECKING:
+    from prebake_build.families.state_dicts import StateDict
 
 
 class TorchBuild(BuildFamily):
     example = "torch:package.module:factory"
     pattern = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
-    keys = ("arguments",)
+    keys = ("arguments", "file", "ignore", "key")
 
     def options(self, table: Table) -> Mapping[str, Any]:
-        """`arguments`: keyword arguments of the factory."""
-        return {"arguments": plain_arguments(table)}
+        """`arguments`: keyword arguments of the factory; `file`: which files; `key`: where the state dict stands;
+        `ignore`: names of tensors that the network does without."""
+        key = table.maybe("key", str)
+        if key == "":
+            raise table.fail("key", "is empty: leave it out if the file's object is the state dict")
+        return {
+            "arguments": plain_arguments(table),
+            **file_option(table, several=True),
+            **({} if key is None else {"key": key}),
+            **({"ignore": list(table.strings("ignore"))} if "ignore" in set(table) else {}),
+        }
 
     def hub(self, options: Mapping[str, Any]) -> Wanted:
         return Wanted(weights=ANY, files=declared_files(options))
@@ -31,35 +46,74 @@ class TorchBuild(BuildFamily):
     def load(self, recipe: Recipe, checkpoint: Path) -> Ordinary:
         import torch
 
-        from prebake.families.torch_module import build
-        from prebake_build.families.state_dicts import cast, completed, fill, first_line, read_state_dict
+        from prebake_build.families.state_dicts import cast, completed, fill, without
 
         where = f"models.{recipe.name}"
         if recipe.class_ is None:
             raise ConfigError(
                 f'{where}.class: a model of family torch needs one: class = "torch:package.module:factory"'
             )
-        candidates = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and is_weights(path)]
-        if len(candidates) != 1:
-            raise ConfigError(
-                f"{where}.source: expected one file of weights ({', '.join(WEIGHT_SUFFIXES)}), "
-                f"found {some([path.name for path in candidates]) if candidates else 'none'}"
-            )
-        state = read_state_dict(candidates[0], where)
+        state = _state(recipe, checkpoint, where)
         if recipe.dtype != "source":
             state = cast(state, getattr(torch, recipe.dtype))
         allow = (recipe.class_.partition(":")[0],)  # the application chose it in models.toml
         arguments = dict(recipe.options.get("arguments", {}))
-        try:
-            module = build(recipe.class_, arguments, f"{where}.class", allow)
-        except PrebakeError:
-            raise
-        except Exception as error:  # the user's code may raise any exception
-            raise ConfigError(
-                f"{where}.class: {recipe.class_} failed: {type(error).__name__}: {first_line(error)}"
-            ) from error
+        options: dict[str, Any] = {"arguments": arguments}
+        keep: tuple[str, ...] = ()
+        with _failures(recipe.class_, f"{where}.class"):
+            if _wants_folder(recipe.class_, arguments, f"{where}.class", allow):
+                options["folder"] = True
+                keep = kept_files(checkpoint)
+            module = build(recipe.class_, with_folder(options, checkpoint), f"{where}.class", allow)
+        state = without(state, recipe.options.get("ignore", ()), module, where)
         fill(module, completed(state, module), where)
-        return Ordinary(module=module.eval(), class_=recipe.class_, options={"arguments": arguments}, allow=allow)
+        return Ordinary(module=module.eval(), class_=recipe.class_, options=options, keep=keep, allow=allow)
+
+
+def _state(recipe: Recipe, checkpoint: Path, where: str) -> StateDict:
+    """The state dict, of one file or of several."""
+    from prebake_build.families.state_dicts import read_state_dict
+
+    files = weights_files(checkpoint, recipe.options.get("file"), where)
+    states = [(prefix, path, read_state_dict(path, where, recipe.options.get("key"))) for prefix, path in files]
+    if len(states) == 1 and not states[0][0]:
+        return states[0][2]  # as it is, with the version metadata of a pickle
+    merged: dict[str, Any] = {}
+    for prefix, path, state in states:
+        named = {prefix + name: tensor for name, tensor in state.items()}
+        if twice := merged.keys() & named.keys():
+            raise ConfigError(
+                f"{where}.file: {path.name} and a file before it both hold {some(twice)}: if each is a part of the "
+                'network, give its place, file = { encoder = "a.pth", decoder = "b.pth" }'
+            )
+        merged |= named
+    return merged
+
+
+def _wants_folder(factory: str, arguments: Mapping[str, Any], where: str, allow: tuple[str, ...]) -> bool:
+    """Whether the factory has a parameter `folder` that `models.toml` gives no value."""
+    from prebake.families.allowed import find_factory
+
+    try:
+        parameters = inspect.signature(find_factory(factory, allow, where)).parameters
+    except (ValueError, TypeError):  # a function of C
+        return False
+    found = parameters.get("folder")
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return found is not None and found.kind in named and "folder" not in arguments
+
+
+@contextmanager
+def _failures(factory: str, where: str) -> Iterator[None]:
+    """Turns what the user's code raises inside the block, at its import or its call, into one ConfigError."""
+    from prebake_build.families.state_dicts import first_line
+
+    try:
+        yield
+    except PrebakeError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{where}: {factory} failed: {type(error).__name__}: {first_line(error)}") from error
 
 
 def plain_arguments(table: Table) -> dict[str, Any]:

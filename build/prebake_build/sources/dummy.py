@@ -32,7 +32,7 @@ class DummySource:
     dummy: Dummy
 
     @classmethod
-    def parse(cls, uri: str, rest: str, where: str) -> DummySource:
+    def parse(cls, uri: str, rest: str, where: str, base: Path = Path()) -> DummySource:
         """Raises ConfigError that begins with `where` for an unknown kind, option or value."""
         name, mark, query = rest.partition("?")
         options = _options(f"{where}: {quote(uri)}", query) if mark else {}

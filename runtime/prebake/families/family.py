@@ -43,6 +43,7 @@ IN_THE_BOX = {
     "diffusers": "prebake.families.diffusers:DiffusersFamily",
     "timm": "prebake.families.timm:TimmFamily",
     "torch": "prebake.families.torch_module:TorchFamily",
+    "tensors": "prebake.families.tensors:TensorsFamily",
 }
 """Name of a family → its class, as an entry point would name it. An entry point can't replace one of these."""
 

@@ -71,6 +71,14 @@ class LoadedModel:
         return self._part("reader")
 
     @property
+    def tensors(self) -> Any:
+        """tensors: the object in the file, as `torch.load` returns it. Raises LoadError for other families.
+
+        Its tensors share memory with `model`: what is written to one of them is seen by every user of the model.
+        """
+        return self._part("tensors")
+
+    @property
     def pipeline(self) -> Any:
         """diffusers: the pipeline. Raises LoadError for other families."""
         return self._part("pipeline")
@@ -84,8 +92,9 @@ class LoadedModel:
 
     def _part(self, part: str) -> Any:
         if part not in self.parts:
+            article = "" if part.endswith("s") else "a "
             raise LoadError(
-                f"{self.name}: this model of family {self.baked.manifest.family} was baked without a {part}"
+                f"{self.name}: this model of family {self.baked.manifest.family} was baked without {article}{part}"
             )
         return self.parts[part]
 

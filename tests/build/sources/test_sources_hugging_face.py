@@ -75,6 +75,22 @@ def test_shards_are_those_that_the_index_names(hub: HubServer) -> None:
 # --- fetching ----------------------------------------------------------------------------------------------------
 
 
+def test_files_that_a_failed_fetch_completed_are_not_fetched_again(hub: HubServer) -> None:
+    with Cache() as cache:
+        resolved = source().resolve()
+        hub.served["pytorch_model.bin"] = b"cut"
+        with pytest.raises(SourceError):
+            cache.checkpoint(source(), resolved)
+        assert len(list(cache.checkpoints.glob("*.parts.tmp/.hub/vocab.txt"))) == 1
+        hub.served.clear()
+        hub.requests.clear()
+        folder = cache.checkpoint(source(), resolved)
+        fetched = [request.path.rpartition("/")[2] for request in hub.requests if request.method == "GET"]
+        assert "vocab.txt" not in fetched
+        assert not list(cache.checkpoints.glob("*.tmp"))
+    assert (folder / "pytorch_model.bin").read_bytes() == FILES["pytorch_model.bin"]
+
+
 def test_fetching_writes_exactly_the_locked_files(hub: HubServer, tmp_path: Path) -> None:
     source().fetch(locked(), tmp_path)
     found = {path.name: path.read_bytes() for path in tmp_path.rglob("*")}
