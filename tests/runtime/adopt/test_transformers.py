@@ -44,7 +44,14 @@ def told(model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, part in model.named_modules():
         for name, value in vars(part).items():
-            if name in ("_parameters", "_buffers", "_modules", "_use_kernels", "_weight_conversions"):
+            if name in (
+                "_parameters",
+                "_buffers",
+                "_modules",
+                "_use_kernels",
+                "_weight_conversions",
+                "_load_state_dict_pre_hooks",
+            ):
                 continue
             plain = value.to_dict() if hasattr(value, "to_dict") else value
             found[f"{path}.{name}"] = repr(plain) if callable(plain) else plain
