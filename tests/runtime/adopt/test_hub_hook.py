@@ -30,6 +30,8 @@ FILES = {"config.json": b"{}", "README.md": b"card"}
 def online(hooked: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubServer:
     """A hub that can be reached, and an empty cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    if reset := getattr(huggingface_hub.utils._http, "reset_sessions", None):
+        reset()  # before 1, a session made offline stays offline
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     return HubServer(FILES)
 

@@ -54,6 +54,7 @@ def told(model: Any) -> dict[str, Any]:
             ):
                 continue
             plain = value.to_dict() if hasattr(value, "to_dict") else value
+            plain = plain.tolist() if isinstance(plain, torch.Tensor) else plain
             found[f"{path}.{name}"] = repr(plain) if callable(plain) else plain
     return found
 
