@@ -138,8 +138,8 @@ def test_finders_that_ask_all_others_do_not_run_in_circles(library: Path) -> Non
 
     seen: list[ModuleType] = []
     when_imported("lib_a", seen.append)
-    sys.meta_path.append(Asking())  # type: ignore[arg-type]
-    sys.meta_path.insert(0, Asking())  # type: ignore[arg-type]
+    sys.meta_path.append(Asking())
+    sys.meta_path.insert(0, Asking())
     assert seen == [] and importlib.import_module("lib_a") in seen
 
 
