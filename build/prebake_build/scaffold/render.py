@@ -16,9 +16,6 @@ BAKE_FILE: Final = "docker-bake.hcl"
 IGNORE_FILE: Final = ".dockerignore"
 TORCH_INDEX: Final = "https://download.pytorch.org/whl/cpu"
 
-_PIP = """\
-    --mount=type=bind,from=wheels,target=/wheels --mount=type=cache,target=/root/.cache/pip,id=prebake-pip \\
-"""
 _PLACEHOLDER = re.compile(r"@\{(\w+)\}")
 _PROBE = ("/opt/prebake/bin/python", "-SEB", "/opt/prebake/probe.py")
 
@@ -42,19 +39,21 @@ def _filled(template: str, settings: Settings, values: Mapping[str, str]) -> str
         "base_image": f"python:3.{settings.python}-slim-bookworm",
     }
     known = {**common, **values}
-    return mark(_PLACEHOLDER.sub(lambda match: known[match[1]], text), "@{marker}")
+    filled = _PLACEHOLDER.sub(lambda match: known[match[1]], text).rstrip()
+    return mark(f"{filled}\n", "@{marker}")
 
 
 def _dockerfile(settings: Settings) -> dict[str, str]:
     package = settings.options.package
     return {
+        "constraints": f"ARG PIP_CONSTRAINT=/constraints.txt CONSTRAINTS={settings.constraints}\n" if settings.constraints else "",
+        "unconstrained": " PIP_CONSTRAINT=" if settings.constraints else "",
         "requirements": _requirements(settings),
+        "build_install": _run(_PREBAKE, _WHEELS, *_constrained(settings), "pip install --no-cache-dir $PREBAKE_BUILD"),
         "project": f"/project/{package}" if package else "/project",
-        "checkpoints": settings.checkpoints,
         "models_file": settings.options.models,
-        "package": _package(package) if package else "",
-        "package_mount": " --mount=type=bind,from=package,source=/dist,target=/dist" if package else "",
-        "package_install": " && pip install --no-deps --no-index --no-compile /dist/*.whl && pip check" if package else "",
+        "package": _package(settings, package) if package else "",
+        "install": _install(settings) + " \\",
         "allow": _allow(settings),
         "served": _served(settings),
         "command": _words(settings.command.words),
@@ -62,81 +61,69 @@ def _dockerfile(settings: Settings) -> dict[str, str]:
     }
 
 
-_CODE = """
+def _run(*parts: str) -> str:
+    """A RUN instruction of mounts and commands, in lines of at most 120 characters where that is possible."""
+    lines = ["RUN"]
+    for part in parts:
+        if len(lines[-1]) + len(part) + 1 > (120 if part is parts[-1] else 118):
+            lines.append(f" {part}" if part.startswith("&&") else f"    {part}")
+        else:
+            lines[-1] += f" {part}"
+    return " \\\n".join(lines)
+
+
+def _constrained(settings: Settings) -> list[str]:
+    return ["--mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt"] if settings.constraints else []
+
+
+_CODE = """\
 # code: yours, the last layer: a change of it pulls and unpacks nothing else
 FROM base AS code
-COPY . /app
-RUN chmod -R u=rwX,go=rX /app && eval "$SEAL"
+RUN --mount=type=bind,target=/project cp -R /project/. /app && chmod -R u=rwX,go=rX /app && eval "$SEAL"
 """
+_PREBAKE = "--mount=type=bind,from=prebake,target=/prebake,rw"
+_WHEELS = "--mount=type=bind,from=wheels,target=/wheels"
+_CACHE = "--mount=type=cache,target=/root/.cache,id=prebake-pip"
 
 
 def _requirements(settings: Settings) -> str:
-    """The stage `dependencies` up to its install."""
-    requirements, lines = settings.requirements, ["# dependencies: the packages that your code imports"]
-    constraint = ""
-    if requirements.kind == "pyproject":
-        lines[:0] = _extracted(settings)
-    lines.append("FROM base AS dependencies")
+    """The instruction that installs the project's requirements."""
+    requirements = settings.requirements
+    mounts = [f"--mount=type=bind,source={name},target=/requirements/{name}" for name in requirements.files]
+    install = [f"pip install -r /requirements/{requirements.files[0]}"]
+    if requirements.kind != "pip":
+        install = ["pip install --quiet --target /tmp/uv uv", *_uv(settings), "&& rm -r /tmp/uv"]
+    return _run(*mounts, *_constrained(settings), _WHEELS, _CACHE, *install, '&& eval "$SEAL"')
+
+
+def _uv(settings: Settings) -> list[str]:
+    """The command of uv: it alone installs what `uv.lock` or `pyproject.toml` lists without the project itself."""
+    requirements = settings.requirements
+    chosen = [f"--extra {name}" for name in requirements.extras] + [f"--group {name}" for name in requirements.groups]
     if requirements.kind == "uv":
-        return "\n".join([*lines, _uv(settings)])
-    lines.append("ARG TORCH_INDEX")
-    mounts = [_mount(name) for name in requirements.files]
-    if requirements.kind == "pyproject":
-        mounts = ["--mount=type=bind,from=requirements,source=/requirements.txt,target=/requirements/requirements.txt"]
-    if settings.constraints:
-        lines[-1] += f" CONSTRAINTS={settings.constraints}"
-        mounts.append("--mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt")
-        constraint = " --constraint /constraints.txt"
-    named = "requirements.txt" if requirements.kind == "pyproject" else requirements.files[0]
-    lines += [f"{'RUN' if number == 0 else '   '} {mount} \\" for number, mount in enumerate(mounts)]
-    lines.append(_PIP.rstrip("\n"))
-    lines.append('    pip install --no-compile ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"}' + f"{constraint} \\")
-    lines.append(f"      --requirement /requirements/{named} && eval \"$SEAL\"")
-    return "\n".join(lines)
+        return ["&& UV_FIND_LINKS=/wheels UV_PROJECT_ENVIRONMENT=/opt/prebake /tmp/uv/bin/uv sync --frozen --no-dev",
+                "--no-install-project --project /requirements", *chosen]  # fmt: skip
+    constraint = ["--constraint /constraints.txt"] if settings.constraints else []
+    return ['&& UV_FIND_LINKS=/wheels UV_EXTRA_INDEX_URL="$PIP_EXTRA_INDEX_URL" /tmp/uv/bin/uv pip install',
+            "--python /opt/prebake --index-strategy unsafe-best-match", *constraint,
+            "--requirements /requirements/pyproject.toml", *chosen]  # fmt: skip
 
 
-def _mount(name: str) -> str:
-    return f"--mount=type=bind,source={name},target=/requirements/{name}"
-
-
-def _extracted(settings: Settings) -> list[str]:
-    """A stage with the dependencies of `pyproject.toml` alone."""
-    parts = ['p["project"].get("dependencies", [])']
-    parts += [f'p["project"]["optional-dependencies"]["{name}"]' for name in settings.requirements.extras]
-    parts += [f'p["dependency-groups"]["{name}"]' for name in settings.requirements.groups]
-    printed = ", ".join(f"*{part}" for part in parts)
-    loads = "import tomllib" if settings.python >= 11 else "from pip._vendor import tomli as tomllib"
-    path = "" if settings.python >= 11 else "PATH=${PATH#*:} "
-    return [
-        "# requirements: of pyproject.toml the dependencies alone, so that its other changes install nothing again",
-        "FROM base AS requirements",
-        "RUN --mount=type=bind,source=pyproject.toml,target=/pyproject.toml \\",
-        f"    {path}python3 -c '{loads}; p = tomllib.load(open(\"/pyproject.toml\", \"rb\")); "
-        f"print({printed}, sep=\"\\n\")' > /requirements.txt",
-    ]
-
-
-def _uv(settings: Settings) -> str:
-    chosen = "".join(
-        f" {option} {value}"
-        for option, values in (("--extra", settings.requirements.extras), ("--group", settings.requirements.groups))
-        for value in values
+def _package(settings: Settings, folder: str) -> str:
+    source = f"--mount=type=bind,source={folder},target=/source,rw"
+    wheel = "pip wheel --no-deps --no-cache-dir --wheel-dir /dist /source"
+    return (
+        "# package: the wheel of your code\nFROM base AS package\n"
+        f"{_run(source, *_constrained(settings), _WHEELS, wheel)}\n"
     )
-    return f"""\
-RUN --mount=type=bind,source=pyproject.toml,target=/project/pyproject.toml \\
-    --mount=type=bind,source=uv.lock,target=/project/uv.lock --mount=type=bind,from=wheels,target=/wheels \\
-    --mount=type=cache,target=/root/.cache,id=prebake-pip pip install --quiet --target /tmp/uv uv \\
- && UV_PROJECT_ENVIRONMENT=/opt/prebake UV_LINK_MODE=copy UV_FIND_LINKS=/wheels /tmp/uv/bin/uv sync --frozen --no-dev \\
-      --no-install-project --no-python-downloads --project /project{chosen} && rm -r /tmp/uv && eval "$SEAL\""""
 
 
-def _package(folder: str) -> str:
-    return f"""\
-# package: the wheel of your code
-FROM base AS package
-RUN --mount=type=bind,source={folder},target=/source,rw --mount=type=bind,from=wheels,target=/wheels \\
-    --mount=type=cache,target=/root/.cache/pip,id=prebake-pip pip wheel --no-deps --wheel-dir /dist /source
-"""
+def _install(settings: Settings) -> str:
+    """The instruction that installs Prebake, and the project's package."""
+    if settings.options.package is None:
+        return _run(_PREBAKE, _WHEELS, "pip install --no-cache-dir $PREBAKE")
+    package = "--mount=type=bind,from=package,source=/dist,target=/dist"
+    return _run(_PREBAKE, _WHEELS, package, "pip install --no-cache-dir $PREBAKE /dist/*.whl")
 
 
 def _allow(settings: Settings) -> str:

@@ -33,7 +33,7 @@ labels = { for name, value in { title = "@{image}", version = VERSION, revision 
 group "default" { targets = ["image"] }
 target "_common" {
   args = { for name, value in {
-    BASE_IMAGE = BASE_IMAGE, TORCH_INDEX = TORCH_INDEX, MODELS_FILE = MODELS_FILE, HF_ENDPOINT = HF_ENDPOINT
+    BASE_IMAGE = BASE_IMAGE, PIP_EXTRA_INDEX_URL = TORCH_INDEX, MODELS_FILE = MODELS_FILE, HF_ENDPOINT = HF_ENDPOINT
     EASYOCR_MIRROR = EASYOCR_MIRROR, PREBAKE = prebake.runtime, PREBAKE_BUILD = "${prebake.runtime} ${prebake.build}"
   } : name => value if value != "" }
   contexts = { for name, folder in { wheels = WHEELS, checkpoints = CHECKPOINTS, prebake = PREBAKE } :
