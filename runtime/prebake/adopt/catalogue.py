@@ -45,8 +45,7 @@ class Catalogue:
     def matches(self, uri: str) -> tuple[BakedModel, ...]:
         """All baked models of this source."""
         if uri.startswith(hub.URI):
-            # a folder that the image does not have, such as checkpoints/bert, is spelled like a repository
-            return hub.requested(self.models, *hub.split(uri)) or self._from_path(PATH + uri.removeprefix(hub.URI))
+            return hub.requested(self.models, *hub.split(uri))
         if uri.startswith(PATH):
             return self._from_path(uri)
         return tuple(baked for baked in self.models if baked.manifest.source.uri == uri)

@@ -23,7 +23,7 @@ def uri_of(name: Any, revision: Any = None) -> str | None:
     text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else ""
     if isinstance(text, bytes) or not text:
         return None
-    if os.path.exists(text) or text.startswith(("/", "./")):  # noqa: PTH110
+    if os.path.exists(text):  # noqa: PTH110
         return PATH + text
     return repo_uri(text, revision)
 
