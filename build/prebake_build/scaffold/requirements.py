@@ -112,8 +112,10 @@ def _names(folder: Path, name: str, files: dict[str, None]) -> Iterator[str]:
         if option in ("-r", "--requirement", "-c", "--constraint"):
             yield from _names(folder, os.path.normpath(Path(name).parent / value.strip()), files)
         elif option in ("-e", "--editable") or line.startswith((".", "/", "file:")):
-            raise ConfigError(f"{where}: {quote(line)} is a folder, and this step has no code: init copies the "
-                              "project's code into the image (or installs it with --package): remove the line")  # fmt: skip
+            raise ConfigError(
+                f"{where}: {quote(line)} is a folder, and this step has no code: init copies the project's code into "
+                "the image (or installs it with --package): remove the line"
+            )
         elif line and not line.startswith("-"):
             yield _name(line.partition(" --")[0], where)
 
