@@ -27,7 +27,7 @@ def render(settings: Settings) -> dict[str, str]:
     return {
         DOCKERFILE: _filled("Dockerfile", settings, _dockerfile(settings)),
         BAKE_FILE: _filled("docker-bake.hcl", settings, _bake_file(settings)),
-        IGNORE_FILE: _filled(ignore, settings, {"allowed": _allowed(settings), "checkpoints": settings.checkpoints}),
+        IGNORE_FILE: _filled(ignore, settings, {"allowed": _allowed(settings), "ignored": _ignored(settings)}),
     }
 
 
@@ -82,9 +82,8 @@ def _constrained(settings: Settings) -> list[str]:
 def _code(settings: Settings) -> str:
     """The stage with the project's code; sources of the form path:FOLDER are links to the baked models in it."""
     links = [
-        f"&& mkdir -p /app/{Path(place).parent} && ln -s /models/{model.name} /app/{place}"
-        for model in settings.models
-        if model.source.startswith(f"path:{settings.checkpoints}/") and (place := model.source.partition(":")[2])
+        f"&& mkdir -p /app/{Path(place).parent} && ln -s /models/{name} /app/{place}"
+        for name, place in _places(settings).items()
     ]
     copy = "cp -R /project/. /app && chmod -R u=rwX,go=rX /app"
     return "# code: yours, the last layer: a change of it pulls and unpacks nothing else\nFROM base AS code\n" + _run(
@@ -171,15 +170,26 @@ def _bake_file(settings: Settings) -> dict[str, str]:
         "torch_index": "" if settings.requirements.kind == "uv" else TORCH_INDEX,
         "image": settings.name,
         "project_version": settings.version,
-        "checkpoints": f"./{settings.checkpoints}" if _has_checkpoints(settings) else "",
+        "checkpoints": f"./{settings.checkpoints}" if _places(settings) else "",
         "stages": stages,
         "code": f"{copy}, " if copy else "",
         "layers": "listed, weights" if package else f"weights, listed, {copy}",
     }
 
 
-def _has_checkpoints(settings: Settings) -> bool:
-    return any(model.source.startswith(f"path:{settings.checkpoints}/") for model in settings.models)
+def _places(settings: Settings) -> dict[str, str]:
+    """Model → the folder of its source, for sources of the form path:FOLDER/…."""
+    start = f"path:{settings.checkpoints}/"
+    return {
+        model.name: model.source.removeprefix("path:").rstrip("/")
+        for model in settings.models
+        if model.source.startswith(start)
+    }
+
+
+def _ignored(settings: Settings) -> str:
+    """Lines of the ignore list with the sources: the build has them from another context."""
+    return "\n".join(f"/{place}" for place in sorted({*_places(settings).values()})) or "/checkpoints"
 
 
 def _allowed(settings: Settings) -> str:
