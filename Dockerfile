@@ -1,5 +1,5 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 1, sha256:409420e02e4c05b8
+# prebake init, template 1, sha256:7198c0c46cef6d24
 # This file is yours; docker-bake.hcl sets its arguments. `prebake init --check` shows what a newer Prebake would write.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 # Empty, unless the variables PREBAKE, WHEELS and CHECKPOINTS name folders
@@ -10,7 +10,7 @@ FROM scratch AS checkpoints
 # choice for temporary files (/usr/tmp). SEAL: byte code without times, and all times 0, so that layers are the same.
 FROM ${BASE_IMAGE} AS base
 ARG PIP_PYTHON=/opt/prebake/bin/python PIP_FIND_LINKS=/wheels PIP_COMPILE=0 PIP_EXTRA_INDEX_URL
-ARG PIP_CONSTRAINT=/constraints.txt CONSTRAINTS=constraints.txt
+ARG PIP_CONSTRAINT=/constraints.txt UV_CONSTRAINT=/constraints.txt CONSTRAINTS=constraints.txt
 ARG SEAL="find /opt/prebake /app -newermt @1 -type f -name '*.py' | python3 -m compileall -qq -i - -j 0 --invalidation-mode \
 unchecked-hash; find /opt/prebake /app -newermt @1 -exec touch --no-dereference --date=@0 {} +"
 ENV PATH=/opt/prebake/bin:$PATH OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
@@ -44,7 +44,6 @@ RUN --network=none --mount=type=bind,from=fetched,source=/fetched,target=/fetche
 FROM base AS package
 RUN --mount=type=bind,source=service,target=/source,rw --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
     --mount=type=bind,from=wheels,target=/wheels pip wheel --no-deps --no-cache-dir --wheel-dir /dist /source
-# runtime: Prebake, what transformers finds out at each import, and the service's settings
 FROM dependencies AS runtime
 ARG PREBAKE=prebake PIP_CONSTRAINT=
 RUN --mount=type=bind,from=prebake,target=/prebake,rw --mount=type=bind,from=wheels,target=/wheels \

@@ -47,7 +47,7 @@ def _filled(template: str, settings: Settings, values: Mapping[str, str]) -> str
 def _dockerfile(settings: Settings) -> dict[str, str]:
     package = settings.options.package
     return {
-        "constraints": f"ARG PIP_CONSTRAINT=/constraints.txt CONSTRAINTS={settings.constraints}\n"
+        "constraints": f"ARG PIP_CONSTRAINT=/constraints.txt UV_CONSTRAINT=/constraints.txt CONSTRAINTS={settings.constraints}\n"
         if settings.constraints
         else "",
         "unconstrained": " PIP_CONSTRAINT=" if settings.constraints else "",
@@ -82,7 +82,7 @@ def _constrained(settings: Settings) -> list[str]:
 def _code(settings: Settings) -> str:
     """The stage with the project's code; sources of the form path:FOLDER are links to the baked models in it."""
     links = [
-        f"&& mkdir -p /app/{Path(place).parent} && ln -s /models/{name} /app/{place}"
+        f"&& mkdir -p /app/{Path(place).parent} && ln -sfn /models/{name} /app/{place}"
         for name, place in _places(settings).items()
     ]
     copy = "cp -R /project/. /app && chmod -R u=rwX,go=rX /app"
@@ -94,6 +94,7 @@ def _code(settings: Settings) -> str:
 _PREBAKE = "--mount=type=bind,from=prebake,target=/prebake,rw"
 _WHEELS = "--mount=type=bind,from=wheels,target=/wheels"
 _CACHE = "--mount=type=cache,target=/root/.cache,id=prebake-pip"
+_UV = "/root/.cache/uv-tool"
 
 
 def _requirements(settings: Settings) -> str:
@@ -102,7 +103,7 @@ def _requirements(settings: Settings) -> str:
     mounts = [f"--mount=type=bind,source={name},target=/requirements/{name}" for name in requirements.files]
     install = [f"pip install -r /requirements/{requirements.files[0]}"]
     if requirements.kind != "pip":
-        install = ["pip install --quiet --target /tmp/uv uv", *_uv(settings), "&& rm -r /tmp/uv"]
+        install = [f"pip install --quiet --target {_UV} uv", *_uv(settings)]
     return _run(*mounts, *_constrained(settings), _WHEELS, _CACHE, *install, '&& eval "$SEAL"')
 
 
@@ -111,12 +112,11 @@ def _uv(settings: Settings) -> list[str]:
     requirements = settings.requirements
     chosen = [f"--extra {name}" for name in requirements.extras] + [f"--group {name}" for name in requirements.groups]
     if requirements.kind == "uv":
-        return ["&& UV_FIND_LINKS=/wheels UV_PROJECT_ENVIRONMENT=/opt/prebake /tmp/uv/bin/uv sync --frozen --no-dev",
+        return [f"&& UV_FIND_LINKS=/wheels UV_PROJECT_ENVIRONMENT=/opt/prebake {_UV}/bin/uv sync --frozen --no-dev",
                 "--no-install-project --project /requirements", *chosen]  # fmt: skip
-    constraint = ["--constraint /constraints.txt"] if settings.constraints else []
-    return ['&& UV_FIND_LINKS=/wheels UV_EXTRA_INDEX_URL="$PIP_EXTRA_INDEX_URL" /tmp/uv/bin/uv pip install',
-            "--python /opt/prebake --index-strategy unsafe-best-match", *constraint,
-            "--requirements /requirements/pyproject.toml", *chosen]  # fmt: skip
+    return [f'&& UV_FIND_LINKS=/wheels UV_EXTRA_INDEX_URL="$PIP_EXTRA_INDEX_URL" {_UV}/bin/uv pip install',
+            "--python /opt/prebake --index-strategy unsafe-best-match -r /requirements/pyproject.toml",
+            *chosen]  # fmt: skip
 
 
 def _package(settings: Settings, folder: str) -> str:
