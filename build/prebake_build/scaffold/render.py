@@ -116,7 +116,7 @@ def _uv(settings: Settings) -> list[str]:
                 "--no-install-project --project /requirements", *chosen]  # fmt: skip
     return [f'&& UV_FIND_LINKS=/wheels UV_EXTRA_INDEX_URL="$PIP_EXTRA_INDEX_URL" {_UV}/bin/uv pip install',
             "--python /opt/prebake --index-strategy unsafe-best-match -r /requirements/pyproject.toml",
-            *chosen]  # fmt: skip
+            *(part.replace("--group ", "--group /requirements/pyproject.toml:") for part in chosen)]  # fmt: skip
 
 
 def _package(settings: Settings, folder: str) -> str:

@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[dict[str, str], dict[str, object]]] = {
     "pyproject": ({"pyproject.toml": PYPROJECT, "constraints.txt": ""}, {}),
     "uv": ({"pyproject.toml": PYPROJECT, "uv.lock": "version = 1\n"}, {}),
     "package": ({**REQUIREMENTS, "constraints.txt": "", "lib/pyproject.toml": PYPROJECT}, {"package": "lib"}),
-    "worker": (REQUIREMENTS, {"command": ("python", "worker.py")}),
+    "worker": ({"requirements.txt": "torch\n"}, {"command": ("python", "worker.py")}),
 }
 
 
