@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _HARMLESS = frozenset({
     "_commit_hash", "_fast_init", "_from_auto", "_from_pipeline", "cache_dir", "code_revision", "disable_mmap",
-    "force_download", "local_files_only", "low_cpu_mem_usage", "max_memory", "mirror", "offload_buffers", "offload_folder", "offload_state_dict",
+    "force_download", "local_files_only", "low_cpu_mem_usage", "max_memory", "mirror", "offload_buffers",
+    "offload_folder", "offload_state_dict",
     "proxies", "resume_download", "revision", "token", "tqdm_class", "trust_remote_code", "use_auth_token",
     "use_safetensors", "weights_only",
 })  # fmt: skip
@@ -227,19 +228,22 @@ def _mapped(cls: Any, baked: BakedModel, name: Any, kwargs: Mapping[str, Any]) -
 
 
 def _rename(model: Any, name: str, commit: str | None) -> None:
-    """Give the model the name that the user passed, as the library does: on its configuration, before its parts copy
-    it from there."""
-    from transformers import PreTrainedModel
+    """Give the model the name that the user passed, and mark it as loaded, as the library does.
 
-    before = model.config.name_or_path
-    model.config.name_or_path = name
-    if _major() < 5:
-        model.config._commit_hash = commit
+    The library names the configuration before it constructs the model, so parts and copies of the configuration (T5's
+    encoder has one) have the name too.
+    """
+    before, old = model.config.name_or_path, _major() < 5
     for part in model.modules():
         part._is_hf_initialized = True  # else `post_init` of a model that contains this one would initialise it anew
-        if isinstance(part, PreTrainedModel) and part.name_or_path == before:
+        config = vars(part).get("config")
+        if getattr(config, "_name_or_path", None) == before:
+            config._name_or_path = name
+            if old:
+                config._commit_hash = commit
+        if vars(part).get("name_or_path") == before:
             part.name_or_path = name
-    if _major() >= 5:
+    if not old:
         for parameter in model.parameters():
             parameter._is_hf_initialized = True
 
