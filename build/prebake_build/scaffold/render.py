@@ -47,9 +47,7 @@ def _filled(template: str, settings: Settings, values: Mapping[str, str]) -> str
 def _dockerfile(settings: Settings) -> dict[str, str]:
     package = settings.options.package
     return {
-        "constraints": f"ARG PIP_CONSTRAINT=/constraints.txt UV_CONSTRAINT=/constraints.txt CONSTRAINTS={settings.constraints}\n"
-        if settings.constraints
-        else "",
+        "constraints": f"{_CONSTRAINED}{settings.constraints}\n" if settings.constraints else "",
         "unconstrained": " PIP_CONSTRAINT=" if settings.constraints else "",
         "requirements": _requirements(settings),
         "build_install": _run(_PREBAKE, _WHEELS, *_constrained(settings), "pip install --no-cache-dir $PREBAKE_BUILD"),
@@ -94,6 +92,7 @@ def _code(settings: Settings) -> str:
 _PREBAKE = "--mount=type=bind,from=prebake,target=/prebake,rw"
 _WHEELS = "--mount=type=bind,from=wheels,target=/wheels"
 _CACHE = "--mount=type=cache,target=/root/.cache,id=prebake-pip"
+_CONSTRAINED = "ARG PIP_CONSTRAINT=/constraints.txt UV_CONSTRAINT=/constraints.txt CONSTRAINTS="
 _UV = "/root/.cache/uv-tool"
 
 

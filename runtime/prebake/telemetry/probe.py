@@ -17,8 +17,10 @@ TYPE_CHECKING = False  # importing `typing` for its constant would cost time
 if TYPE_CHECKING:
     import _socket
 
-PATHS = {"live": "/livez", "ready": "/readyz", "open": ""}
-"""Question → path that answers it with status 200. Nothing is sent for `open`: a connection is the answer."""
+PATHS = {"live": "/livez", "ready": "/readyz"}
+"""Question → path that answers it with status 200."""
+OPEN = "open"
+"""The question that a connection answers."""
 URL = "http://127.0.0.1:8000"
 TIMEOUT = 2.0
 """Seconds for the whole request."""
@@ -52,9 +54,9 @@ def main(argv: list[str]) -> int:
     except _UsageError as error:
         print(f"probe: {error}\n{HELP.partition(chr(10))[0]}", file=sys.stderr)
         return 2
-    asked = path or PATHS[question]
+    asked = path or PATHS.get(question, "")
     try:
-        if question == "open":
+        if question == OPEN:
             _connected(host, port, timeout).close()
             return 0
         status = _status(host, port, asked, timeout)
@@ -79,8 +81,8 @@ def _arguments(argv: list[str]) -> tuple[str, str, int, str, float]:
             raise _UsageError(f"unknown option {argument}")
         else:
             questions.append(argument)
-    if len(questions) != 1 or questions[0] not in PATHS:
-        raise _UsageError(f"expected one of {', '.join(PATHS)}, found {' '.join(questions) or 'nothing'}")
+    if len(questions) != 1 or questions[0] not in (*PATHS, OPEN):
+        raise _UsageError(f"expected one of {', '.join([*PATHS, OPEN])}, found {' '.join(questions) or 'nothing'}")
     host, port, path = _address(options["--url"])
     try:
         timeout = float(options["--timeout"])
