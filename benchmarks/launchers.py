@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from image_analyzer.description import ImageAnalyzer
+from prebake_build.measure.compare import Ask
+from prebake_build.measure.presets import Preset
 from prebake_build.measure.processes import ProcessLauncher
 
-ask = ImageAnalyzer().request
+ask = Ask(questions=Preset(ImageAnalyzer(), "image-analyzer"))
 """The first request to both."""
 
 
