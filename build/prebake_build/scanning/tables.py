@@ -10,11 +10,10 @@ from typing import Any
 
 import tomli_w
 
-from prebake.baked import layout
 from prebake.documents import toml
 from prebake.documents.messages import quote
 from prebake.errors import ConfigError
-from prebake_build.scanning.findings import Finding
+from prebake_build.scanning.findings import KEYS, Finding
 
 HEAD = "# The models of this service, as `prebake scan` saw it load them.\n"
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -41,6 +40,7 @@ def merge(text: str, findings: Sequence[Finding], where: str) -> Merged:
     tables = _tables(text, where)
     names = set(tables)
     named: dict[int, str] = {}
+    used: dict[str, str | None] = {}
     added: list[str] = []
     blocks: list[str] = []
     notes: list[str] = []
@@ -52,7 +52,8 @@ def merge(text: str, findings: Sequence[Finding], where: str) -> Merged:
                 blocks.append(comment)
             continue
         table = table_of(finding)
-        name = next((name for name, there in tables.items() if _covers(there, table)), None)
+        name = next((name for name, there in tables.items() if _covers(there, table)
+                     and used.get(name, finding.uri) == finding.uri), None)  # fmt: skip
         if name is None:
             notes += _other_revisions(tables, table)
             name = propose(finding, names)
@@ -61,6 +62,7 @@ def merge(text: str, findings: Sequence[Finding], where: str) -> Merged:
             added.append(name)
             blocks.append(_block(name, table, finding))
         named[number] = name
+        used[name] = finding.uri  # a source without a revision stands for one of two revisions
         if finding.unresolved is not None:
             notes.append(f"{finding.subject}: is not pinned: {finding.unresolved}")
     whole = _joined(text, blocks)
@@ -93,7 +95,9 @@ def propose(finding: Finding, taken: Iterable[str]) -> str:
     name = re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("._-")[:56].strip("._-") or "model"
     known = set(taken)
     return next(
-        found for number in range(1, len(known) + 2) if (found := f"{name}-{number}" if number > 1 else name) not in known
+        found
+        for number in range(1, len(known) + 2)
+        if (found := f"{name}-{number}" if number > 1 else name) not in known
     )
 
 
@@ -114,11 +118,7 @@ def _covers(there: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
     same_class = "class" not in there or "class" not in table or there["class"] == table["class"]
     dtype = there.get("dtype", "source")
     same_dtype = dtype == table.get("dtype", "source") or "dtype" not in table
-    return same_source and same_class and same_dtype and all(there.get(key) == table.get(key) for key in _further(table))
-
-
-def _further(table: Mapping[str, Any]) -> list[str]:
-    return [key for key in table if key not in ("source", "class", "dtype")]
+    return same_source and same_class and same_dtype and all(there.get(key) == table.get(key) for key in KEYS)
 
 
 def _repository(uri: str) -> str:
