@@ -6,7 +6,7 @@ from pathlib import Path
 
 from image_analyzer.description import ImageAnalyzer
 from prebake_build.measure.compare import Ask
-from prebake_build.measure.presets import Preset
+from prebake.watching.presets import Preset
 from prebake_build.measure.processes import ProcessLauncher
 
 ask = Ask(questions=Preset(ImageAnalyzer(), "image-analyzer"))

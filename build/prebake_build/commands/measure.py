@@ -26,7 +26,7 @@ from prebake.watching.questions import Question
 from prebake.watching.readiness import Told
 from prebake_build.measure import report
 from prebake_build.measure.compare import Ask, Comparison, Launcher, compare
-from prebake_build.measure.presets import Preset
+from prebake.watching.presets import Preset
 from prebake_build.measure.verdict import findings, notes, table
 
 if TYPE_CHECKING:

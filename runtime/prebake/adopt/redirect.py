@@ -126,9 +126,7 @@ def module_of(baked: BakedModel) -> nn.Module:
 prefetch = Prefetch()
 
 
-def _by_itself(
-    load: Load, original: Callable[[], T], complete: Callable[[Load, T], Load] | None, began: float
-) -> T:
+def _by_itself(load: Load, original: Callable[[], T], complete: Callable[[Load, T], Load] | None, began: float) -> T:
     models = () if observing() else catalogue().models
     why = load.obstacle or load.reason or f"baked: {catalogue().described}" if models else "no model is baked"
     if strict() and not observing():

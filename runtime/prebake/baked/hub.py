@@ -130,9 +130,9 @@ def write(view: View, folder: Path, models: str) -> None:
 def is_complete(view: View, folder: Path, root: Path) -> bool:
     """Whether the folder holds this view: every link leads to its file, every ref to its commit."""
     try:
-        return all(
-            (folder / path).read_text(encoding="ascii") == commit for path, commit in view.refs.items()
-        ) and all(os.path.samefile(folder / path, root / target) for path, target in view.links.items())
+        return all((folder / path).read_text(encoding="ascii") == commit for path, commit in view.refs.items()) and all(
+            os.path.samefile(folder / path, root / target) for path, target in view.links.items()
+        )
     except (OSError, ValueError):
         return False
 

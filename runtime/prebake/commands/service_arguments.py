@@ -53,9 +53,11 @@ def command_of(options: argparse.Namespace, project: Project, example: str) -> t
 
 
 def given_command(options: argparse.Namespace) -> tuple[str, ...]:
-    """The words after `--`; empty if there are none."""
+    """The words after `--`; empty if there are none. Raises ConfigError for words without `--`."""
     words = list(options.service_command)
-    return tuple(words[1:] if words[:1] == ["--"] else words)
+    if words and words[0] != "--":
+        raise ConfigError(f'unexpected "{words[0]}": a command comes after --, as in `-- {" ".join(words)}`')
+    return tuple(words[1:])
 
 
 def ready_of(options: argparse.Namespace, project: Project) -> Callable[[], Ready]:

@@ -209,7 +209,9 @@ def _mapped(cls: Any, baked: BakedModel, name: Any, kwargs: Mapping[str, Any]) -
     model: Any = redirect.module_of(baked)
     asked = kwargs.get("attn_implementation") or getattr(kwargs.get("config"), "_attn_implementation_internal", None)
     if asked is not None and asked != model.config._attn_implementation:
-        raise redirect.NotMappedError(f"attn_implementation={asked!r}, and {model.config._attn_implementation!r} was baked")
+        raise redirect.NotMappedError(
+            f"attn_implementation={asked!r}, and {model.config._attn_implementation!r} was baked"
+        )
     _rename(model, str(name), hub.commit_of(baked) if hub.repo_of(baked) == name else None)
     _generation(model, baked, name, kwargs)
     if kwargs.get("device_map") is not None and _major() < 5:
@@ -249,6 +251,9 @@ def _has_file(baked: BakedModel) -> bool:
 
 def _on_folder(baked: BakedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Arguments for the library's own function on the baked folder, which has one set of weights, in safetensors."""
-    left = {key: value for key, value in kwargs.items()
-            if key not in ("revision", "variant", "cache_dir", "force_download", "use_safetensors", "_commit_hash")}
+    left = {
+        key: value
+        for key, value in kwargs.items()
+        if key not in ("revision", "variant", "cache_dir", "force_download", "use_safetensors", "_commit_hash")
+    }
     return [str(baked.folder), *args], left | {"local_files_only": True}  # fmt: skip
