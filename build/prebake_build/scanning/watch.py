@@ -79,6 +79,7 @@ def _use(
             problems += _ask(waited.told, questions)
             answered = time.perf_counter() - began if questions else None
             if seconds is None:
+                service.settle()
                 _settle(observed, service.alive)
         if seconds is not None and service.alive():
             wait(service, AtExit(), seconds, started=began)

@@ -82,8 +82,12 @@ class _Checked:
                 "loads": [load.to_dict() for load in loads.copy()],
                 "deferred": deferred.report(),
             }
-        document["reads"] = None if self._recorder is None else self._recorder.text(without=_weights())
+        document["reads"] = None if self._recorder is None else self._reads(self._recorder)
         return document
+
+    def _reads(self, recorder: Recorder) -> str:
+        lines = recorder.text(without=_weights()).splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith(f"{self._folder}/"))
 
 
 def _weights() -> list[Path]:

@@ -137,6 +137,7 @@ def _measured(service: WatchedProcess, ready: _Ready, questions: Sequence[Questi
             raise ConfigError(f"{question.title}: no port of the service is known: name it with --ready URL")
         question.ask(ready.told.url, _ANSWER)
         answered = answered or time.monotonic()
+    service.settle()
     peak = max(ready.peak, _peak(service))
     statements = collect(folder, lambda: proc.session(service.pid))
     marks = {"ready": ready.launched + ready.seconds} | ({"first_answer": answered} if answered else {})

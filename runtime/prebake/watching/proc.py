@@ -5,6 +5,7 @@ Linux only (`/proc`); elsewhere nothing is found.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -48,6 +49,18 @@ def memory_of(pids: Iterable[int]) -> Memory | None:
     return Memory(
         peak=sum(kinds.get("VmHWM", 0) for kinds in found), anonymous=sum(kinds.get("RssAnon", 0) for kinds in found)
     )
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Seconds of processor time that these processes have used, the children included that they have waited for."""
+    ticks = 0
+    for pid in pids:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            ticks += sum(map(int, stat[11:15]))
+        except (OSError, ValueError):
+            continue
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _status(pid: int) -> dict[str, int]:

@@ -21,7 +21,12 @@ from prebake.watching import proc
 
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
+SETTLED = 30.0
+"""Seconds after which a service counts as settled, though it computes."""
 _POLL = 0.005
+_QUIET = 0.5
+_IDLE = 0.1
+"""Part of a processor that idle workers may use."""
 
 
 class WatchedProcess:
@@ -81,6 +86,20 @@ class WatchedProcess:
 
     def memory(self) -> proc.Memory | None:
         return proc.memory_of(proc.session(self.pid))
+
+    def settle(self, limit: float = SETTLED) -> None:
+        """Wait until its processes compute next to nothing for half a second, or end, for at most `limit` seconds.
+
+        The first worker of a server answers while others are still loading.
+        """
+        end, before, since = time.monotonic() + limit, -1.0, 0.0
+        while self.alive() and time.monotonic() < end:
+            used = proc.cpu_seconds(proc.session(self.pid))
+            if abs(used - before) > _IDLE * _QUIET:
+                before, since = used, time.monotonic()
+            elif time.monotonic() - since >= _QUIET:
+                return
+            time.sleep(_QUIET / 5)
 
     def log(self) -> str:
         """Its output so far, also after `stop`."""

@@ -143,6 +143,16 @@ def test_two_revisions_of_one_id_are_two_tables(
     assert [model.source for model in read_spec(project / "models.toml").models] == [SOURCE, f"hf:acme/tiny@{other}"]
 
 
+def test_the_workers_of_a_server_load_one_model(
+    hub: HubServer, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "uvicorn", "helpers.scanned_app:app", "--workers", 2, "--port", free_port()]
+    code, out, _ = prebake(capfd, "scan", "--json", "--", *command)
+    (model,) = json.loads(out)["models"]
+    assert (code, model["name"], model["loads"]) == (0, "tiny", 2)
+    assert [model.name for model in read_spec(project / "models.toml").models] == ["tiny"]
+
+
 def test_a_model_that_exists_only_here_is_a_path(
     files: dict[str, bytes], project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

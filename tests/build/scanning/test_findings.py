@@ -17,7 +17,12 @@ TINY = f"hf:acme/tiny@{COMMIT}"
 
 
 def load(uri: str | None = TINY, class_: str | None = "transformers:BertModel", **changes: Any) -> Load:
-    values: dict[str, Any] = {"library": "transformers", "function": "BertModel.from_pretrained", "dtype": "float32", "seconds": 1.0}
+    values: dict[str, Any] = {
+        "library": "transformers",
+        "function": "BertModel.from_pretrained",
+        "dtype": "float32",
+        "seconds": 1.0,
+    }
     return Load(uri=uri, class_=class_, **(values | changes))
 
 

@@ -125,3 +125,20 @@ def test_a_terminated_command_line_ends_what_it_started() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
     assert (caught.value.code, signal.getsignal(signal.SIGTERM)) == (143, before)
+
+
+def test_a_service_settles_when_its_children_have_computed() -> None:
+    works = (
+        "import time; end = time.process_time() + 1\nwhile time.process_time() < end: pass\n"
+        "print('done', flush=True); time.sleep(600)"
+    )
+    with started(PARENT.format(child=works, then="time.sleep(600)")) as process:
+        process.settle()
+        assert "done" in process.log()
+
+
+def test_what_never_rests_counts_as_settled_after_the_limit() -> None:
+    with started("print('busy', flush=True)\nwhile True: pass") as process:
+        until(process, "busy")
+        process.settle(limit=0.3)
+        assert process.alive()
