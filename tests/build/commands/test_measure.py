@@ -58,7 +58,7 @@ def test_two_commands_are_compared_with_any_request(project: Path, capsys: pytes
 
 def test_answers_that_differ_are_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = both("--request", "POST /x 1", other="python server.py {port} .00000001")
-    code, out, err = prebake(capsys, "measure", *arguments)
+    code, _, err = prebake(capsys, "measure", *arguments)
     assert (code, err) == (
         1,
         "prebake: missed: the services gave different answers; --tolerance 1e-5 allows small differences of numbers\n",
@@ -164,9 +164,7 @@ def launchers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def test_containers_get_their_options(
-    project: Path, launchers: list[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_containers_get_their_options(project: Path, launchers: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     prebake(capsys, "measure", "--image", "a", "--baseline", "b", "--no-baseline-sealed", "--port", "9000",
             "--env", "A=1", "--volume", "./data:/data:ro", "--docker-option", "mem_limit=2g",
             "--baseline-docker-option", "user=0", "--image-docker-option", "user=12345")  # fmt: skip
