@@ -68,7 +68,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--warn-only", action="store_true", help="report exceeded limits, but exit 0")
     parser.add_argument(
         "--strict", action="store_true",
-        help="also report each model that was not mapped, and versions other than those it was proven with",
+        help="fail if a model was not mapped, or an installed package's version differs from that of a bake",
     )  # fmt: skip
     _add_limits(parser.add_argument_group("limits"))
     service = parser.add_argument_group("with a command (see also --ready)")
@@ -144,19 +144,19 @@ def _check_models(options: argparse.Namespace, budget: Budget, baseline: Start |
         write(options.record_reads, recorder.text(without=[file for baked in models.baked for file in baked.weights]))
     start = Start.of(timeline.process)
     findings = exceeded(start, budget, baseline)
-    strict = []
-    if options.strict:
-        strict = [f"{status.name}: was not mapped: {status.fallback_reason}" for status in models.status()
-                     if status.tier not in (None, "mapped")] + drifted(models.baked)  # fmt: skip
+    drift = drifted(models.baked)
+    strict = [f"{status.name}: was not mapped: {status.fallback_reason}" for status in models.status()
+              if status.tier not in (None, "mapped")] + [f"version drift: {line}" for line in drift]  # fmt: skip
     told = report.document(timeline.process, models.status(), baseline)
     write_reports(options, start, timeline.process, told)
     if options.json:
-        print(json.dumps({"baseline": None} | told | {"start": start.to_dict(), "over_budget": findings}, indent=2))
+        found = {"start": start.to_dict(), "over_budget": findings, "drift": drift}
+        print(json.dumps({"baseline": None} | told | found, indent=2))
     else:
         print(report.text(timeline.process))
         print("\n".join(_model_lines(models)))
         print(f"\n{report.headline(told)}")
-    return conclude(findings, strict, warn_only=options.warn_only)
+    return conclude(findings, strict if options.strict else [], warn_only=options.warn_only)
 
 
 def _recorder() -> Recorder:

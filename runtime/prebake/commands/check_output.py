@@ -38,16 +38,16 @@ def write(path: Path, text: str) -> None:
 
 
 def drifted(models: Iterable[BakedModel]) -> list[str]:
-    """One sentence for each model whose packages have other versions here than those that it was proven with."""
+    """One line for each package whose version here is another than the one that a model was baked with.
+
+    Imports torch only if there is any.
+    """
     found = []
     for baked in models:
-        others = [
-            f"{package} {wanted} ({here or 'none'} is installed)"
-            for package, wanted in sorted(baked.manifest.requires.items())
-            if (here := _installed(package)) != wanted
-        ]
-        if others:
-            found.append(f"{baked.name}: was proven with {', '.join(others)}: bake it again, or install these versions")
+        if any(_installed(package) != wanted for package, wanted in baked.manifest.requires.items()):
+            from prebake.tiers.drift import drift
+
+            found += drift(baked)
     return found
 
 
@@ -59,9 +59,9 @@ def _installed(package: str) -> str | None:
 
 
 def conclude(over_budget: Sequence[str], strict: Sequence[str], *, warn_only: bool) -> int:
-    """Print what was found; the exit code."""
+    """Print what was found; the exit code. `--warn-only` is about the budget alone."""
     for finding in over_budget:
         print(f"prebake: over budget: {finding}", file=sys.stderr)
     for finding in strict:
         print(f"prebake: {finding}", file=sys.stderr)
-    return 1 if (over_budget or strict) and not warn_only else 0
+    return 1 if strict or (over_budget and not warn_only) else 0

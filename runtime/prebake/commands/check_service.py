@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,11 @@ def check_service(
         _write_reads(options.record_reads, checked_.statements)
     findings = exceeded(checked_.start, budget, baseline)
     drift = drifted(Catalogue.read(options.root).models)
-    strict = [*_unmapped(checked_.loads), *drift] if options.strict else []
-    _print(options, checked_, findings, strict)
+    strict = [*_unmapped(checked_.loads), *(f"version drift: {line}" for line in drift)] if options.strict else []
+    _print(options, checked_, _document(checked_, findings, drift))
     if not options.strict:
         for line in drift:
-            print(f"prebake: {line}", file=sys.stderr)
+            print(f"prebake: version drift: {line}", file=sys.stderr)
     return conclude(findings, strict, warn_only=options.warn_only)
 
 
@@ -177,7 +177,7 @@ def _unmapped(loads: Sequence[tuple[int, Load]]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _print(options: argparse.Namespace, checked_: _Checked, findings: Sequence[str], strict: Sequence[str]) -> None:
+def _print(options: argparse.Namespace, checked_: _Checked, document: Mapping[str, Any]) -> None:
     main = checked_.main
     if main is not None and main.timeline is not None:
         write_reports(options, checked_.start, main.timeline, main.document())
@@ -186,7 +186,7 @@ def _print(options: argparse.Namespace, checked_: _Checked, findings: Sequence[s
     elif options.save:
         write(options.save, checked_.start.text)
     if options.json:
-        print(json.dumps(_document(checked_, findings, strict), indent=2, ensure_ascii=False))
+        print(json.dumps(document, indent=2, ensure_ascii=False))
         return
     if main is not None and main.timeline is not None:
         print(f"process {main.pid}: {main.program}\n{report.text(main.timeline)}")
@@ -212,7 +212,7 @@ def _headline(checked_: _Checked) -> str:
     )
 
 
-def _document(checked_: _Checked, findings: Sequence[str], strict: Sequence[str]) -> dict[str, Any]:
+def _document(checked_: _Checked, findings: Sequence[str], drift: Sequence[str]) -> dict[str, Any]:
     return {
         "format": 1,
         "start": checked_.start.to_dict(),
@@ -224,5 +224,6 @@ def _document(checked_: _Checked, findings: Sequence[str], strict: Sequence[str]
             if each.timeline is not None
         ],
         "over_budget": list(findings),
-        "strict": list(strict),
+        "drift": list(drift),
+        "not_mapped": _unmapped(checked_.loads),
     }

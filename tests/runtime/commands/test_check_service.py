@@ -66,7 +66,7 @@ def test_the_document_has_the_same_and_the_files_are_written(check: Check, tmp_p
     )  # fmt: skip
     assert (code, err) == (0, "")
     document = json.loads(out)
-    assert (document["ready"], document["over_budget"], document["strict"]) == ("GET /health answered 200", [], [])
+    assert (document["ready"], document["over_budget"], document["not_mapped"]) == ("GET /health answered 200", [], [])
     (load,) = document["loads"]
     assert (load["model"], load["outcome"], load["reason"]) == ("tiny", "mapped", None)
     (process,) = document["processes"]
@@ -120,16 +120,15 @@ def test_strict_reports_what_is_not_baked(check: Check, tmp_path: Path) -> None:
     assert check(*service("--model", "other"))[::2] == (0, "")
 
 
-def test_other_versions_are_told_and_strict_fails(check: Check, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_versions_are_told_and_strict_fails(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prebake.commands.check_output.version", lambda package: "0.1+local")
-    line = r"prebake: tiny: was proven with torch "
-    code, _, err = check("--ready-line", "up", "--until-exit", *service("--job"))
-    assert code == 2  # both exclude each other
-    code, _, err = check("--until-exit", *service("--job"))
-    assert code == 0 and err.startswith(line)
-    assert err.endswith(" (0.1 is installed): bake it again, or install these versions\n")
-    code, _, strict = check("--strict", "--until-exit", *service("--job"))
-    assert (code, strict) == (1, err)
+    monkeypatch.setattr(
+        "prebake.tiers.drift.drift", lambda baked: [f"{baked.name}: baked with x 1, but 2 is installed"]
+    )
+    line = "prebake: version drift: tiny: baked with x 1, but 2 is installed\n"
+    assert check("--until-exit", *service("--job"))[::2] == (0, line)
+    code, out, err = check("--strict", "--warn-only", "--json", "--until-exit", *service("--job"))
+    assert (code, err, json.loads(out)["drift"]) == (1, line, ["tiny: baked with x 1, but 2 is installed"])
 
 
 def test_a_budget_is_compared(check: Check, tmp_path: Path) -> None:
@@ -177,6 +176,7 @@ def test_a_program_that_is_no_python_has_no_loads(check: Check, tmp_path: Path) 
     [
         (["uvicorn", "app:app"], 'unexpected "uvicorn": a command comes after --, as in `-- uvicorn app:app`'),
         (["--ready", "/up"], '--ready: expected a number of seconds, found "/up" (there is no command after --)'),
+        (["--ready", "/a", "--until-exit", "--", "true"], "--ready and --until-exit exclude each other"),
         (["--ready", "/a", "--ready", "/b", "--", "true"], '--ready: "/a" and "/b" exclude each other'),
         (["--", "no-such-command"], "cannot start no-such-command: No such file or directory"),
         (["--request", "POST x", "--", "true"],
