@@ -22,11 +22,11 @@ from prebake.commands.service_arguments import (
 from prebake.errors import ConfigError
 from prebake.telemetry.project import Project, read_project
 from prebake.telemetry.services import find_service
+from prebake.watching.presets import Preset
 from prebake.watching.questions import Question
 from prebake.watching.readiness import Told
 from prebake_build.measure import report
 from prebake_build.measure.compare import Ask, Comparison, Launcher, compare
-from prebake.watching.presets import Preset
 from prebake_build.measure.verdict import findings, notes, table
 
 if TYPE_CHECKING:

@@ -58,7 +58,8 @@ def test_strict_fails_where_a_model_was_not_mapped_or_was_baked_with_other_versi
 ) -> None:
     assert prebake(capsys, "check", "--strict")[::2] == (0, "")
     monkeypatch.setattr(commands, "drifted", lambda models: ["caption: baked with x 1, but 2 is installed"])
-    status = Status(name="caption", state=State.READY, required=True, tier="ordinary", fallback_reason="no mmap")
+    status = Status(name="caption", state=State.READY, required=True, tier="ordinary", seconds=0.1,
+                    fallback_reason="no mmap")  # fmt: skip
     monkeypatch.setattr(Pretended, "status", lambda self: (status,))
     assert prebake(capsys, "check")[::2] == (0, "")
     assert prebake(capsys, "check", "--strict", "--warn-only")[::2] == (
