@@ -76,7 +76,7 @@ def _hf_hub_download(original: Function, signature: inspect.Signature) -> Functi
             return original(*args, **kwargs) if asked.baked is None else asked.call(original)
         return redirect.serve(
             Load(library="huggingface_hub", function="hf_hub_download", uri=asked.uri, detail={"file": file},
-                 reason=asked.baked and not has and f"the baked model has no {file}" or None),
+                 reason=(asked.baked and not has and f"the baked model has no {file}") or None),
             baked=asked.baked if has else None,
             folder=lambda baked: asked.file(original, file),
             original=lambda: original(*args, **kwargs),
@@ -126,7 +126,7 @@ def _list_repo_tree(original: Function, signature: inspect.Signature) -> Functio
         folder = asked.arguments.get("path_in_repo")
         start, deep = f"{folder}/" if folder else "", asked.arguments.get("recursive")
         return [
-            RepoFile(path=file.path, size=file.size, oid="")
+            RepoFile(path=file.path, size=file.size, oid="")  # type: ignore[no-untyped-call]
             for file in asked.baked.manifest.files
             if file.path.startswith(start) and (deep or "/" not in file.path[len(start) :])
         ]
@@ -192,7 +192,7 @@ class _Asked:
         """The view's folder of the commit, or its copy in the caller's folder."""
         if self.arguments.get("local_dir") is None:
             return self.call(original)
-        from huggingface_hub.utils import filter_repo_objects
+        from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
         source, target = Path(str(self.snapshot)), Path(self.arguments["local_dir"])
         files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())

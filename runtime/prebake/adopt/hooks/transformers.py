@@ -66,7 +66,7 @@ def _served(original: Any, cls: Any, name: Any, args: tuple[Any, ...], kwargs: d
     return redirect.serve(
         load,
         baked=baked,
-        unfit=baked and _unfit(cls, baked, args, kwargs),
+        unfit=_unfit(cls, baked, args, kwargs) if baked else None,
         mapped=lambda baked: _mapped(cls, baked, name, kwargs),
         folder=lambda baked: original(cls, *_on_folder(baked, args, kwargs)[0], **_on_folder(baked, args, kwargs)[1]),
         original=lambda: original(cls, name, *args, **kwargs),
