@@ -1,5 +1,5 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 1, sha256:8e026b37cb1f144d
+# prebake init, template 1, sha256:409420e02e4c05b8
 # This file is yours; docker-bake.hcl sets its arguments. `prebake init --check` shows what a newer Prebake would write.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 # Empty, unless the variables PREBAKE, WHEELS and CHECKPOINTS name folders
@@ -11,7 +11,7 @@ FROM scratch AS checkpoints
 FROM ${BASE_IMAGE} AS base
 ARG PIP_PYTHON=/opt/prebake/bin/python PIP_FIND_LINKS=/wheels PIP_COMPILE=0 PIP_EXTRA_INDEX_URL
 ARG PIP_CONSTRAINT=/constraints.txt CONSTRAINTS=constraints.txt
-ARG SEAL="find /opt/prebake /app -newermt @1 -name '*.py' | python3 -m compileall -qq -i - -j 0 --invalidation-mode \
+ARG SEAL="find /opt/prebake /app -newermt @1 -type f -name '*.py' | python3 -m compileall -qq -i - -j 0 --invalidation-mode \
 unchecked-hash; find /opt/prebake /app -newermt @1 -exec touch --no-dereference --date=@0 {} +"
 ENV PATH=/opt/prebake/bin:$PATH OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 RUN python3 -m venv --without-pip /opt/prebake && mkdir /app && ln -sfn /dev/shm /usr/tmp \

@@ -69,6 +69,11 @@ variable "BASE_IMAGE" {
   }
 }
 
+variable "PREBAKE" {
+  default     = "0.1.0"
+  description = "Not used here: Prebake comes from this workspace."
+}
+
 variable "TORCH_INDEX" {
   default     = "https://download.pytorch.org/whl/cpu"
   description = "An additional package index with torch builds for this kind of machine. Empty: only pip's own index."
@@ -265,5 +270,6 @@ target "check-dockerfile" {
 target "check-workspace" {
   inherits    = ["_workspace"]
   description = "Lint workspace.Dockerfile"
+  contexts    = { for stage in ["base", "dependencies", "runtime"] : stage => "docker-image://${BASE_IMAGE}" }
   call        = "check"
 }

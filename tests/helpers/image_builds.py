@@ -17,8 +17,8 @@ from typing import Any
 
 from helpers import ROOT
 
-CONTEXT = ("Dockerfile", "docker-bake.hcl", ".dockerignore", "LICENSE", "constraints.txt",
-           "tests/helpers/models.tiny.toml",
+CONTEXT = ("Dockerfile", "workspace.Dockerfile", "docker-bake.hcl", "docker-bake.override.hcl", ".dockerignore",
+           "LICENSE", "constraints.txt", "requirements.txt", "tests/helpers/models.tiny.toml",
            "models.dummy.toml", "models.dummy.lock", "runtime", "build", "service")  # fmt: skip
 PYTHON = "/opt/prebake/bin/python"
 PROBE = [PYTHON, "-SEB", "/opt/prebake/probe.py"]
