@@ -46,9 +46,7 @@ def _filled(template: str, settings: Settings, values: Mapping[str, str]) -> str
 def _dockerfile(settings: Settings) -> dict[str, str]:
     package = settings.options.package
     return {
-        "constraints": f"ARG PIP_CONSTRAINT=/constraints.txt CONSTRAINTS={settings.constraints}\n"
-        if settings.constraints
-        else "",
+        "constraints": f"ARG PIP_CONSTRAINT=/constraints.txt CONSTRAINTS={settings.constraints}\n" if settings.constraints else "",
         "unconstrained": " PIP_CONSTRAINT=" if settings.constraints else "",
         "requirements": _requirements(settings),
         "build_install": _run(_PREBAKE, _WHEELS, *_constrained(settings), "pip install --no-cache-dir $PREBAKE_BUILD"),
@@ -130,7 +128,9 @@ def _install(settings: Settings) -> str:
 
 def _allow(settings: Settings) -> str:
     """The variable that lets the service use the modules that models of family torch name."""
-    modules = {model.class_.partition(":")[0] for model in settings.models if model.family == "torch" and model.class_}
+    modules = {
+        model.class_.partition(":")[0] for model in settings.models if model.family == "torch" and model.class_
+    }
     return f" \\\n    PREBAKE_ALLOW={','.join(sorted(modules))}" if modules else ""
 
 

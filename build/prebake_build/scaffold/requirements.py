@@ -124,9 +124,7 @@ def _name(requirement: str, where: str) -> str:
     except InvalidRequirement as error:
         if re.match(r"(git\+)?https?://", requirement):
             return requirement
-        raise ConfigError(
-            f"{where}: {quote(requirement)} is not a requirement: {str(error).splitlines()[0]}"
-        ) from error
+        raise ConfigError(f"{where}: {quote(requirement)} is not a requirement: {str(error).splitlines()[0]}") from error
 
 
 def _is_inside(name: str) -> bool:
