@@ -39,7 +39,7 @@ examples:
   prebake measure --image mine:baked --baseline mine:plain --ready /health --request 'POST /caption @cat.jpg'
   prebake measure --image mine:baked --baseline mine:plain --no-baseline-sealed --env LOG=info
   prebake measure --command 'python new.py --port {port}' --baseline-command 'python old.py --port {port}'
-  prebake measure --until-exit -- python worker.py --once     a job without HTTP, to its end
+  prebake measure --until-exit --result out -- python worker.py --results out     a job without HTTP, to its end
 
 {port} stands for a free port; without it, the ports on which the service listens are found.
 Exit codes: 0 within the limits; 1 a limit missed, or a service that did not start; 2 wrong use.
@@ -63,6 +63,8 @@ def add(commands: Commands) -> None:
     asked = parser.add_argument_group("requests (default: those of prebake.toml, or of the installed service)")
     add_questions(asked)
     asked.add_argument("--service", metavar="NAME", help="an installed service, or MODULE:OBJECT")
+    asked.add_argument("--result", action="append", default=[], type=Path, metavar="PATH",
+                       help="file or folder that the service writes, compared like an answer; repeatable")  # fmt: skip
     asked.add_argument("--tolerance", type=float, metavar="X",
                        help="compare answers as JSON, with numbers that may differ by this part "
                        "(default: they must be equal byte for byte)")  # fmt: skip
@@ -110,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.rounds < 1:
         raise ConfigError(f"--rounds: expected at least 1, found {options.rounds}")
     project = read_project(Path())
-    ask = Ask(ready=ready_of(options, project), questions=_questions(options, project))
+    ask = Ask(ready=ready_of(options, project), questions=_questions(options, project), results=options.result)
     baseline, candidate = _launchers(options, project)
     refuse_others(ask.ready())
     comparison = compare(baseline, candidate, ask, rounds=options.rounds, timeout=options.timeout,

@@ -13,13 +13,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from prebake.errors import PrebakeError
 from prebake.watching.proc import Memory
 from prebake.watching.questions import Answer, HttpQuestion, Question
 from prebake.watching.readiness import AtAnyPath, AtExit, Ready, Told, Watched, unready, wait
-from prebake_build.measure.answers import same
+from prebake_build.measure.answers import same, written
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class Ask:
     """Makes what tells that a service is ready; called for each start."""
     questions: Callable[[Told], Sequence[Question]] = lambda told: ()
     """The requests for a service that became ready this way."""
+    results: Sequence[Path] = ()
+    """Files and folders that the service writes; they are compared as answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +199,7 @@ class _EndedError(PrebakeError):
 
 
 def _measure(launcher: Launcher, ask: Ask, timeout: float) -> Sample:
+    since = time.time()
     started = time.perf_counter()
     service = launcher.launch()
     memory = _Peak(service)
@@ -211,6 +215,8 @@ def _measure(launcher: Launcher, ask: Ask, timeout: float) -> Sample:
         anonymous = memory.last.anonymous if memory.last is not None else None
         times, answers, startup = _ask(service, launcher.label, waited.told, ask, started)
         memory.look(now=True)
+        for path in ask.results:
+            answers += written(path, since, launcher.label)
     finally:
         service.stop()
     return Sample(ready=waited.seconds, told=waited.told.how, answers=answers, startup=startup,

@@ -95,6 +95,8 @@ def summary(comparison: Comparison) -> str:
     if not comparison.asked:
         return f"{text}."
     answers = "gives the same answers" if comparison.same_answers else "gives different answers"
+    if "first_request" not in comparison.figures():
+        return f"{text}; it {answers}."
     first = statistics.median(comparison.values(other, "first_request"))
     return f"{text}; it {answers}, the first within {first:.1f} s of the request."
 

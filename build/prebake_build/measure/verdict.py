@@ -68,5 +68,5 @@ def notes(comparison: Comparison) -> list[str]:
     if len(set(told.values())) > 1:
         found.append("The two were told ready in different ways: name one with --ready, so that both mean the same.")
     if not comparison.asked:
-        found.append("Answers were not compared: no request was sent (--request).")
+        found.append("Answers were not compared: no request was sent (--request), and no result read (--result).")
     return found

@@ -304,7 +304,7 @@ def test_figures_that_were_not_measured_are_left_out() -> None:
         "ready  4.00 s (4.00 to 4.00)  2.00 s (2.00 to 2.00)  0.50 (0.50 to 0.50)",
     ]
     assert findings(made, **LIMITS) == []
-    assert notes(made) == ["Answers were not compared: no request was sent (--request)."]
+    assert notes(made) == ["Answers were not compared: no request was sent (--request), and no result read (--result)."]
 
 
 def test_it_is_said_what_told_that_a_service_was_ready() -> None:

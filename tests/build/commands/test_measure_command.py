@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
+DIFFERENT = "prebake: missed: the services gave different answers; --tolerance 1e-5 allows small differences of numbers"
 EASY = ("--rounds", "1", "--shorter", "-10000", "--memory-above", "10000")
 
 
@@ -59,10 +61,7 @@ def test_two_commands_are_compared_with_any_request(project: Path, capsys: pytes
 def test_answers_that_differ_are_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = both("--request", "POST /x 1", other="python server.py {port} .00000001")
     code, _, err = prebake(capsys, "measure", *arguments)
-    assert (code, err) == (
-        1,
-        "prebake: missed: the services gave different answers; --tolerance 1e-5 allows small differences of numbers\n",
-    )
+    assert (code, err) == (1, f"{DIFFERENT}\n")
     assert prebake(capsys, "measure", *arguments, "--tolerance", "1e-5")[::2] == (0, "")
     assert prebake(capsys, "measure", *arguments, "--any-answer")[::2] == (0, "")
 
@@ -90,7 +89,28 @@ def test_a_job_is_measured_to_its_end(capsys: pytest.CaptureFixture[str]) -> Non
     code, out, _ = prebake(capsys, "measure", *EASY, "--until-exit", "--", sys.executable, "-c", "print('done')")
     assert code == 0
     assert "plain was ready when it ended with exit code 0.\n" in out
-    assert "Answers were not compared: no request was sent (--request).\n" in out
+    assert "Answers were not compared: no request was sent (--request), and no result read (--result).\n" in out
+
+
+def test_what_a_job_writes_is_compared(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "job.py").write_text(
+        "import os, sys; os.makedirs('out', exist_ok=True); open('out/a.json', 'w').write(sys.argv[1])"
+    )
+    options = ("--until-exit", "--result", "out")
+    code, out, _ = prebake(capsys, "measure", *both(*options, one="python job.py [1.0]", other="python job.py [1.0]"))
+    assert (code, out.endswith("; it gives the same answers.\n")) == (0, True)
+    other = both(*options, one="python job.py [1.0]", other="python job.py [1.00000001]")
+    assert prebake(capsys, "measure", *other)[::2] == (1, f"{DIFFERENT}\n")
+    assert prebake(capsys, "measure", *other, "--tolerance", "1e-5")[::2] == (0, "")
+
+
+def test_a_job_that_writes_nothing_is_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "old.json").write_text("{}")
+    os.utime(project / "old.json", (1, 1))
+    code, _, err = prebake(capsys, "measure", "--until-exit", "--result", "old.json", "--", "true")
+    assert (code, err) == (
+        1, "prebake: error: plain: --result old.json: the service has written nothing there\n"
+    )  # fmt: skip
 
 
 def test_a_line_is_not_held_back_by_a_buffer(capsys: pytest.CaptureFixture[str]) -> None:
