@@ -23,7 +23,7 @@ KEYS = ("file", "key", "variant", "arguments", "quantize")
 """What a load's detail and a table of `models.toml` have in common."""
 _HARMLESS = frozenset({"languages", "revision"})
 """Details that stand in the source."""
-_SNAPSHOT = re.compile(r"^path:(?:.*/)?models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/?$", re.ASCII)
+_SNAPSHOT = re.compile(r"path:(?:.*/)?models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})(?:/([^/].*)?)?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,24 +100,31 @@ def _finding(load: Load, base: Path) -> Finding:
         obstacle = f"models.toml has no key for {given}"
     if obstacle is None and load.uri is None:
         obstacle = "its source is unknown"
+    uri, file = _source(load.uri, base)
     return Finding(
         function=f"{load.library}: {load.function}",
-        uri=None if load.uri is None else _source(load.uri, base),
+        uri=uri,
         class_=load.class_,
         dtype=load.dtype,
-        keys={key: load.detail[key] for key in KEYS if load.detail.get(key) not in (None, {}, [])},
+        keys={key: value for key in KEYS if (value := load.detail.get(key, file.get(key))) not in (None, {}, [])},
         seconds=load.seconds,
         obstacle=obstacle,
     )
 
 
-def _source(uri: str, base: Path) -> str:
-    """The source as `models.toml` in the folder `base` spells it; a snapshot in the hub's cache is its repository."""
+def _source(uri: str | None, base: Path) -> tuple[str | None, dict[str, str]]:
+    """The source as `models.toml` in the folder `base` spells it, and what else the table needs for it.
+
+    A snapshot in the hub's cache is its repository; a single file is its folder, and the key `file`.
+    """
+    if uri is None or not uri.startswith("path:"):
+        return uri, {}
     if found := _SNAPSHOT.fullmatch(uri):
-        return f"hf:{found[1]}/{found[2]}@{found[3]}"
-    if uri.startswith("path:"):
-        return f"path:{os.path.relpath(uri.removeprefix('path:'), base)}"
-    return uri
+        return f"hf:{found[1]}/{found[2]}@{found[3]}", {"file": found[4]} if found[4] else {}
+    path = Path(uri.removeprefix("path:"))
+    if path.is_file():
+        return f"path:{os.path.relpath(path.parent, base)}", {"file": path.name}
+    return f"path:{os.path.relpath(path, base)}", {}
 
 
 def _without_parts(findings: Sequence[Finding]) -> list[Finding]:

@@ -23,7 +23,8 @@ def text(seen: Seen, findings: Sequence[Finding], merged: Merged) -> str:
 def summary(seen: Seen, findings: Sequence[Finding]) -> str:
     """Where the start's time went, in one sentence."""
     bakeable = sum(finding.seconds for finding in findings if finding.obstacle is None)
-    until = f"was ready after {seen.seconds:.2f} s ({seen.told})" if seen.told else f"ran for {seen.seconds:.2f} s"
+    ended = seen.told is None or seen.told.startswith("it ended")
+    until = f"ran for {seen.seconds:.2f} s" if ended else f"was ready after {seen.seconds:.2f} s ({seen.told})"
     if seen.answered is not None:
         until += f" and had answered after {seen.answered:.2f} s"
     return f"The service {until}; loads that baking shortens took {bakeable:.2f} s, {_share(bakeable, seen)} of it."

@@ -107,6 +107,17 @@ def test_sources_are_spelled_as_in_the_file(uri: str, source: str) -> None:
     assert [finding.uri for finding in found(load(uri))] == [source]
 
 
+@pytest.mark.parametrize("snapshot", [True, False])
+def test_a_single_file_is_its_folder_and_its_name(tmp_path: Path, snapshot: bool) -> None:
+    folder = tmp_path / (f"hub/models--acme--tiny/snapshots/{COMMIT}/sub" if snapshot else "weights")
+    folder.mkdir(parents=True)
+    (folder / "net.pth").write_bytes(b"")
+    (only,) = found(load(f"path:{folder}/net.pth", "tensors"), base=tmp_path)
+    assert (only.uri, only.keys) == (
+        (TINY, {"file": "sub/net.pth"}) if snapshot else ("path:weights", {"file": "net.pth"})
+    )
+
+
 def test_a_relative_path_is_that_of_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "app").mkdir()
     monkeypatch.chdir(tmp_path / "app")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from helpers.hub_server import COMMIT, HubServer
 from prebake_build.scanning.findings import Finding
@@ -63,3 +65,23 @@ def test_a_declared_dtype_is_left_out(tmp_path: Path, config: object, dtype: str
     if config is not None:
         (tmp_path / "tiny" / "config.json").write_text(json.dumps(config))
     assert without_default_dtype(finding("path:tiny", dtype=dtype), tmp_path).dtype == kept
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype", "kept"),
+    [(["float16"], "float16", None), (["float16"], "float32", "float32"), (["float16", "float32"], "float32", "float32"),
+     (["float32", "int64"], "float32", None), (["int64"], "float32", "float32")],
+)  # fmt: skip
+def test_a_dtype_that_all_weights_have_is_left_out(
+    tmp_path: Path, stored: list[str], dtype: str, kept: str | None
+) -> None:
+    tensors = {name: torch.zeros(1, dtype=getattr(torch, name)) for name in stored}
+    (tmp_path / "tiny").mkdir()
+    save_file(tensors, tmp_path / "tiny" / "model.safetensors")
+    assert without_default_dtype(finding("path:tiny", dtype=dtype), tmp_path).dtype == kept
+
+
+def test_weights_that_are_damaged_tell_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "model.safetensors").write_bytes(b"x")
+    assert without_default_dtype(finding("path:tiny", dtype="float32"), tmp_path).dtype == "float32"
