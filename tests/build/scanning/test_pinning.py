@@ -69,9 +69,14 @@ def test_a_declared_dtype_is_left_out(tmp_path: Path, config: object, dtype: str
 
 @pytest.mark.parametrize(
     ("stored", "dtype", "kept"),
-    [(["float16"], "float16", None), (["float16"], "float32", "float32"), (["float16", "float32"], "float32", "float32"),
-     (["float32", "int64"], "float32", None), (["int64"], "float32", "float32")],
-)  # fmt: skip
+    [
+        (["float16"], "float16", None),
+        (["float16"], "float32", "float32"),
+        (["float16", "float32"], "float32", "float32"),
+        (["float32", "int64"], "float32", None),
+        (["int64"], "float32", "float32"),
+    ],
+)
 def test_a_dtype_that_all_weights_have_is_left_out(
     tmp_path: Path, stored: list[str], dtype: str, kept: str | None
 ) -> None:
