@@ -21,6 +21,7 @@ from prebake.commands.service_arguments import (
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError
 from prebake.telemetry.project import read_project
+from prebake.watching.statements import UNPREPARED
 from prebake_build.files.atomic import write_text
 from prebake_build.scanning import report
 from prebake_build.scanning.findings import Finding, findings_of
@@ -46,7 +47,7 @@ all the same); 2 wrong use; any other: that with which the service ended.
 """
 _NOTHING = (
     "no load of a model was seen: send a request that makes the service load one (--request), or run it longer "
-    "(--seconds); Python processes started with -I, -S or -E are not seen, nor is other software"
+    "(--seconds)"
 )
 
 
@@ -96,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     for line in [*merged.notes, *seen.problems]:
         print(f"prebake: {line}", file=sys.stderr)
     if not findings:
-        print(f"prebake: {_NOTHING}", file=sys.stderr)
+        print(f"prebake: {_NOTHING if seen.prepared else UNPREPARED}", file=sys.stderr)
     return seen.exit_code or (0 if findings else 1)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prebake.adopt import ENV_OBSERVE, ENV_OFF, ENV_STRICT
+from prebake.adopt import ENV_CHECK, ENV_OBSERVE, ENV_OFF, ENV_STRICT
 from prebake.adopt.launch import environment, inherited
 from prebake.adopt.loads import Load
 from prebake.baked import layout
@@ -17,10 +17,12 @@ from prebake.errors import ConfigError, PrebakeError
 from prebake.watching.process import WatchedProcess, ended_by_signals
 from prebake.watching.questions import Question
 from prebake.watching.readiness import AtExit, Ready, Told, Waited, unready, wait
+from prebake.watching.statements import prepared
 from prebake_build.scanning.findings import read_loads
 
 QUIET = 2.0
 """Seconds without a further load, after readiness and the requests, until the service is ended."""
+_LOADS = "loads.jsonl"
 _POLL = 0.05
 _ANSWER = 600.0
 
@@ -38,6 +40,8 @@ class Seen:
     """Seconds from the launch until all requests were answered; None if there were none."""
     problems: Sequence[str]
     """What went wrong, one sentence each."""
+    prepared: bool
+    """Whether Prebake was found by any Python process of the service; without it, no load is seen."""
     exit_code: int
     """0, the service's own code if it failed, or 1 for other problems."""
 
@@ -50,14 +54,14 @@ def watch(
     With `seconds` it runs that long, ready or not. Raises ConfigError if the command cannot be started.
     """
     with tempfile.TemporaryDirectory(prefix="prebake-scan.") as folder, ended_by_signals():
-        observed = Path(folder, "loads.jsonl")
-        with WatchedProcess(command, _environment(observed), echo=True) as service:
+        observed = Path(folder, _LOADS)
+        with WatchedProcess(command, _environment(Path(folder)), echo=True) as service:
             began = time.perf_counter()
             waited, answered, problems, code = _use(service, ready, questions, observed, seconds, timeout)
             took = waited.seconds if waited.told is not None else time.perf_counter() - began
         told = None if waited.told is None else waited.told.how
         return Seen(loads=read_loads(observed), seconds=took, told=told, answered=answered, problems=problems,
-                    exit_code=code or (1 if problems else 0))  # fmt: skip
+                    prepared=prepared(Path(folder)), exit_code=code or (1 if problems else 0))  # fmt: skip
 
 
 def _use(
@@ -88,14 +92,15 @@ def _use(
     return waited, answered, problems, code
 
 
-def _environment(observed: Path) -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     """As `prebake run` sets it, with loads observed instead of redirected."""
     given = inherited()
     if given.get(ENV_OFF) == "0":
         raise ConfigError(f"{ENV_OFF}=0 turns the hooks off that see the loads: unset it")
     for name in (ENV_STRICT, layout.ENV_ROOT):
         given.pop(name, None)
-    return {**environment(given), ENV_OBSERVE: str(observed), "PYTHONUNBUFFERED": "1"}
+    added = {ENV_OBSERVE: str(folder / _LOADS), ENV_CHECK: str(folder), "PYTHONUNBUFFERED": "1"}
+    return {**environment(given), **added}
 
 
 def _outcome(service: WatchedProcess, waited: Waited, seconds: float | None, timeout: float) -> tuple[list[str], int]:

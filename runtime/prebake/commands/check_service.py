@@ -31,8 +31,9 @@ from prebake.watching.presets import Preset
 from prebake.watching.process import WatchedProcess, ended_by_signals
 from prebake.watching.questions import Question
 from prebake.watching.readiness import Ready, Told, unready, wait
-from prebake.watching.statements import Statement, collect
+from prebake.watching.statements import UNPREPARED, Statement, collect
 
+NO_LOAD = "no load of a model was seen: a request may make the service load one (--request)"
 _ANSWER = 600.0
 """Seconds for one answer."""
 _SAMPLED = 0.25
@@ -190,14 +191,14 @@ def _print(options: argparse.Namespace, checked_: _Checked, document: Mapping[st
         return
     if main is not None and main.timeline is not None:
         print(f"process {main.pid}: {main.program}\n{report.text(main.timeline)}")
-    print("\n".join([*_load_lines(checked_.loads), "", _headline(checked_)]))
+    print("\n".join([*_load_lines(checked_), "", _headline(checked_)]))
 
 
-def _load_lines(loads: Sequence[tuple[int, Load]]) -> list[str]:
-    if not loads:
-        return ["no load of a model was seen: a request may make the service load one (--request)"]
+def _load_lines(checked_: _Checked) -> list[str]:
+    if not checked_.loads:
+        return [NO_LOAD if checked_.statements else UNPREPARED]
     rows: list[tuple[str, ...]] = [("process", "model", "source", "outcome", "seconds", "reason")]
-    for pid, load in loads:
+    for pid, load in checked_.loads:
         rows.append((str(pid), load.model or "-", load.subject, load.outcome, f"{load.seconds:.3f}", load.reason or ""))
     return columns(rows, right=(0, 4))
 

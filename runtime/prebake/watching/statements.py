@@ -15,6 +15,11 @@ from prebake.documents.table import Table
 from prebake.errors import PrebakeError
 from prebake.telemetry.timeline import Memory, Span, Timeline
 
+UNPREPARED = (
+    "no Python process of the service found Prebake: install it in the environment in which the command runs; "
+    "processes that are started with -I, -S or -E, containers and other software are not seen"
+)
+"""What is to say if `prepared` is False."""
 PATIENCE = 20.0
 """Seconds in which a process tells: recorded reads of a large process take a few."""
 
@@ -63,6 +68,11 @@ class Statement:
 
 def _tier(load: Load) -> str:
     return load.outcome if load.outcome in (MAPPED, FOLDER) else "not baked"
+
+
+def prepared(folder: Path) -> bool:
+    """Whether any process of the service was prepared, so that its loads are seen."""
+    return any(folder.glob(f"*{checked.BEGUN}"))
 
 
 def collect(folder: Path, alive: Callable[[], Sequence[int]]) -> list[Statement]:

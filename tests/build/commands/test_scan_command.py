@@ -116,9 +116,19 @@ def test_a_lazy_service_without_a_request_loads_nothing(project: Path, capfd: py
     assert (code, out) == (1, "")
     assert ours(err) == (
         "prebake: no load of a model was seen: send a request that makes the service load one (--request), or run it "
-        "longer (--seconds); Python processes started with -I, -S or -E are not seen, nor is other software\n"
+        "longer (--seconds)\n"
     )
     assert not (project / "models.toml").exists()
+
+
+@pytest.mark.parametrize("command", [["true"], [sys.executable, "-I", "-c", ""]])
+def test_a_service_that_does_not_find_prebake_is_told(command: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = prebake(capfd, "scan", "--", *command)
+    assert (code, out) == (1, "")
+    assert ours(err) == (
+        "prebake: no Python process of the service found Prebake: install it in the environment in which the command "
+        "runs; processes that are started with -I, -S or -E, containers and other software are not seen\n"
+    )
 
 
 def test_two_revisions_of_one_id_are_two_tables(

@@ -162,7 +162,11 @@ def test_a_program_that_is_no_python_has_no_loads(check: Check, tmp_path: Path) 
     (tmp_path / "up.sh").write_text("#!/bin/sh\necho up\nsleep 600\n")
     code, out, err = check("--ready-line", "up", "--", "sh", "up.sh")
     assert (code, err) == (0, "")
-    assert out.startswith("no load of a model was seen: a request may make the service load one (--request)\n")
+    assert out.startswith("no Python process of the service found Prebake: install it in the environment in which ")
+    code, out, _ = check("--until-exit", "--", sys.executable, "-c", "")
+    assert (code, out.splitlines()[0]) == (
+        0, "no load of a model was seen: a request may make the service load one (--request)"
+    )  # fmt: skip
     assert check("--ready-line", "up", "--html", "x.html", "--", "sh", "up.sh")[::2] == (
         1, "prebake: error: no process of the service imported a framework: there is no timeline to write\n"
     )  # fmt: skip
