@@ -48,9 +48,9 @@ def select(models: Path, name: str, output: Path, project: Path | None = None) -
     if project is not None:
         if model.family == "torch" and model.class_:
             copy_code(model.class_.partition(":")[0], project, output / CODE)
-        scheme, _, path = model.source.partition(":")
-        if scheme == "path" and not Path(path).is_absolute():
-            (output / Path(path).parts[0]).symlink_to(CHECKPOINTS)
+        scheme, _, folder = model.source.partition(":")
+        if scheme == "path" and not Path(folder).is_absolute():
+            (output / Path(folder).parts[0]).symlink_to(CHECKPOINTS)
     tables = toml.loads(models.read_text(encoding="utf-8"))["models"]
     write_text(output / "models.toml", tomli_w.dumps({"models": {name: tables[name]}}))
     path = models.with_suffix(".lock")

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from prebake.documents.messages import quote, reason
@@ -30,19 +31,21 @@ class Server:
     """The path that tells whether it is ready."""
 
 
+ANYWHERE = "0.0.0.0"  # noqa: S104  # in a container; what is published is decided outside
+
 SERVERS = {
-    "uvicorn": Server(reachable=("--host", "0.0.0.0"), addresses=("--host", "--uds", "--fd")),
-    "granian": Server(reachable=("--host", "0.0.0.0"), addresses=("--host", "--uds")),
-    "gunicorn": Server(reachable=("--bind", "0.0.0.0:8000"), addresses=("-b", "--bind", "-c", "--config")),
-    "hypercorn": Server(reachable=("--bind", "0.0.0.0:8000"), addresses=("-b", "--bind", "-c", "--config")),
-    "daphne": Server(reachable=("-b", "0.0.0.0"), addresses=("-b", "--bind", "-u", "-e", "--fd")),
-    "flask": Server(port=5000, reachable=("--host", "0.0.0.0"), addresses=("-h", "--host")),
+    "uvicorn": Server(reachable=("--host", ANYWHERE), addresses=("--host", "--uds", "--fd")),
+    "granian": Server(reachable=("--host", ANYWHERE), addresses=("--host", "--uds")),
+    "gunicorn": Server(reachable=("--bind", f"{ANYWHERE}:8000"), addresses=("-b", "--bind", "-c", "--config")),
+    "hypercorn": Server(reachable=("--bind", f"{ANYWHERE}:8000"), addresses=("-b", "--bind", "-c", "--config")),
+    "daphne": Server(reachable=("-b", ANYWHERE), addresses=("-b", "--bind", "-u", "-e", "--fd")),
+    "flask": Server(port=5000, reachable=("--host", ANYWHERE), addresses=("-h", "--host")),
     "fastapi": Server(),
     "waitress-serve": Server(port=8080),
     "streamlit": Server(port=8501),
     "gradio": Server(port=7860),
     "bentoml": Server(port=3000),
-    "prebake": Server(reachable=("--host", "0.0.0.0"), addresses=("--host",), ready="/readyz"),
+    "prebake": Server(reachable=("--host", ANYWHERE), addresses=("--host",), ready="/readyz"),
 }
 FRAMEWORKS = {
     "fastapi": DEFAULT_PORT, "starlette": DEFAULT_PORT, "flask": DEFAULT_PORT, "django": DEFAULT_PORT,
@@ -104,7 +107,7 @@ def _reachable(words: Sequence[str], program: str, server: Server) -> tuple[tupl
     ):
         added = _with_port(server.reachable, _declared_port(words))
         return (*words, *added), (f"added {' '.join(added)}: by default, {program} can't be reached from outside",)
-    for option, value in zip(words, words[1:], strict=False):
+    for option, value in pairwise(words):
         if option in server.addresses and value.startswith(("127.0.0.1", "localhost")):
             return tuple(words), (f"{option} {value} can't be reached from outside the container: 0.0.0.0 can",)
     return tuple(words), ()
@@ -142,7 +145,7 @@ def from_procfile(path: Path) -> tuple[str, ...] | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read it: {reason(error)}") from error
-    found = dict(match.groups() for line in lines if (match := _ENTRY.fullmatch(line.strip())))
+    found = {match[1]: match[2] for line in lines if (match := _ENTRY.fullmatch(line.strip()))}
     name = "web" if "web" in found else next(iter(found), None)
     if name is None or (name != "web" and len(found) > 1):
         listed = ", ".join(sorted(found)) or "none"

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 from prebake_build.scaffold.marker import mark
@@ -32,7 +33,7 @@ def render(settings: Settings) -> dict[str, str]:
 
 def _filled(template: str, settings: Settings, values: Mapping[str, str]) -> str:
     """The template with its placeholders `@{name}` replaced: shell, Dockerfile and HCL use the dollar."""
-    text = files("prebake_build.scaffold").joinpath("templates", template).read_text(encoding="utf-8")
+    text = (files("prebake_build.scaffold") / "templates" / template).read_text(encoding="utf-8")
     common = {
         "written": settings.options.written,
         "marker": "@{marker}",
@@ -46,7 +47,9 @@ def _filled(template: str, settings: Settings, values: Mapping[str, str]) -> str
 def _dockerfile(settings: Settings) -> dict[str, str]:
     package = settings.options.package
     return {
-        "constraints": f"ARG PIP_CONSTRAINT=/constraints.txt CONSTRAINTS={settings.constraints}\n" if settings.constraints else "",
+        "constraints": f"ARG PIP_CONSTRAINT=/constraints.txt CONSTRAINTS={settings.constraints}\n"
+        if settings.constraints
+        else "",
         "unconstrained": " PIP_CONSTRAINT=" if settings.constraints else "",
         "requirements": _requirements(settings),
         "build_install": _run(_PREBAKE, _WHEELS, *_constrained(settings), "pip install --no-cache-dir $PREBAKE_BUILD"),
@@ -57,7 +60,7 @@ def _dockerfile(settings: Settings) -> dict[str, str]:
         "allow": _allow(settings),
         "served": _served(settings),
         "command": _words(settings.command.words),
-        "code": "" if package else _CODE,
+        "code": "" if package else _code(settings),
     }
 
 
@@ -76,11 +79,19 @@ def _constrained(settings: Settings) -> list[str]:
     return ["--mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt"] if settings.constraints else []
 
 
-_CODE = """\
-# code: yours, the last layer: a change of it pulls and unpacks nothing else
-FROM base AS code
-RUN --mount=type=bind,target=/project cp -R /project/. /app && chmod -R u=rwX,go=rX /app && eval "$SEAL"
-"""
+def _code(settings: Settings) -> str:
+    """The stage with the project's code; sources of the form path:FOLDER are links to the baked models in it."""
+    links = [
+        f"&& mkdir -p /app/{Path(place).parent} && ln -s /models/{model.name} /app/{place}"
+        for model in settings.models
+        if model.source.startswith(f"path:{settings.checkpoints}/") and (place := model.source.partition(":")[2])
+    ]
+    copy = "cp -R /project/. /app && chmod -R u=rwX,go=rX /app"
+    return "# code: yours, the last layer: a change of it pulls and unpacks nothing else\nFROM base AS code\n" + _run(
+        "--mount=type=bind,target=/project", copy, *links, '&& eval "$SEAL"'
+    )
+
+
 _PREBAKE = "--mount=type=bind,from=prebake,target=/prebake,rw"
 _WHEELS = "--mount=type=bind,from=wheels,target=/wheels"
 _CACHE = "--mount=type=cache,target=/root/.cache,id=prebake-pip"
@@ -128,9 +139,7 @@ def _install(settings: Settings) -> str:
 
 def _allow(settings: Settings) -> str:
     """The variable that lets the service use the modules that models of family torch name."""
-    modules = {
-        model.class_.partition(":")[0] for model in settings.models if model.family == "torch" and model.class_
-    }
+    modules = {model.class_.partition(":")[0] for model in settings.models if model.family == "torch" and model.class_}
     return f" \\\n    PREBAKE_ALLOW={','.join(sorted(modules))}" if modules else ""
 
 

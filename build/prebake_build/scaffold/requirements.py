@@ -124,7 +124,8 @@ def _name(requirement: str, where: str) -> str:
     except InvalidRequirement as error:
         if re.match(r"(git\+)?https?://", requirement):
             return requirement
-        raise ConfigError(f"{where}: {quote(requirement)} is not a requirement: {str(error).splitlines()[0]}") from error
+        why = str(error).splitlines()[0]
+        raise ConfigError(f"{where}: {quote(requirement)} is not a requirement: {why}") from error
 
 
 def _is_inside(name: str) -> bool:

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> tuple[str, str, int, str, float]:
-    """Question, host, port, path (empty if there is none), timeout. Importing argparse would take longer than the whole probe."""
+    """Question, host, port, path (or empty), timeout. Importing argparse would take longer than the whole probe."""
     questions, options = [], {"--url": URL, "--timeout": f"{TIMEOUT:g}"}
     rest = iter(argv)
     for argument in rest:
