@@ -25,12 +25,8 @@ if TYPE_CHECKING:
 
 _HARMLESS = frozenset({
     "_commit_hash", "_fast_init", "_from_auto", "_from_pipeline", "cache_dir", "code_revision", "disable_mmap",
-<<<<<<< HEAD
     "force_download", "local_files_only", "low_cpu_mem_usage", "max_memory", "mirror", "offload_buffers",
     "offload_folder", "offload_state_dict",
-=======
-    "force_download", "local_files_only", "low_cpu_mem_usage", "max_memory", "mirror", "offload_buffers", "offload_folder", "offload_state_dict",
->>>>>>> wt-init
     "proxies", "resume_download", "revision", "token", "tqdm_class", "trust_remote_code", "use_auth_token",
     "use_safetensors", "weights_only",
 })  # fmt: skip
