@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from prebake.telemetry.services import find_service
 from prebake.watching.presets import Preset
 from prebake.watching.questions import Question
 from prebake.watching.readiness import Told
-from prebake_build.measure import report
+from prebake_build.measure import report as reports
 from prebake_build.measure.compare import Ask, Comparison, Launcher, compare
 from prebake_build.measure.verdict import findings, notes, table
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 examples:
-  prebake measure -- uvicorn app:app --port {port}    the command as it is, against `prebake run -- COMMAND`
+  prebake measure --root models -- uvicorn app:app    the command as it is, against `prebake run -- COMMAND`
   prebake measure                                     the same with command, ready and requests of prebake.toml
   prebake measure --image mine:baked --baseline mine:plain --ready /health --request 'POST /caption @cat.jpg'
   prebake measure --image mine:baked --baseline mine:plain --no-baseline-sealed --env LOG=info
@@ -58,6 +59,8 @@ def add(commands: Commands) -> None:
     processes = parser.add_argument_group("plain processes")
     processes.add_argument("--command", dest="candidate_command", metavar="CMD", help="command of the service")
     processes.add_argument("--baseline-command", metavar="CMD", help="command of the service to compare with")
+    processes.add_argument("--root", type=Path, metavar="DIR",
+                           help="folder of baked models for -- COMMAND (default: PREBAKE_ROOT)")  # fmt: skip
     add_command(parser)
     add_readiness(parser.add_argument_group("readiness"))
     asked = parser.add_argument_group("requests (default: those of prebake.toml, or of the installed service)")
@@ -113,10 +116,11 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--rounds: expected at least 1, found {options.rounds}")
     project = read_project(Path())
     ask = Ask(ready=ready_of(options, project), questions=_questions(options, project), results=options.result)
-    baseline, candidate = _launchers(options, project)
-    refuse_others(ask.ready())
-    comparison = compare(baseline, candidate, ask, rounds=options.rounds, timeout=options.timeout,
-                         tolerance=options.tolerance)  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="prebake-measure.") as folder:
+        baseline, candidate = _launchers(options, project, Path(folder, "report"))
+        refuse_others(ask.ready())
+        comparison = compare(baseline, candidate, ask, rounds=options.rounds, timeout=options.timeout,
+                             tolerance=options.tolerance)  # fmt: skip
     print(table(comparison) + "\n")
     if options.output:
         _write(comparison, options.output)
@@ -124,7 +128,7 @@ def _run(options: argparse.Namespace) -> int:
                       first_request=options.first_request, any_answer=options.any_answer)  # fmt: skip
     for finding in missed:
         print(f"prebake: missed: {finding}", file=sys.stderr)
-    print("\n".join([*notes(comparison), report.summary(comparison)]))
+    print("\n".join([*notes(comparison), reports.summary(comparison)]))
     return 1 if missed else 0
 
 
@@ -136,7 +140,7 @@ def _questions(options: argparse.Namespace, project: Project) -> Callable[[Told]
     return (lambda told: given) if service is None else Preset(service, options.service)
 
 
-def _launchers(options: argparse.Namespace, project: Project) -> tuple[Launcher, Launcher]:
+def _launchers(options: argparse.Namespace, project: Project, report: Path) -> tuple[Launcher, Launcher]:
     images, commands = (options.baseline, options.image), (options.baseline_command, options.candidate_command)
     environment = assignments(options.env, "--env")
     if options.ready_line:
@@ -148,7 +152,9 @@ def _launchers(options: argparse.Namespace, project: Project) -> tuple[Launcher,
         return _processes([shlex.split(command) for command in commands], ("baseline", "baked"), environment)
     command = given_command(options) or (None if any(ways) else project.command)
     if command and not any(images) and not any(commands):
-        return _processes([command, ["prebake", "run", "--", *command]], ("plain", "baked"), environment)
+        root = [] if options.root is None else ["--root", str(options.root)]
+        under = ["prebake", "run", *root, "--", *command]
+        return _processes([command, under], ("plain", "baked"), environment, report)
     raise ConfigError(
         "give either --image and --baseline, or --command and --baseline-command, or -- COMMAND (or `command` in "
         "prebake.toml), which is compared with `prebake run -- COMMAND`"
@@ -185,15 +191,15 @@ def _absolute(volume: str) -> str:
 
 
 def _processes(
-    commands: Sequence[Sequence[str]], labels: tuple[str, str], environment: dict[str, str]
+    commands: Sequence[Sequence[str]], labels: tuple[str, str], environment: dict[str, str], report: Path | None = None
 ) -> tuple[Launcher, Launcher]:
     from prebake_build.measure.processes import ProcessLauncher
 
     for command in commands:
         if not command:
             raise ConfigError("--command and --baseline-command: expected a program and its arguments, found nothing")
-    one, other = (ProcessLauncher(*pair, **environment) for pair in zip(labels, commands, strict=True))
-    return one, other
+    baseline, candidate = zip(labels, commands, strict=True)
+    return ProcessLauncher(*baseline, environment), ProcessLauncher(*candidate, environment, report=report)
 
 
 def _write(comparison: Comparison, folder: Path) -> None:
@@ -201,8 +207,8 @@ def _write(comparison: Comparison, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (
-            ("startup.html", report.to_html(comparison, title)),
-            ("startup.json", report.to_json(comparison, title)),
+            ("startup.html", reports.to_html(comparison, title)),
+            ("startup.json", reports.to_json(comparison, title)),
         ):
             (folder / name).write_text(text, encoding="utf-8")
             print(f"Wrote {folder / name}.", file=sys.stderr)

@@ -8,6 +8,7 @@ affects both alike.
 
 from __future__ import annotations
 
+import json
 import logging
 import statistics
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from prebake.errors import PrebakeError
+from prebake.telemetry.services import Request
 from prebake.watching.proc import Memory
 from prebake.watching.questions import Answer, HttpQuestion, Question
 from prebake.watching.readiness import AtAnyPath, AtExit, Ready, Told, Watched, unready, wait
@@ -59,6 +61,14 @@ class Unsealable(Protocol):
         """Do so from the next launch on. Returns whether that changes anything."""
 
 
+@runtime_checkable
+class Reporting(Protocol):
+    """A launcher whose service reports elsewhere than at `/startup`."""
+
+    def timeline(self) -> dict[str, Any] | None:
+        """The report of the last launched service, as far as there is one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ask:
     """What is asked of both services."""
@@ -92,7 +102,7 @@ class Sample:
     answers: tuple[Answer, ...] = ()
     """One for each request, to check that both services give the same."""
     startup: dict[str, Any] | None = field(default=None, repr=False)
-    """The service's timeline, from `/startup`, if it has one."""
+    """The service's timeline, from `/startup` or its report, if it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +223,7 @@ def _measure(launcher: Launcher, ask: Ask, timeout: float) -> Sample:
             raise error(f"{launcher.label}: {unready(service, waited, timeout)}; {_log(service)}")
         memory.look(now=True)
         anonymous = memory.last.anonymous if memory.last is not None else None
-        times, answers, startup = _ask(service, launcher.label, waited.told, ask, started)
+        times, answers, startup = _ask(service, launcher, waited.told, ask, started)
         memory.look(now=True)
         for path in ask.results:
             answers += written(path, since, launcher.label)
@@ -224,7 +234,7 @@ def _measure(launcher: Launcher, ask: Ask, timeout: float) -> Sample:
 
 
 def _ask(
-    service: Service, label: str, told: Told, ask: Ask, started: float
+    service: Service, launcher: Launcher, told: Told, ask: Ask, started: float
 ) -> tuple[dict[str, float], tuple[Answer, ...], dict[str, Any] | None]:
     """Send the requests: the times as figures of a `Sample`, the answers, and the timeline afterwards."""
     times: dict[str, float] = {}
@@ -238,11 +248,13 @@ def _ask(
             times.setdefault("first_request", now - asked)
             times.setdefault("first_answer", now - started)
         startup = timeline(told) if told.url else None
+        if startup is None and isinstance(launcher, Reporting):
+            startup = launcher.timeline()
         if questions:
             later = [_seconds(lambda: questions[0].ask(told.url, ANSWER_TIMEOUT)) for _ in range(STEADY)]
             times["steady_request"] = statistics.median(later)
     except PrebakeError as error:
-        raise PrebakeError(f"{label}: {error}; {_log(service)}") from error
+        raise PrebakeError(f"{launcher.label}: {error}; {_log(service)}") from error
     return times, tuple(answers), startup
 
 
@@ -252,10 +264,6 @@ def _log(service: Service) -> str:
 
 def timeline(told: Told) -> dict[str, Any] | None:
     """The timeline at `/startup`, if the service has one."""
-    import json
-
-    from prebake.telemetry.services import Request
-
     try:
         answer = HttpQuestion(Request(method="GET", path="/startup")).ask(told.url, 10)
         document = json.loads(answer.body)

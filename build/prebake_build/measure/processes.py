@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from prebake.adopt import ENV_REPORT
 from prebake.errors import ConfigError
 from prebake.watching.process import WatchedProcess
 
@@ -16,11 +20,25 @@ class ProcessLauncher:
 
     As the first word, `python` stands for this interpreter and `prebake` for its command line, so the virtual
     environment need not be on the PATH. A command without `{port}` is found by the ports on which it listens.
+    `environment` is added to this process's. A command under `prebake run` writes its report to the file `report`,
+    which `timeline` reads.
     """
 
-    def __init__(self, label: str, command: Sequence[str], **environment: str) -> None:
+    def __init__(
+        self, label: str, command: Sequence[str], environment: Mapping[str, str] | None = None,
+        *, report: Path | None = None,
+    ) -> None:  # fmt: skip
         self.label = label
-        self._command, self._environment = tuple(command), environment
+        self._command, self._environment = tuple(command), dict(environment or {})
+        self._report = report
+
+    def timeline(self) -> dict[str, Any] | None:
+        """The last report of the launched service; None if there is none."""
+        try:
+            document = json.loads(self._report.read_text(encoding="utf-8")) if self._report is not None else None
+        except (OSError, ValueError):
+            return None
+        return document if isinstance(document, dict) else None
 
     def launch(self) -> WatchedProcess:
         """Start the command. Raises ConfigError if that fails."""
@@ -33,6 +51,9 @@ class ProcessLauncher:
             url = f"http://127.0.0.1:{port}"
             command = [word.replace("{port}", str(port)) for word in command]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", **self._environment}
+        if self._report is not None:
+            self._report.unlink(missing_ok=True)
+            environment[ENV_REPORT] = str(self._report)
         try:
             return WatchedProcess(command, environment, url=url)
         except ConfigError as error:

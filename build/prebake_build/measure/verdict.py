@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from prebake.documents.columns import columns
-from prebake_build.measure.compare import FIGURES, Comparison
+from prebake_build.measure.compare import FIGURES, Comparison, Sample
 
 
 def table(comparison: Comparison) -> str:
@@ -67,6 +67,18 @@ def notes(comparison: Comparison) -> list[str]:
     found = [f"{label} was ready when {how}." for label, how in told.items() if how]
     if len(set(told.values())) > 1:
         found.append("The two were told ready in different ways: name one with --ready, so that both mean the same.")
+    found += [line for label, taken in comparison.samples.items() if taken for line in _loads(label, taken[-1])]
     if not comparison.asked:
         found.append("Answers were not compared: no request was sent (--request), and no result read (--result).")
     return found
+
+
+def _loads(label: str, sample: Sample) -> list[str]:
+    """How many of the loads were mapped, and why others were not, if the service reports its loads."""
+    loads = [load for load in (sample.startup or {}).get("loads", ()) if load.get("class")]
+    if not loads:
+        return []
+    others = {f"{load['uri'] or load['function']}: {load['reason']}": None for load in loads
+              if load["outcome"] != "mapped"}  # fmt: skip
+    why = f" ({'; '.join(others)})" if others else ""
+    return [f"{label}: {sum(load['outcome'] == 'mapped' for load in loads)} of {len(loads)} loads were mapped{why}."]

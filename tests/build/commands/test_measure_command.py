@@ -73,6 +73,29 @@ def test_a_command_is_compared_with_itself_under_prebake_run(capsys: pytest.Capt
     assert out.splitlines()[0].split() == ["plain", "baked", "ratio"]
 
 
+REPORTS = """
+from prebake.adopt.loads import Load, record
+from prebake.adopt.redirect import frameworks
+frameworks.begin()
+for outcome, reason in (("mapped", None), ("original", "not baked")):
+    record(Load(library="t", function="f", uri="hf:a/" + outcome, class_="t:X", outcome=outcome, reason=reason))
+frameworks.settle()
+"""
+
+
+def test_it_is_told_what_the_service_under_prebake_run_mapped(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "job.py").write_text("import os\nif 'PREBAKE_REPORT' in os.environ:" + REPORTS.replace("\n", "\n    "))
+    code, out, _ = prebake(capsys, "measure", *EASY, "--root", "models", "--until-exit", "--output", "out", "--",
+                           sys.executable, "job.py")  # fmt: skip
+    assert code == 0
+    assert "baked: 1 of 2 loads were mapped (hf:a/original: not baked).\n" in out
+    timelines = json.loads((project / "out" / "startup.json").read_text())["timelines"]
+    assert timelines["plain"] is None and timelines["baked"]["loads"][0]["outcome"] == "mapped"
+    assert "<h2>baked</h2><svg" in (project / "out" / "startup.html").read_text()
+
+
 def test_a_prepared_project_needs_no_arguments(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "cat.json").write_text("{}")
     (project / "prebake.toml").write_text(
