@@ -33,12 +33,19 @@ class ProcessLauncher:
         self._report = report
 
     def timeline(self) -> dict[str, Any] | None:
-        """The last report of the launched service; None if there is none."""
-        try:
-            document = json.loads(self._report.read_text(encoding="utf-8")) if self._report is not None else None
-        except (OSError, ValueError):
-            return None
-        return document if isinstance(document, dict) else None
+        """The last report of the launched service, of any of its processes; None if there is none."""
+        for path in self._reports():
+            try:
+                document = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if isinstance(document, dict):
+                return document
+        return None
+
+    def _reports(self) -> list[Path]:
+        """The file of the service's first process and those of others: the first may be the last to load."""
+        return sorted(self._report.parent.glob(f"{self._report.name}*")) if self._report is not None else []
 
     def launch(self) -> WatchedProcess:
         """Start the command. Raises ConfigError if that fails."""
@@ -52,7 +59,8 @@ class ProcessLauncher:
             command = [word.replace("{port}", str(port)) for word in command]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", **self._environment}
         if self._report is not None:
-            self._report.unlink(missing_ok=True)
+            for path in self._reports():
+                path.unlink(missing_ok=True)
             environment[ENV_REPORT] = str(self._report)
         try:
             return WatchedProcess(command, environment, url=url)

@@ -83,3 +83,12 @@ def test_a_command_that_cannot_be_started_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         ProcessLauncher("plain", ["no-such-command", "{port}"]).launch()
     assert str(caught.value) == "plain: cannot start no-such-command: No such file or directory"
+
+
+def test_the_report_is_that_of_any_process_and_of_this_start_alone(tmp_path: Path) -> None:
+    code = "import os; open(os.environ['PREBAKE_REPORT'] + '.7', 'w').write('{\"loads\": []}')"
+    launcher = ProcessLauncher("baked", ["python", "-c", code], report=tmp_path / "report")
+    (tmp_path / "report").write_text('{"of": "an earlier start"}')
+    assert measure(launcher, Ask(ready=AtExit)).startup == {"loads": []}
+    (tmp_path / "report.7").write_text("[")
+    assert launcher.timeline() is None
