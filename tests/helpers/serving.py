@@ -108,6 +108,7 @@ class Pretended:
         self.baked: tuple[Any, ...] = ()
         self.states: dict[str, State] = dict.fromkeys(models, State.READY)
         self.optional: set[str] = set()
+        self.baked: list[Any] = []
 
     @property
     def ready(self) -> bool:

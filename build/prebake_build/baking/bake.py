@@ -29,7 +29,8 @@ from prebake_build.baking.writer import alone_in, new_folder, write_view
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import Lock, resolution
 from prebake_build.declared.spec import ModelSpec, Spec
-from prebake_build.sources import Resolved
+from prebake_build.families.family import MARKS
+from prebake_build.sources import Resolved, TellsOptions
 from prebake_build.sources import Source as Upstream
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,10 @@ def _bake_one(
 def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
     """One digest of everything a baked folder depends on: checkpoint, declaration and the converter's version."""
     declared = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    options = dict(declared.pop("options"))
+    declared["quantize"], declared["arguments"] = options.pop("quantize", True), options.pop("arguments", {})
+    if options:  # without them, the digest of the versions that had these two keys alone
+        declared["options"] = options
     warmup = declared.pop("warmup")
     if warmup is not None:  # without it, the digest of the versions that knew no warm-up
         declared["warmup"] = spell_warmup(warmup)
@@ -115,6 +120,11 @@ def _is_up_to_date(place: Path, recipe: str) -> bool:
 
 
 def _infer_family(model: ModelSpec, checkpoint: Path) -> str:
+    for mark, family in MARKS.items():
+        if (checkpoint / mark).is_file():
+            return family
+    if _is_of_timm(checkpoint / "config.json"):
+        return "timm"
     if (checkpoint / "config.json").is_file() or (checkpoint / "adapter_config.json").is_file():
         return "transformers"
     raise ConfigError(
@@ -123,19 +133,21 @@ def _infer_family(model: ModelSpec, checkpoint: Path) -> str:
     )
 
 
+def _is_of_timm(config: Path) -> bool:
+    try:
+        return "pretrained_cfg" in json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def _loading(model: ModelSpec) -> Loading:
     return Loading(retries=model.retries, timeout=model.timeout, required=model.required, warmup=model.warmup)
 
 
 def _options(model: ModelSpec, source: Upstream) -> Mapping[str, Any]:
-    from prebake_build.sources.dummy import DummySource
-    from prebake_build.sources.easyocr import EasyOcrSource
-
-    if isinstance(source, EasyOcrSource):
-        return {"languages": list(source.languages), "quantize": model.quantize}
-    if isinstance(source, DummySource) and source.dummy.languages:
-        return {"languages": list(source.dummy.languages), "quantize": model.quantize}
-    return {"arguments": dict(model.arguments)} if model.family == "torch" else {}
+    """What the source tells about its files, and the family's own keys as declared."""
+    told = source.options if isinstance(source, TellsOptions) else {}
+    return {**told, **model.options}
 
 
 def _work(job: Job) -> None:
