@@ -105,7 +105,6 @@ class Pretended:
 
     def __init__(self, **models: Any) -> None:
         self.models = models
-        self.baked: tuple[Any, ...] = ()
         self.states: dict[str, State] = dict.fromkeys(models, State.READY)
         self.optional: set[str] = set()
         self.baked: list[Any] = []
