@@ -1,0 +1,58 @@
+"""The Python environment of someone who runs an example: what its requirements bring, and nothing of Prebake.
+
+The environment of the tests has more than that: PyPI's builds of torchvision and torchaudio for CUDA, which do not load
+beside a torch for the CPU, and Prebake itself. So an example gets an environment of its own, whose packages are links.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+_LEFT_OUT = ("torchvision", "easyocr", "torchaudio", "prebake", "image_analyzer", "__editable__", "_virtualenv", "distutils")
+"""How the names begin of what is not linked."""
+
+
+def environment(folder: Path) -> Path:
+    """Make a virtual environment in `folder`, with links to the installed packages; the path of its interpreter."""
+    venv.create(folder, symlinks=True, with_pip=False)
+    python = folder / "bin" / "python"
+    packages = next(folder.glob("lib/python*/site-packages"))
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith(_LEFT_OUT) and entry.suffix != ".pth" and entry.name != "__pycache__":
+            (packages / entry.name).symlink_to(entry)
+    for script in Path(sys.executable).parent.iterdir():
+        if script.name in ("uvicorn", "gunicorn"):
+            _write_script(folder / "bin" / script.name, python, script.name)
+    copy_torchaudio(packages)
+    return python
+
+
+def copy_torchaudio(target: Path) -> None:
+    """Copy torchaudio without its compiled part, which is for CUDA: without it, the rest works."""
+    spec = importlib.util.find_spec("torchaudio")
+    assert spec is not None and spec.origin is not None
+    source = Path(spec.origin).parent
+    shutil.copytree(source, target / "torchaudio", ignore=shutil.ignore_patterns("lib", "__pycache__"))
+    for entry in source.parent.glob("torchaudio-*.dist-info"):
+        shutil.copytree(entry, target / entry.name)
+
+
+def variables(**more: str) -> dict[str, str]:
+    """The environment variables of such a process: none of Prebake's, no token, no path of the tests."""
+    own = ("PREBAKE", "HF_", "HUGGING_FACE", "TRANSFORMERS_", "PYTHON")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)} | {
+        "TQDM_DISABLE": "1", "NO_PROXY": "127.0.0.1,localhost", "TOKENIZERS_PARALLELISM": "false", **more,
+    }  # fmt: skip
+
+
+def _write_script(path: Path, python: Path, module: str) -> None:
+    """A console script as pip writes it."""
+    entry = {"uvicorn": "from uvicorn import main", "gunicorn": "from gunicorn.app.wsgiapp import run as main"}[module]
+    path.write_text(f"#!{python}\nimport sys\n{entry}\nif __name__ == '__main__':\n    sys.exit(main())\n")
+    path.chmod(0o755)
