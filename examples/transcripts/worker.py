@@ -7,6 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 import torchcrepe
@@ -25,6 +26,7 @@ def read(path: Path) -> torch.Tensor:
 
 def pitch(audio: torch.Tensor) -> dict[str, list[float]]:
     """The pitch in Hz and how sure it is, every 20 ms."""
+    np.random.seed(0)  # torchcrepe dithers the pitch; a file gives the same result each time
     hertz, periodicity = torchcrepe.predict(
         audio, RATE, hop_length=HOP, fmin=50, fmax=1000, model="full", batch_size=256, return_periodicity=True
     )

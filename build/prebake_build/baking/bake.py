@@ -29,7 +29,7 @@ from prebake_build.baking.writer import alone_in, new_folder
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import Lock, resolution
 from prebake_build.declared.spec import ModelSpec, Spec
-from prebake_build.sources import Resolved
+from prebake_build.sources import Resolved, TellsOptions
 from prebake_build.sources import Source as Upstream
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,10 @@ def _bake_one(
 def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
     """One digest of everything a baked folder depends on: checkpoint, declaration and the converter's version."""
     declared = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    options = dict(declared.pop("options"))
+    declared["quantize"], declared["arguments"] = options.pop("quantize", True), options.pop("arguments", {})
+    if options:  # without them, the digest of the versions that had these two keys alone
+        declared["options"] = options
     warmup = declared.pop("warmup")
     if warmup is not None:  # without it, the digest of the versions that knew no warm-up
         declared["warmup"] = spell_warmup(warmup)
@@ -123,14 +127,9 @@ def _loading(model: ModelSpec) -> Loading:
 
 
 def _options(model: ModelSpec, source: Upstream) -> Mapping[str, Any]:
-    from prebake_build.sources.dummy import DummySource
-    from prebake_build.sources.easyocr import EasyOcrSource
-
-    if isinstance(source, EasyOcrSource):
-        return {"languages": list(source.languages), "quantize": model.quantize}
-    if isinstance(source, DummySource) and source.dummy.languages:
-        return {"languages": list(source.dummy.languages), "quantize": model.quantize}
-    return {"arguments": dict(model.arguments)} if model.family == "torch" else {}
+    """What the source tells about its files, and the family's own keys as declared."""
+    told = source.options if isinstance(source, TellsOptions) else {}
+    return {**told, **model.options}
 
 
 def _work(job: Job) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from prebake.errors import SourceError
-from prebake.modules.assembly import Slot, slots
+from prebake.modules.assembly import Slot, identity_of, slots
 from prebake.weights.tensors import DTYPE_NAMES
 
 
@@ -56,11 +56,6 @@ def tensors_of(module: nn.Module, where: str) -> Tensors:
         else:
             taken.hidden[slot.key] = slot.tensor
     return taken
-
-
-def identity_of(tensor: torch.Tensor) -> tuple[object, ...]:
-    """A key that is equal for tensors with the same elements: same storage, dtype, offset, shape and strides."""
-    return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
 
 
 def _check(slot: Slot, where: str) -> None:

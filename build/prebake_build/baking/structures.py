@@ -24,9 +24,8 @@ from prebake.baked.model import BakedModel
 from prebake.errors import LoadError
 from prebake.families.family import Family, family_of
 from prebake.families.transformers import HASH
-from prebake.modules.assembly import slots
+from prebake.modules.assembly import identity_of, slots
 from prebake.modules.structure import bare_state, bases_of, functions_of, is_allowed, restore, spelled
-from prebake_build.baking.convert import identity_of
 from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import file_of
 

@@ -52,10 +52,11 @@ class Job:
 def run(job: Job) -> None:
     """Bake one model into `job.folder`. Raises PrebakeError; then the folder's contents are unusable."""
     from prebake_build.baking.convert import tensors_of
-    from prebake_build.baking.ordinary import Recipe, load_checkpoint
+    from prebake_build.baking.ordinary import load_checkpoint
     from prebake_build.baking.prove import prove
     from prebake_build.baking.structures import add_structure
     from prebake_build.baking.writer import write_tensors
+    from prebake_build.families.family import Recipe
 
     folder = Path(job.folder)
     say = f"{job.name}: "
@@ -82,7 +83,7 @@ def run(job: Job) -> None:
     )
     write_text(folder / layout.MANIFEST, manifest.text, new=True)
     _tell(say + "proving it against the checkpoint, bit by bit")
-    mapped = prove(ordinary.module, folder, recipe.allow)
+    mapped = prove(ordinary.module, folder, ordinary.allow)
     if mapped is not None:
         add_structure(mapped, BakedModel(folder, manifest))
 

@@ -22,7 +22,8 @@ from prebake.baked.manifest import File
 from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, PrebakeError, SourceError
 from prebake_build.files import digest
-from prebake_build.sources import Resolved
+from prebake_build.sources import Resolved, parts
+from prebake_build.sources.pieces import in_parallel
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -64,7 +65,7 @@ class HuggingFaceSource:
     """A branch, tag or commit; None for the default branch."""
 
     @classmethod
-    def parse(cls, uri: str, rest: str, where: str) -> HuggingFaceSource:
+    def parse(cls, uri: str, rest: str, where: str, base: Path = Path()) -> HuggingFaceSource:
         """Raises ConfigError that begins with `where`."""
         found = _URI.fullmatch(rest)
         if not found or any(part in (".", "..") for part in found[1].split("/")):
@@ -94,15 +95,23 @@ class HuggingFaceSource:
             return Resolved(revision=f"commit:{commit}", files=tuple(files), licence=_licence(info))
 
     def fetch(self, resolved: Resolved, folder: Path) -> None:
-        """Download the files at the locked commit. Raises SourceError."""
+        """Download the files at the locked commit, several at a time.
+
+        Files that a failed attempt completed are not downloaded again. Raises SourceError.
+        """
         commit = resolved.revision.removeprefix("commit:")
         if not _COMMIT.fullmatch(commit):
             raise SourceError(f"{self.uri}: {quote(resolved.revision)} is not a commit of the hub: run `prebake lock`")
+        # Not `folder` itself: the hub's client adds metadata files, by which it knows the files that are complete.
+        kept = parts.folder_or(folder) / ".hub"
         with self._asking() as hub:
-            for file in resolved.files:
-                hub.hf_hub_download(self.repo, file.path, revision=commit, local_dir=folder)
-        # The hub's client adds its own metadata files to the download.
-        shutil.rmtree(folder / ".cache", ignore_errors=True)
+            in_parallel(
+                lambda file: hub.hf_hub_download(self.repo, file.path, revision=commit, local_dir=kept), resolved.files
+            )
+        for file in resolved.files:
+            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(kept / file.path, folder / file.path)
+        shutil.rmtree(kept)
 
     @contextmanager
     def _asking(self) -> Iterator[HfApi]:

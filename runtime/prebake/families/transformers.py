@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from prebake.baked.model import BakedModel
@@ -52,6 +52,8 @@ HASH = "_original_object_hash"
 
 
 class TransformersFamily:
+    install: str = "'prebake[transformers]'"
+    build: str = "prebake_build.families.transformers:TransformersBuild"
     packages: tuple[str, ...] = ("torch", "transformers")
     modules: str = (
         r"transformers\.(activations|configuration_utils|pytorch_utils|(utils\.)?backbone_utils"
@@ -61,6 +63,9 @@ class TransformersFamily:
     without_torch: tuple[str, ...] = (
         "numpy", "huggingface_hub.hf_api", "tqdm.auto", "regex", "tokenizers", "safetensors", "yaml", "PIL.Image"
     )  # fmt: skip
+
+    def __init__(self, allow: Sequence[str] = ()) -> None:
+        """Needs no code of the application."""
 
     def vocabulary(self) -> tuple[object, ...]:
         from transformers import GenerationConfig, PretrainedConfig

@@ -40,8 +40,6 @@ Span = Callable[[str, str | None], AbstractContextManager[object]]
 """Makes a context manager around each step, from the step's name and the model's name (None if the step is for several
 models). `timeline.span` is one."""
 
-_PACKAGES = {"transformers": "'prebake[transformers]'", "easyocr": "'prebake[easyocr]'", "torch": "torch"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
@@ -70,6 +68,14 @@ class LoadedModel:
         """easyocr: the `easyocr.Reader`. Raises LoadError for other families."""
         return self._part("reader")
 
+    @property
+    def tensors(self) -> Any:
+        """tensors: the object in the file, as `torch.load` returns it. Raises LoadError for other families.
+
+        Its tensors share memory with `model`: what is written to one of them is seen by every user of the model.
+        """
+        return self._part("tensors")
+
     def warm_up(self) -> bool:
         """Run the warm-up that `models.toml` declares; False if it declares none.
 
@@ -79,8 +85,9 @@ class LoadedModel:
 
     def _part(self, part: str) -> Any:
         if part not in self.parts:
+            article = "" if part.endswith("s") else "a "
             raise LoadError(
-                f"{self.name}: this model of family {self.baked.manifest.family} was baked without a {part}"
+                f"{self.name}: this model of family {self.baked.manifest.family} was baked without {article}{part}"
             )
         return self.parts[part]
 
@@ -168,8 +175,7 @@ class Loader:
                 import prebake.weights.tensors  # noqa: F401
         except ImportError as error:
             raise LoadError(
-                f"{baked.name}: cannot import a package that its family needs: {error} "
-                f"(pip install {_PACKAGES[baked.manifest.family]})"
+                f"{baked.name}: cannot import a package that its family needs: {error} (pip install {family.install})"
             ) from error
 
     def _first_tier(self, family: Family, baked: BakedModel) -> tuple[nn.Module, Tier, str | None]:

@@ -34,8 +34,7 @@ pytestmark = pytest.mark.usefixtures("in_process")
         ('[models.m]\nsource = "path:c"\nclass = "torchy:a:b"\n',
          'FILE: models.m.class: "torchy" is not a known family (expected one of transformers, easyocr, torch): did you '
          'mean "torch"?'),
-        ('[models.m]\nsource = "ftp:c"\n',
-         'FILE: models.m.source: "ftp:c" has no known scheme (expected one of hf:, easyocr:, url:, path:, dummy:)'),
+        ('[models.m]\nsource = "path:"\n', 'FILE: models.m.source: "path:" is not of the form "path:FOLDER"'),
         ('[models.m]\nsource = "path:c"\ndtype = "float31"\n',
          'FILE: models.m.dtype: "float31" is not one of float32, bfloat16, float16, source: did you mean "float32"?'),
         ("[models]\n", "FILE: models: is empty (expected a table [models.NAME] for each model)"),

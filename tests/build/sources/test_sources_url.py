@@ -130,9 +130,9 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(response: object, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(response: object, part: Path, name: str) -> None:
+        part.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(part))
 
     monkeypatch.setattr("prebake_build.sources.download._copy", full)
     tiny = source(f"{server.url}/models/weights.pt")

@@ -218,7 +218,8 @@ def test_a_package_that_is_missing_is_named(bert: Path, monkeypatch: pytest.Monk
     def missing(*_: Any, **__: Any) -> None:
         raise ImportError("BertTokenizer requires the sentencepiece library")
 
-    monkeypatch.setattr("prebake_build.baking.ordinary._processor", missing)
+    monkeypatch.setattr("prebake_build.families.transformers._processor", missing)
     assert refused(ConfigError, recipe(), bert) == (
-        "models.m: cannot import a package it needs: BertTokenizer requires the sentencepiece library"
+        "models.m: cannot import a package it needs: BertTokenizer requires the sentencepiece library "
+        "(pip install 'prebake[transformers]')"
     )

@@ -19,9 +19,9 @@ from torch import nn
 from helpers.baking import Evil
 from helpers.networks import Tagger
 from prebake.errors import SourceError, TensorFileError
-from prebake_build.baking.convert import identity_of
+from prebake.modules.assembly import identity_of
 from prebake_build.baking.prove import difference_of
-from prebake_build.baking.state_dicts import cast, completed, read_state_dict
+from prebake_build.families.state_dicts import cast, completed, read_state_dict
 
 WHERE = "models.m"
 

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from helpers.baking import recipe, refused
 from helpers.networks import Tagger
 from prebake.errors import ConfigError, SourceError
-from prebake_build.baking.ordinary import Ordinary, Recipe, load_checkpoint
+from prebake_build.baking.ordinary import load_checkpoint
 from prebake_build.baking.prove import difference_of
+from prebake_build.families.family import Ordinary, Recipe
 
 
 def saved(folder: Path, state: Any = None, name: str = "weights.pth") -> Path:

@@ -1,0 +1,87 @@
+"""Which files of a checkpoint hold weights, and names in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prebake.baked import layout
+from prebake.documents.messages import describe, nearest, quote
+from prebake.documents.table import Table
+from prebake.errors import ConfigError
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+OTHER_SUFFIXES = (".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".tflite", ".zip")
+"""Weights of other frameworks, which are neither read nor copied."""
+
+
+def is_weights(path: Path) -> bool:
+    """Whether the file holds weights, or is the index of their shards."""
+    return path.suffix in WEIGHT_SUFFIXES or path.name.endswith((".safetensors.index.json", ".bin.index.json"))
+
+
+def small_files(checkpoint: Path, paths: Iterable[str]) -> tuple[str, ...]:
+    """Those of the checkpoint's files that hold no weights of any framework."""
+    return tuple(path for path in paths if not is_weights(Path(path)) and not path.endswith(OTHER_SUFFIXES))
+
+
+def some(names: Iterable[str]) -> str:
+    """The first five names, sorted, and how many more there are."""
+    return first_five(sorted(names))
+
+
+def first_five(names: Iterable[str]) -> str:
+    """The first five names, and how many more there are."""
+    known = list(names)
+    return ", ".join(quote(name) for name in known[:5]) + (f" and {len(known) - 5:,} more" if len(known) > 5 else "")
+
+
+def file_option(table: Table, *, several: bool) -> Mapping[str, Any]:
+    """The key `file` of a model's table, or nothing if it is left out.
+
+    A path in the checkpoint; with `several` also a list of them, or a table from a prefix of names to a path. Raises
+    ConfigError.
+    """
+    if "file" not in set(table):
+        return {}
+    value = table.raw("file")
+    paths = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    if not paths or not all(isinstance(path, str) for path in paths) or (not several and not isinstance(value, str)):
+        form = "a string, a list of strings or a table of strings" if several else "a string"
+        raise table.fail("file", f"expected {form}, found {describe(value)}")
+    for path in paths:
+        if not layout.is_inside(path):
+            raise table.fail("file", f"{quote(path)} is not a path in the checkpoint")
+        if paths.count(path) > 1:
+            raise table.fail("file", f"{quote(path)} is named twice")
+    return {"file": value}
+
+
+def weights_files(checkpoint: Path, declared: Any, where: str, *, several: bool = True) -> list[tuple[str, Path]]:
+    """The declared files of weights, or the only one that there is: pairs of a prefix for its names, and its path.
+
+    `declared` is the value of `file_option`, or None. Raises ConfigError if a file is not there, or if none is declared
+    and the checkpoint has none or several.
+    """
+    found = sorted(path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file())
+    candidates = [path for path in found if is_weights(Path(path))]
+    if declared is None:
+        if len(candidates) != 1:
+            way_out = f': add file = "…"{" or a list" if several else ""} to choose' if candidates else ""
+            raise ConfigError(
+                f"{where}.source: expected one file of weights ({', '.join(WEIGHT_SUFFIXES)}), "
+                f"found {first_five(candidates) if candidates else 'none'}{way_out}"
+            )
+        return [("", checkpoint / candidates[0])]
+    if isinstance(declared, Mapping):
+        pairs = [(f"{prefix}." if prefix else "", path) for prefix, path in declared.items()]
+    else:
+        pairs = [("", path) for path in ([declared] if isinstance(declared, str) else declared)]
+    for _, path in pairs:
+        if path not in found:
+            listed = first_five(candidates) if candidates else "no file of weights"
+            raise ConfigError(
+                f"{where}.file: the checkpoint has no {quote(path)} (it has {listed}){nearest(path, candidates)}"
+            )
+    return [(prefix, checkpoint / path) for prefix, path in pairs]
