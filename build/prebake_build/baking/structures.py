@@ -141,7 +141,7 @@ def _is_plain(value: Any) -> bool:
 
 def names_of(baked: BakedModel) -> set[str]:
     """The keys of the tensors that were baked."""
-    return {name for path in baked.weights for name in read_header(path).entries}
+    return {baked.prefix(path) + name for path in baked.weights for name in read_header(path).entries}
 
 
 def structure_of(module: nn.Module, baked: BakedModel) -> str:

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prebake.baked import layout
 from prebake.documents.messages import one_line, quote
 from prebake.documents.table import Table
 from prebake.errors import ConfigError
@@ -50,6 +51,8 @@ class Ordinary:
     """Packages whose versions the proof depends on."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Small files whose text differs from the checkpoint's: path → text."""
+    weights: Mapping[str, str] = field(default_factory=lambda: {layout.WEIGHTS: ""})
+    """Files for the module's state dict: path → prefix of the names of the tensors in it, which its names lack."""
     allow: tuple[str, ...] = ()
     """Python modules whose code builds the model: the application chose them in `models.toml`."""
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prebake.errors import ConfigError, SourceError
 from prebake_build.families.family import BuildFamily, Ordinary, Recipe
-from prebake_build.families.files import OTHER_SUFFIXES, is_weights, some
-from prebake_build.files.digest import paths_of
+from prebake_build.families.files import kept_files, some
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,12 +61,11 @@ class TransformersBuild(BuildFamily):
         options: dict[str, Any] = {"dtype": weights_dtype, "processor": _processor(checkpoint)}
         if frozen := sorted(name for name, parameter in module.named_parameters() if not parameter.requires_grad):
             options["frozen"] = frozen
-        keep = tuple(path for path in paths_of(checkpoint, hidden=False)
-                     if not is_weights(Path(path)) and not path.endswith(OTHER_SUFFIXES))  # fmt: skip
+        keep = kept_files(checkpoint)
         dequantized = not hasattr(
             module.config, "quantization_config"
         )  # True if it was dequantized, or never quantized
-        text = _config_text(config, None if recipe.dtype == "source" else weights_dtype, dequantized)
+        text = config_text(config, None if recipe.dtype == "source" else weights_dtype, dequantized)
         texts = {"config.json": text} if text else {}
         return Ordinary(module=module, class_=class_, options=options, keep=keep, texts=texts,
                         requires=("torch", "transformers"))  # fmt: skip
@@ -124,7 +122,7 @@ def _processor(checkpoint: Path) -> str | None:
     return found
 
 
-def _config_text(config: Path, dtype: str | None, dequantized: bool) -> str | None:
+def config_text(config: Path, dtype: str | None, dequantized: bool) -> str | None:
     """The text of a `config.json` that describes the baked weights, or None if the checkpoint's does."""
     document = json.loads(config.read_text(encoding="utf-8"))
     declared = dict(document)

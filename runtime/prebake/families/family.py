@@ -39,6 +39,8 @@ GROUP = "prebake.families"
 IN_THE_BOX = {
     "transformers": "prebake.families.transformers:TransformersFamily",
     "easyocr": "prebake.families.easyocr:EasyOcrFamily",
+    "sentence-transformers": "prebake.families.sentence_transformers:SentenceTransformersFamily",
+    "diffusers": "prebake.families.diffusers:DiffusersFamily",
     "torch": "prebake.families.torch_module:TorchFamily",
     "tensors": "prebake.families.tensors:TensorsFamily",
 }
@@ -89,7 +91,10 @@ class Family(Protocol):
         """The module as the framework's own loader loads it from the folder."""
 
     def equip(self, baked: BakedModel, module: nn.Module) -> Mapping[str, Any]:
-        """The objects used with the module: `processor`, `reader`. The module's tensors are already set."""
+        """The objects used with the module: `processor`, `reader`. The module's tensors are already set.
+
+        An object named `model` becomes `LoadedModel.model` in place of the module.
+        """
 
 
 def family_of(name: str, where: str, allow: Sequence[str] = ()) -> Family:

@@ -47,7 +47,8 @@ class LoadedModel:
 
     name: str
     model: nn.Module
-    """In evaluation mode. For easyocr: both networks as one module, quantised if the reader's are."""
+    """In evaluation mode. For easyocr: both networks as one module, quantised if the reader's are. For
+    sentence-transformers: the `SentenceTransformer`. For diffusers: the networks as one module, by their names."""
     tier: Tier
     fallback_reason: str | None
     """Why faster tiers failed, or None if the first tier succeeded."""
@@ -75,6 +76,11 @@ class LoadedModel:
         Its tensors share memory with `model`: what is written to one of them is seen by every user of the model.
         """
         return self._part("tensors")
+
+    @property
+    def pipeline(self) -> Any:
+        """diffusers: the pipeline. Raises LoadError for other families."""
+        return self._part("pipeline")
 
     def warm_up(self) -> bool:
         """Run the warm-up that `models.toml` declares; False if it declares none.
@@ -142,10 +148,10 @@ class Loader:
                 check_hashes(baked.manifest, baked.folder)
         module, tier, why = self.module(baked)
         with FRAMEWORK_LOCK, IMPORTS, self.span("equip", baked.name):
-            parts = self._family(baked).equip(baked, module)
+            parts = dict(self._family(baked).equip(baked, module))
         return LoadedModel(
             name=baked.name,
-            model=module,
+            model=parts.pop("model", module),
             tier=tier,
             fallback_reason=why,
             seconds=time.monotonic() - started,
@@ -205,7 +211,9 @@ class Loader:
         weights = baked.manifest.weights
         open_file = self._opener(tier)
         with self.span("map" if tier == "mapped" else "read", baked.name):
-            tensors = {name: tensor for path in baked.weights for name, tensor in open_file(path).items()}
+            tensors = {
+                baked.prefix(path) + name: tensor for path in baked.weights for name, tensor in open_file(path).items()
+            }
         if (module := self._restored(family, baked, tensors)) is not None:
             return module
         with FRAMEWORK_LOCK:
