@@ -12,14 +12,27 @@ import shutil
 import sys
 import sysconfig
 import venv
+from configparser import ConfigParser
 from pathlib import Path
+
+from helpers import ROOT
+from prebake.documents import toml
 
 _LEFT_OUT = ("torchvision", "easyocr", "torchaudio", "prebake", "image_analyzer", "__editable__", "_virtualenv", "distutils")
 """How the names begin of what is not linked."""
 
+_ENTRIES = {
+    "uvicorn": "from uvicorn import main",
+    "gunicorn": "from gunicorn.app.wsgiapp import run as main",
+    "prebake": "from prebake.__main__ import main",
+}
 
-def environment(folder: Path) -> Path:
-    """Make a virtual environment in `folder`, with links to the installed packages; the path of its interpreter."""
+
+def environment(folder: Path, *, prebake: bool = False) -> Path:
+    """Make a virtual environment in `folder`, with links to the installed packages; the path of its interpreter.
+
+    With `prebake`, it also has the runtime and the build of this checkout, with their command.
+    """
     venv.create(folder, symlinks=True, with_pip=False)
     python = folder / "bin" / "python"
     packages = next(folder.glob("lib/python*/site-packages"))
@@ -29,8 +42,25 @@ def environment(folder: Path) -> Path:
     for script in Path(sys.executable).parent.iterdir():
         if script.name in ("uvicorn", "gunicorn"):
             _write_script(folder / "bin" / script.name, python, script.name)
+    if prebake:
+        _add_prebake(packages)
+        _write_script(folder / "bin" / "prebake", python, "prebake")
     copy_torchaudio(packages)
     return python
+
+
+def _add_prebake(packages: Path) -> None:
+    """What an editable install writes: the paths, and the metadata with the entry points."""
+    (packages / "prebake.pth").write_text(f"{ROOT / 'runtime'}\n{ROOT / 'build'}\n")
+    for part in ("runtime", "build"):
+        project = toml.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        entries = ConfigParser()
+        entries.read_dict(project.get("entry-points", {}))
+        folder = packages / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+        with (folder / "entry_points.txt").open("w") as file:
+            entries.write(file)
 
 
 def copy_torchaudio(target: Path) -> None:
@@ -53,6 +83,6 @@ def variables(**more: str) -> dict[str, str]:
 
 def _write_script(path: Path, python: Path, module: str) -> None:
     """A console script as pip writes it."""
-    entry = {"uvicorn": "from uvicorn import main", "gunicorn": "from gunicorn.app.wsgiapp import run as main"}[module]
+    entry = _ENTRIES[module]
     path.write_text(f"#!{python}\nimport sys\n{entry}\nif __name__ == '__main__':\n    sys.exit(main())\n")
     path.chmod(0o755)

@@ -61,7 +61,7 @@ class SentenceTransformersFamily(TransformersFamily):
         waiting = [found[path] for path in baked.manifest.options["networks"]]
         device = str(next((parameter.device for parameter in module.parameters()), "cpu"))
         model, made = assembled(baked.folder, lambda *_: waiting.pop(0), _dtype(baked), device)
-        for path, part in _others(model, made).items():
+        for path, part in others(model, made).items():
             model._modules[path] = module.get_submodule(path)
             model._modules[path].train(part.training)
         return {"model": model}
@@ -76,7 +76,7 @@ def assembled(folder: Path, make: Make | None, dtype: Any, device: str = "cpu") 
     from sentence_transformers import SentenceTransformer
 
     made: list[Any] = []
-    with _made_by(make, made):
+    with made_by(make, made):
         model = SentenceTransformer(
             str(folder),
             device=device,
@@ -95,7 +95,7 @@ def networks(model: Any, made: Mapping[str, Any]) -> nn.Module:
     from torch import nn
 
     top = nn.ModuleDict()
-    for path, part in {**made, **_others(model, made)}.items():
+    for path, part in {**made, **others(model, made)}.items():
         owner = top
         *folders, name = path.split(".")
         for step in folders:
@@ -106,7 +106,7 @@ def networks(model: Any, made: Mapping[str, Any]) -> nn.Module:
     return top
 
 
-def _others(model: Any, made: Mapping[str, Any]) -> dict[str, Any]:
+def others(model: Any, made: Mapping[str, Any]) -> dict[str, Any]:
     """The modules of a `SentenceTransformer` that have tensors, and no transformers model."""
     from prebake.modules.assembly import slots
 
@@ -115,7 +115,7 @@ def _others(model: Any, made: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _made_by(make: Make | None, made: list[Any]) -> Iterator[None]:
+def made_by(make: Make | None, made: list[Any]) -> Iterator[None]:
     """In this thread, `PreTrainedModel.from_pretrained` returns what `make` makes, and its results are added to `made`.
 
     The function is replaced once and for good (see `construction`), by one that asks whether this thread is here.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from prebake.adopt import redirect
 from prebake.adopt.catalogue import catalogue
 from prebake.adopt.hooks import from_hub
-from prebake.adopt.loads import Load, is_inside
+from prebake.adopt.loads import Load, is_inside, reads_view
 from prebake.adopt.view import view_folder
 from prebake.baked import hub, layout
 
@@ -64,10 +64,10 @@ def _original(function: Any) -> Any:
 def _hf_hub_download(original: Function, signature: inspect.Signature) -> Function:
     def hf_hub_download(*args: Any, **kwargs: Any) -> Any:
         asked = _Asked.of(signature, args, kwargs)
-        if asked is None or is_inside():
+        if asked is None or (is_inside() and not reads_view()):
             return original(*args, **kwargs)
         file = "/".join(part for part in (asked.arguments.get("subfolder"), asked.arguments["filename"]) if part)
-        own = redirect.caller() in LIBRARIES
+        own = is_inside() or redirect.caller() in LIBRARIES
         has = asked.snapshot is not None and (asked.snapshot / file).is_file()
         if own:
             return original(*args, **kwargs) if asked.baked is None else asked.call(original)
@@ -86,9 +86,9 @@ def _hf_hub_download(original: Function, signature: inspect.Signature) -> Functi
 def _snapshot_download(original: Function, signature: inspect.Signature) -> Function:
     def snapshot_download(*args: Any, **kwargs: Any) -> Any:
         asked = _Asked.of(signature, args, kwargs)
-        if asked is None or is_inside():
+        if asked is None or (is_inside() and not reads_view()):
             return original(*args, **kwargs)
-        if redirect.caller() in LIBRARIES:
+        if is_inside() or redirect.caller() in LIBRARIES:
             return original(*args, **kwargs) if asked.baked is None else asked.call(original)
         return redirect.serve(
             Load(library="huggingface_hub", function="snapshot_download", uri=asked.uri),
@@ -105,7 +105,7 @@ def _from_view(original: Function, signature: inspect.Signature) -> Function:
     """For functions that only look at the cache, or would rather not: they look at the view."""
 
     def from_view(*args: Any, **kwargs: Any) -> Any:
-        asked = None if is_inside() else _Asked.of(signature, args, kwargs)
+        asked = None if is_inside() and not reads_view() else _Asked.of(signature, args, kwargs)
         return original(*args, **kwargs) if asked is None or asked.baked is None else asked.call(original)
 
     return from_view

@@ -81,7 +81,7 @@ def _described(cls: Any, name: Any, kwargs: Mapping[str, Any]) -> Load:
         function=f"{cls.__name__}.from_pretrained",
         uri=from_hub.uri_of(name, kwargs.get("revision")),
         class_=f"transformers:{cls.__name__}",
-        dtype=_spelled(_dtype(kwargs)),
+        dtype=spelled(_dtype(kwargs)),
         detail=detail,
         obstacle=_obstacle(cls, kwargs),
     )
@@ -105,7 +105,7 @@ def _completed(load: Load, result: Any, name: Any, kwargs: Mapping[str, Any]) ->
     if obstacle is None and getattr(model.config, "quantization_config", None) is not None:
         obstacle = "quantisation at load"
     uri = from_hub.pinned(load.uri, kwargs.get("cache_dir"), "config.json", kwargs.get("subfolder"))
-    return replace(load, uri=uri, dtype=_spelled(model.dtype), obstacle=obstacle)
+    return replace(load, uri=uri, dtype=spelled(model.dtype), obstacle=obstacle)
 
 
 # --- what the map can serve --------------------------------------------------------------------------------------
@@ -117,6 +117,11 @@ def _unfit(cls: Any, baked: BakedModel, args: tuple[Any, ...], kwargs: Mapping[s
         return f"it was baked as {class_of(baked)}, not as {cls.__name__}"
     if args:
         return "positional arguments for the model's constructor"
+    return unfit_arguments(cls, baked, kwargs)
+
+
+def unfit_arguments(cls: Any, baked: BakedModel, kwargs: Mapping[str, Any]) -> str | None:
+    """Why the map cannot serve a call with these arguments, or None."""
     for key, value in kwargs.items():
         if key in _HARMLESS or key in _CHECKED or not _says_something(key, value):
             continue
@@ -144,7 +149,7 @@ def _unfit_device(kwargs: Mapping[str, Any]) -> str | None:
 
 
 def _unfit_dtype(baked: BakedModel, kwargs: Mapping[str, Any]) -> str | None:
-    asked, have = _spelled(_dtype(kwargs)), baked.manifest.options.get("dtype", "float32")
+    asked, have = spelled(_dtype(kwargs)), baked.manifest.options.get("dtype", "float32")
     return None if asked in ("auto", have) else f"dtype {asked}, and {have} was baked"
 
 
@@ -155,7 +160,7 @@ def _unfit_config(cls: Any, baked: BakedModel, kwargs: Mapping[str, Any]) -> str
     if not isinstance(given, cls.config_class):
         return "a configuration of its own"
     own = cls.config_class.from_pretrained(baked.folder, local_files_only=True)
-    other = _differences(given.to_dict(), own.to_dict())
+    other = differences(given.to_dict(), own.to_dict())
     return f"a configuration with another {other[0]}" if other else None
 
 
@@ -163,12 +168,12 @@ _NAMES = frozenset({"_name_or_path", "name_or_path", "_commit_hash", "dtype", "t
 """Keys of a configuration that say where it came from, or are compared by themselves."""
 
 
-def _differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+def differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     found = []
     for key in sorted({*given, *own} - _NAMES):
         one, other = given.get(key), own.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
-            found += [f"{key}.{inner}" for inner in _differences(one, other)]
+            found += [f"{key}.{inner}" for inner in differences(one, other)]
         elif one != other:
             found.append(key)
     return found
@@ -193,7 +198,7 @@ def _major() -> int:
     return int(transformers.__version__.partition(".")[0])
 
 
-def _spelled(dtype: Any) -> str:
+def spelled(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
@@ -210,14 +215,14 @@ def _mapped(cls: Any, baked: BakedModel, name: Any, kwargs: Mapping[str, Any]) -
     asked = kwargs.get("attn_implementation") or getattr(kwargs.get("config"), "_attn_implementation_internal", None)
     if asked is not None and asked != model.config._attn_implementation:
         raise redirect.NotMappedError(f"attn_implementation={asked!r}, and {model.config._attn_implementation!r} was baked")
-    _rename(model, str(name), hub.commit_of(baked) if hub.repo_of(baked) == name else None)
+    rename(model, str(name), hub.commit_of(baked) if hub.repo_of(baked) == name else None)
     _generation(model, baked, name, kwargs)
     if kwargs.get("device_map") is not None and _major() < 5:
         model.hf_device_map = {"": "cpu"}
     return model
 
 
-def _rename(model: Any, name: str, commit: str | None) -> None:
+def rename(model: Any, name: str, commit: str | None) -> None:
     """Give the model the name that the user passed, as the library does: on its configuration, before its parts copy
     it from there."""
     from transformers import PreTrainedModel
