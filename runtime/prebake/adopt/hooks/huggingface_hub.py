@@ -45,8 +45,11 @@ def install(module: ModuleType) -> None:
     elif name == "_snapshot_download":
         _replace(module, "snapshot_download", _snapshot_download)
         vars(module)["hf_hub_download"] = _original(module.hf_hub_download)  # its own steps
-    elif hasattr(module.HfApi, "resolve_revision"):  # since 1
-        _replace(module.HfApi, "resolve_revision", _from_view)
+    else:
+        if hasattr(module.HfApi, "resolve_revision"):  # since 1
+            _replace(module.HfApi, "resolve_revision", _from_view)
+        _replace(module.HfApi, "list_repo_tree", _list_repo_tree)
+        vars(module)["list_repo_tree"] = module.api.list_repo_tree  # the function of this name
 
 
 def _replace(place: Any, name: str, wrap: Callable[[Function, inspect.Signature], Function]) -> None:
@@ -66,8 +69,8 @@ def _hf_hub_download(original: Function, signature: inspect.Signature) -> Functi
         asked = _Asked.of(signature, args, kwargs)
         if asked is None or (is_inside() and not reads_view()):
             return original(*args, **kwargs)
-        file = "/".join(part for part in (asked.arguments.get("subfolder"), asked.arguments["filename"]) if part)
-        own = is_inside() or redirect.caller() in LIBRARIES
+        file = "/".join(part for part in (asked.arguments.get("subfolder"), asked.arguments.get("filename")) if part)
+        own = is_inside() or _asking() in LIBRARIES
         has = asked.snapshot is not None and (asked.snapshot / file).is_file()
         if own:
             return original(*args, **kwargs) if asked.baked is None else asked.call(original)
@@ -88,7 +91,7 @@ def _snapshot_download(original: Function, signature: inspect.Signature) -> Func
         asked = _Asked.of(signature, args, kwargs)
         if asked is None or (is_inside() and not reads_view()):
             return original(*args, **kwargs)
-        if is_inside() or redirect.caller() in LIBRARIES:
+        if is_inside() or _asking() in LIBRARIES:
             return original(*args, **kwargs) if asked.baked is None else asked.call(original)
         return redirect.serve(
             Load(library="huggingface_hub", function="snapshot_download", uri=asked.uri),
@@ -111,6 +114,34 @@ def _from_view(original: Function, signature: inspect.Signature) -> Function:
     return from_view
 
 
+def _list_repo_tree(original: Function, signature: inspect.Signature) -> Function:
+    """Libraries look for optional files in this list; the application gets the hub's."""
+
+    def list_repo_tree(*args: Any, **kwargs: Any) -> Any:
+        asked = None if is_inside() and not reads_view() else _Asked.of(signature, args, kwargs)
+        if asked is None or asked.baked is None or _asking() not in LIBRARIES:
+            return original(*args, **kwargs)
+        from huggingface_hub.hf_api import RepoFile
+
+        folder = asked.arguments.get("path_in_repo")
+        start, deep = f"{folder}/" if folder else "", asked.arguments.get("recursive")
+        return [
+            RepoFile(path=file.path, size=file.size, oid="")
+            for file in asked.baked.manifest.files
+            if file.path.startswith(start) and (deep or "/" not in file.path[len(start) :])
+        ]
+
+    return list_repo_tree
+
+
+def _asking() -> str:
+    """The package that asks huggingface_hub for something, perhaps through another of its functions."""
+    depth = 2
+    while (package := redirect.caller(depth)) == "huggingface_hub":
+        depth += 1
+    return package
+
+
 class _Asked:
     """A call for a model's repository."""
 
@@ -128,13 +159,13 @@ class _Asked:
     def of(cls, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Asked | None:
         """None for other kinds of repositories, and calls that do not fit the function."""
         try:
-            bound = signature.bind(*args, **kwargs).arguments
+            bound = dict(signature.bind_partial(*args).arguments)
         except TypeError:
             return None
+        bound.update(kwargs)  # also those that the function accepts no more, and ignores
         if bound.get("repo_type") not in (None, "model") or bound.get("dry_run") or "repo_id" not in bound:
             return None
-        flat = dict(bound)
-        return cls(flat | flat.pop("kwargs", {}), signature.parameters)
+        return cls(bound, signature.parameters)
 
     @property
     def snapshot(self) -> Path | None:
@@ -147,8 +178,9 @@ class _Asked:
     def call(self, original: Function) -> Any:
         """The library's function on the view: offline, at the commit that was baked."""
         changed: dict[str, Any] = {"cache_dir": str(self.view), "local_files_only": True, "force_download": False}
-        given = {key: value for key, value in self.arguments.items() if key != "local_dir"}
-        return original(**given | {key: value for key, value in changed.items() if key in self._accepts})
+        given = {key: value for key, value in self.arguments.items() if key not in ("self", "local_dir")}
+        first = [self.arguments["self"]] if "self" in self.arguments else []
+        return original(*first, **given | {key: value for key, value in changed.items() if key in self._accepts})
 
     def file(self, original: Function, file: str) -> Any:
         """One file of the view, or its copy in the caller's folder."""
