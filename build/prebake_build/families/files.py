@@ -47,11 +47,6 @@ def variant(table: Table) -> dict[str, str]:
     return {VARIANT: value} if value is not None else {}
 
 
-def small_files(checkpoint: Path, paths: Iterable[str]) -> tuple[str, ...]:
-    """Those of the checkpoint's files that hold no weights of any framework."""
-    return tuple(path for path in paths if not is_weights(Path(path)) and not path.endswith(OTHER_SUFFIXES))
-
-
 def some(names: Iterable[str]) -> str:
     """The first five names, sorted, and how many more there are."""
     return first_five(sorted(names))
@@ -71,8 +66,10 @@ def file_option(table: Table, *, several: bool) -> Mapping[str, Any]:
     """
     if "file" not in set(table):
         return {}
-    value = table.raw("file")
-    paths = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    value: Any = table.raw("file")
+    paths: list[Any] = (
+        list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    )
     if not paths or not all(isinstance(path, str) for path in paths) or (not several and not isinstance(value, str)):
         form = "a string, a list of strings or a table of strings" if several else "a string"
         raise table.fail("file", f"expected {form}, found {describe(value)}")

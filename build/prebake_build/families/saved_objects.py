@@ -147,7 +147,8 @@ def _order(tensor: torch.Tensor) -> list[int] | None:
     """The dimensions in the order of their strides, if the elements lie densely in that order and not in the usual."""
     if not _is_plain(tensor) or tensor.is_contiguous():
         return None
-    order = sorted(range(tensor.dim()), key=lambda dimension: (-tensor.stride(dimension), dimension))
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda dimension: (-strides[dimension], dimension))
     return order if tensor.permute(order).is_contiguous() else None
 
 
@@ -178,4 +179,7 @@ def _tensors_differ(expected: torch.Tensor, found: torch.Tensor, path: str) -> s
     for what in ("dtype", "shape", "requires_grad"):
         if getattr(expected, what) != getattr(found, what):
             return f"{path}: expected {what} {getattr(expected, what)}, found {getattr(found, what)}"
-    return None
+    if not _is_plain(expected) or identity_of(expected) == identity_of(found):
+        return None  # the proof of the baked folder tells what such tensors are
+    one, other = (tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (expected, found))
+    return None if torch.equal(one, other) else f"{path}: its values differ"

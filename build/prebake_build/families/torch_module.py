@@ -14,8 +14,7 @@ from prebake.documents.table import Table
 from prebake.errors import ConfigError, PrebakeError
 from prebake.families.torch_module import with_folder
 from prebake_build.families.family import BuildFamily, Ordinary, Recipe
-from prebake_build.families.files import file_option, small_files, some, weights_files
-from prebake_build.files.digest import paths_of
+from prebake_build.families.files import file_option, kept_files, some, weights_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +59,7 @@ class TorchBuild(BuildFamily):
         keep: tuple[str, ...] = ()
         if _wants_folder(recipe.class_, arguments, f"{where}.class", allow):
             options["folder"] = True
-            keep = small_files(checkpoint, paths_of(checkpoint, hidden=False))
+            keep = kept_files(checkpoint)
         module = _built(recipe.class_, with_folder(options, checkpoint), f"{where}.class", allow)
         state = without(state, recipe.options.get("ignore", ()), module, where)
         fill(module, completed(state, module), where)

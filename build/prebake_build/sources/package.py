@@ -149,7 +149,7 @@ def _licence(found: Distribution | None) -> str | None:
     if found is None:
         return None
     for key in ("License-Expression", "License"):
-        value = found.metadata.get(key)
+        value = next(iter(found.metadata.get_all(key, [])), "")
         if value and "\n" not in value and len(value) <= 60 and value.upper() != "UNKNOWN":
             return str(value)
     return None

@@ -41,6 +41,7 @@ IN_THE_BOX = {
     "easyocr": "prebake.families.easyocr:EasyOcrFamily",
     "sentence-transformers": "prebake.families.sentence_transformers:SentenceTransformersFamily",
     "diffusers": "prebake.families.diffusers:DiffusersFamily",
+    "timm": "prebake.families.timm:TimmFamily",
     "torch": "prebake.families.torch_module:TorchFamily",
     "tensors": "prebake.families.tensors:TensorsFamily",
 }

@@ -50,9 +50,10 @@ class TensorsFamily:
         from prebake.modules.saved_object import SavedObject, read_shape
         from prebake.weights.tensors import DTYPES
 
-        entries = {name: entry for path in baked.weights for name, entry in read_header(path).entries.items()}
         tensors = {
-            name: torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="meta") for name, entry in entries.items()
+            baked.prefix(path) + name: torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="meta")
+            for path in baked.weights
+            for name, entry in read_header(path).entries.items()
         }
         tensors |= {name: tensors[stored] for name, stored in baked.manifest.weights.aliases.items()}
         return SavedObject(read_shape(baked), tensors).eval()
@@ -61,7 +62,11 @@ class TensorsFamily:
         from prebake.modules.saved_object import SavedObject, read_shape
         from prebake.weights.tensors import aligned, read_tensors
 
-        read = {name: aligned(tensor) for path in baked.weights for name, tensor in read_tensors(path).items()}
+        read = {
+            baked.prefix(path) + name: aligned(tensor)
+            for path in baked.weights
+            for name, tensor in read_tensors(path).items()
+        }
         read |= {name: read[stored] for name, stored in baked.manifest.weights.aliases.items()}
         return SavedObject(read_shape(baked), read).eval()
 

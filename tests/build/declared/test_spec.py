@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from helpers import ROOT
 from prebake.baked.warmup import Inputs, Numbers, Zeros
 from prebake.errors import ConfigError, UnknownModelError
+from prebake.families.family import NAMES
 from prebake_build.declared.spec import ModelSpec, read_spec
 from prebake_build.sources import IN_THE_BOX
 from prebake_build.sources.path import PathSource
 
 DTYPES = "float32, bfloat16, float16, source"
 BLIP = "transformers:BlipForConditionalGeneration"
-NO_FAMILY = "not a known family (expected one of transformers, easyocr, torch)"
+NO_FAMILY = f"not a known family (expected one of {', '.join(NAMES)})"
 NO_SCHEME = f"has no known scheme (expected one of {', '.join(name + ':' for name in IN_THE_BOX)})"
 OTHERS = " (others come with a package that has an entry point of the group prebake.sources)"
 
