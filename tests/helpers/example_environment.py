@@ -18,7 +18,16 @@ from pathlib import Path
 from helpers import ROOT
 from prebake.documents import toml
 
-_LEFT_OUT = ("torchvision", "easyocr", "torchaudio", "prebake", "image_analyzer", "__editable__", "_virtualenv", "distutils")
+_LEFT_OUT = (
+    "torchvision",
+    "easyocr",
+    "torchaudio",
+    "prebake",
+    "image_analyzer",
+    "__editable__",
+    "_virtualenv",
+    "distutils",
+)
 """How the names begin of what is not linked."""
 
 _ENTRIES = {
@@ -58,7 +67,9 @@ def _add_prebake(packages: Path) -> None:
         entries.read_dict(project.get("entry-points", {}))
         folder = packages / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        )
         with (folder / "entry_points.txt").open("w") as file:
             entries.write(file)
 

@@ -34,7 +34,7 @@ def write_repositories(folder: Path, python: Path, names: Iterable[str] = tuple(
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
             written = Path(scratch) / "repository"
-            command = [python, "-W", "ignore", "-m", "helpers.example_models", name, written]
+            command = [str(python), "-W", "ignore", "-m", "helpers.example_models", name, str(written)]
             path = f"{ROOT / 'tests'}:{ROOT / 'build'}"
             subprocess.run(command, env=variables(PYTHONPATH=path, HF_HUB_OFFLINE="1"), check=True, timeout=300)
             written.rename(target)

@@ -32,7 +32,12 @@ def write_embeddings(folder: Path) -> None:
 def write_pictures(folder: Path) -> None:
     """A Stable Diffusion XL with small networks, in both precisions as upstream publishes it."""
     import torch
-    from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        EulerAncestralDiscreteScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     vocabulary = _clip_vocabulary()
@@ -98,10 +103,20 @@ def write_transcripts(folder: Path) -> None:
     torch.manual_seed(0)
     model = WhisperForConditionalGeneration(
         WhisperConfig(
-            vocab_size=len(ids), d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-            decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, decoder_start_token_id=start,
-            bos_token_id=end, eos_token_id=end, pad_token_id=end, init_std=0.6,
-        )  # fmt: skip
+            vocab_size=len(ids),
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            decoder_start_token_id=start,
+            bos_token_id=end,
+            eos_token_id=end,
+            pad_token_id=end,
+            init_std=0.6,
+        )
     )
     model.generation_config = GenerationConfig(
         decoder_start_token_id=start, bos_token_id=end, eos_token_id=end, pad_token_id=end, max_length=32,

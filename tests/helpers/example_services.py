@@ -9,9 +9,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,11 +67,9 @@ class Running:
         while True:
             assert time.monotonic() < deadline, self.log
             assert self.process.poll() is None, self.log
-            try:
+            with suppress(OSError):
                 if self.ask("GET", "/health")[0] == 200:
                     return
-            except OSError:
-                pass
             time.sleep(0.05)
 
     def ask(self, method: str, path: str, document: object = None) -> tuple[int, bytes]:
@@ -115,14 +112,10 @@ def started(
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Ask it to end, and then end its whole session: servers leave workers behind."""
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(15)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -148,4 +141,6 @@ def transcribed(
         list(map(str, command)), cwd=TRANSCRIPTS, env=dict(environment), capture_output=True, text=True, timeout=SECONDS
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return {path.name: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}, done.stdout + done.stderr
+    return {
+        path.name: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))
+    }, done.stdout + done.stderr

@@ -2,7 +2,8 @@
 
 `HubServer` speaks what huggingface_hub 0.34 to 2.4 calls to read a model, as huggingface.co answers it:
 
-- `GET /api/models/REPO[/revision/REV]` (with `?blobs=true`: sizes and hashes) and `GET /api/models/REPO/tree/REV[/FOLDER]`;
+- `GET /api/models/REPO[/revision/REV]` (with `?blobs=true`: sizes and hashes) and
+  `GET /api/models/REPO/tree/REV[/FOLDER]`;
 - `HEAD` and `GET /REPO/resolve/REV/FILE`: `ETag`, `X-Repo-Commit`; large files answer 302 to another origin
   (the CDN) with `X-Linked-Size` and `X-Linked-Etag`; `Range` is honoured;
 - `X-Error-Code` of RepoNotFound, RevisionNotFound, EntryNotFound and GatedRepo, with the status that goes with it.
@@ -172,7 +173,9 @@ class HubServer(Server):
         if found[1] != self.repo or (self.private and not has_access):
             # Without a token the hub does not say whether a repository exists.
             return _error(404 if request.authorization else 401, "RepoNotFound", "Repository not found")
-        revision, _, folder = (found[3] or "main").partition("/") if found[2] == "tree" else (found[3] or "main", "", "")
+        revision, _, folder = (
+            (found[3] or "main").partition("/") if found[2] == "tree" else (found[3] or "main", "", "")
+        )
         if revision != self.commit and revision not in self.branches:
             return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if found[2] == "tree":

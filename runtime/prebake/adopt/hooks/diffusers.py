@@ -33,9 +33,9 @@ _HARMLESS = frozenset({
 })  # fmt: skip
 """Where the files come from, and how they are read: the result is the same with any value."""
 _DTYPES = ("dtype", "torch_dtype")
-_CHANGING = ("custom_pipeline", "device_map", "from_flax", "load_connected_pipeline", "max_memory", "output_loading_info",
-             "provider", "provider_options", "quantization_config", "sess_options", "use_flashpack",
-             "use_onnx")  # fmt: skip
+_CHANGING = ("custom_pipeline", "device_map", "from_flax", "load_connected_pipeline", "max_memory",
+             "output_loading_info", "provider", "provider_options", "quantization_config", "sess_options",
+             "use_flashpack", "use_onnx")  # fmt: skip
 """Change the result, or what it is made of."""
 
 
@@ -80,7 +80,7 @@ def _pipeline(original: Any, cls: Any, name: Any, kwargs: dict[str, Any]) -> Any
     return redirect.serve(
         load,
         baked=baked,
-        unfit=baked and _unfit(baked, kwargs),
+        unfit=_unfit(baked, kwargs) if baked else None,
         mapped=lambda baked: _mapped(original, cls, baked, name, kwargs),
         folder=lambda baked: _on_view(original, cls, baked, name, kwargs),
         original=lambda: original(cls, name, **kwargs),
@@ -205,7 +205,9 @@ def _network(original: Any, cls: Any, name: Any, kwargs: dict[str, Any]) -> Any:
         uri=from_hub.uri_of(name, kwargs.get("revision")),
         class_=f"{FAMILY}:{cls.__name__}",
         detail={key: kwargs[key] for key in ("subfolder", "variant") if kwargs.get(key)},
-        obstacle="a single network of diffusers: bake the pipeline that it is part of" if redirect.observing() else None,
+        obstacle="a single network of diffusers: bake the pipeline that it is part of"
+        if redirect.observing()
+        else None,
     )
     baked = redirect.find(load)
     if baked is not None and baked.manifest.family != FAMILY:
@@ -213,7 +215,7 @@ def _network(original: Any, cls: Any, name: Any, kwargs: dict[str, Any]) -> Any:
     return redirect.serve(
         load,
         baked=baked,
-        unfit=baked and _unfit_network(baked, subfolder, kwargs),
+        unfit=_unfit_network(baked, subfolder, kwargs) if baked else None,
         mapped=lambda baked: _one(cls, baked, name, subfolder, kwargs),
         folder=lambda baked: _on_view(original, cls, baked, name, kwargs),
         original=lambda: original(cls, name, **kwargs),

@@ -76,7 +76,7 @@ def _hf_hub_download(original: Function, signature: inspect.Signature) -> Functi
             return original(*args, **kwargs) if asked.baked is None else asked.call(original)
         return redirect.serve(
             Load(library="huggingface_hub", function="hf_hub_download", uri=asked.uri, detail={"file": file},
-                 reason=asked.baked and not has and f"the baked model has no {file}" or None),
+                 reason=(asked.baked and not has and f"the baked model has no {file}") or None),
             baked=asked.baked if has else None,
             folder=lambda baked: asked.file(original, file),
             original=lambda: original(*args, **kwargs),

@@ -36,14 +36,15 @@ def install(module: ModuleType) -> None:
         return
 
     @functools.wraps(original)
-    def __init__(self: Any, model_name_or_path: Any = None, *args: Any, **kwargs: Any) -> None:
+    def construct(self: Any, model_name_or_path: Any = None, *args: Any, **kwargs: Any) -> None:
         name = model_name_or_path
         if not name or not redirect.applies():
-            return original(self, name, *args, **kwargs)
-        return _served(original, self, name, args, kwargs)
+            original(self, name, *args, **kwargs)
+        else:
+            _served(original, self, name, args, kwargs)
 
-    __init__._prebake = True  # type: ignore[attr-defined]
-    cls.__init__ = __init__
+    construct._prebake = True  # type: ignore[attr-defined]
+    cls.__init__ = construct
 
 
 def _served(original: Any, self: Any, name: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -56,7 +57,8 @@ def _served(original: Any, self: Any, name: Any, args: tuple[Any, ...], kwargs: 
     )
     baked = redirect.find(load)
     if baked is not None and baked.manifest.family != FAMILY:
-        return original(self, name, *args, **kwargs)  # its network is loaded through transformers, and served there
+        original(self, name, *args, **kwargs)  # its network is loaded through transformers, and served there
+        return
     before = dict(vars(self))
 
     def by_itself(baked: BakedModel) -> None:
@@ -64,7 +66,7 @@ def _served(original: Any, self: Any, name: Any, args: tuple[Any, ...], kwargs: 
         with inside(view=True):
             original(self, from_hub.name_for(baked, name), *args, **kwargs)
 
-    return redirect.serve(
+    redirect.serve(
         load,
         baked=baked,
         mapped=lambda baked: _mapped(original, self, baked, name, args, kwargs),

@@ -11,6 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,8 @@ from prebake.baked.model import BakedModel
 FAMILY = "tensors"
 _PACKAGE, _URL = "package:", "url:"
 _SITES = ("site-packages", "dist-packages")
-_OWN = LIBRARIES | {"torch", "torchvision", "torchaudio"}
+OWN = LIBRARIES | {"torch", "torchvision", "torchaudio", "safetensors"}
+"""Packages that load files on the way to something else."""
 
 
 def install(module: ModuleType) -> None:
@@ -39,8 +41,8 @@ def install(module: ModuleType) -> None:
 def _load(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load(f: Any = None, map_location: Any = None, pickle_module: Any = None, **kwargs: Any) -> Any:
-        path = _path(f)
-        if path is None or not redirect.applies() or redirect.caller() in _OWN:
+        path = path_of(f)
+        if path is None or not redirect.applies() or redirect.caller() in OWN:
             return original(f, map_location, pickle_module, **kwargs)
         return served(
             Load(library="torch", function="torch.load", uri=source_of(path), class_=FAMILY),
@@ -68,34 +70,42 @@ def _from_url(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_state_dict_from_url
 
 
-def served(
-    load: Load, *, original: Callable[[], Any], unfit: str | None = None, map_location: Any = None
-) -> Any:
+def served(load: Load, *, original: Callable[[], Any], unfit: str | None = None, map_location: Any = None) -> Any:
     """The tensors of the load's file: mapped, or by the library's function; where they belong on a device, there."""
-    baked = _baked(load, catalogue()) if not redirect.observing() else None
+    unfit = unfit or _unfit_place(map_location)
+    baked = None if redirect.observing() else _baked(load, catalogue())
+    if baked is not None and unfit is not None:  # a baked folder has no file that these functions read
+        baked, load = None, replace(load, reason=unfit)
     return redirect.serve(
         load,
         original=original,
         baked=baked,
-        unfit=unfit,
         mapped=lambda baked: _mapped(baked, map_location),
     )
 
 
 def _baked(load: Load, known: Catalogue) -> BakedModel | None:
-    found = known.matches(load.uri) if load.uri is not None else ()
+    """The model of this source; `models.toml` may add the sum of a URL's file to it."""
+    found = known.matches(str(load.uri)) or [
+        baked for baked in known.models if baked.manifest.source.uri.partition("#")[0] == load.uri
+    ]
     return next((baked for baked in found if baked.manifest.family == FAMILY), None)
 
 
 def _mapped(baked: BakedModel, map_location: Any) -> Any:
     import torch
 
-    if map_location is not None and not isinstance(map_location, (str, torch.device)):
-        raise redirect.NotMappedError(f"map_location is a {type(map_location).__name__}")
     module: Any = redirect.module_of(baked)
     if map_location is not None and torch.device(map_location).type != "cpu":
         module = module.to(map_location)
     return module.object()
+
+
+def _unfit_place(map_location: Any) -> str | None:
+    import torch
+
+    known = map_location is None or isinstance(map_location, (str, torch.device))
+    return None if known else f"map_location is a {type(map_location).__name__}"
 
 
 def _unfit(kwargs: Mapping[str, Any]) -> str | None:
@@ -104,7 +114,7 @@ def _unfit(kwargs: Mapping[str, Any]) -> str | None:
     return sorted(left)[0] if left else None
 
 
-def _path(file: Any) -> Path | None:
+def path_of(file: Any) -> Path | None:
     """The path of a file that is named, or open at its beginning."""
     if isinstance(file, (str, os.PathLike)):
         name: Any = os.fspath(file)
