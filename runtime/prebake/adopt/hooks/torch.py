@@ -35,7 +35,7 @@ def install(module: ModuleType) -> None:
         return
     module.load = module.serialization.load = _load(module.load)  # type: ignore[attr-defined]
     hub = module.hub
-    hub.load_state_dict_from_url = hub.load_url = _from_url(hub.load_state_dict_from_url)  # type: ignore[attr-defined]
+    hub.load_state_dict_from_url = hub.load_url = _from_url(hub.load_state_dict_from_url)
 
 
 def _load(original: Callable[..., Any]) -> Callable[..., Any]:
