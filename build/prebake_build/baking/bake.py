@@ -25,7 +25,7 @@ from prebake.documents.table import canonical_json
 from prebake.errors import ConfigError, DocumentError, IntegrityError, PrebakeError
 from prebake_build.baking.isolation import isolated
 from prebake_build.baking.worker import Job
-from prebake_build.baking.writer import alone_in, new_folder
+from prebake_build.baking.writer import alone_in, new_folder, write_view
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import Lock, resolution
 from prebake_build.declared.spec import ModelSpec, Spec
@@ -41,14 +41,19 @@ FORMAT = 3
 def bake(spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, output: Path, *, force: bool) -> list[Path]:
     """Bake the named models (default: all) into `output/NAME` and return the folders, in the file's order.
 
+    Beside the models from the hub stands a view of them in the layout of its cache (`prebake.baked.hub`).
+
     Without a lock, or if the lock marks a model as unresolved, the source is resolved now, with a warning. An existing
     folder with the same source, recipe and converter is kept, unless `force`. Raises PrebakeError; then models that
     were already baked stay, and so does the previous folder of the failing model.
     """
     models = spec.select(names)
     with alone_in(output):
-        return [_bake_one(spec, model, lock, cache, output, force, f"[{i}/{len(models)}] {model.name}")
-                for i, model in enumerate(models, 1)]  # fmt: skip
+        try:
+            return [_bake_one(spec, model, lock, cache, output, force, f"[{i}/{len(models)}] {model.name}")
+                    for i, model in enumerate(models, 1)]  # fmt: skip
+        finally:
+            write_view(output)
 
 
 def _bake_one(

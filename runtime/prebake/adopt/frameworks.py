@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
-from prebake.adopt import ENV_SERVICE
+from prebake.adopt import ENV_REPORT, ENV_SERVICE
 from prebake.families import compat
 from prebake.startup import quickstart, readahead
 from prebake.telemetry import timeline
+
+if TYPE_CHECKING:
+    from prebake.adopt.report import Reporter
 
 PAUSE = 10.0
 """Seconds. Imports of frameworks take less; a process that only imports them must not grow for ever."""
@@ -27,10 +31,10 @@ class _State:
     begun = False
 
 
-def importing(name: str) -> Iterator[None]:
+def importing(name: str) -> AbstractContextManager[object]:
     """The span of a framework's import, for `imports.around_import`. The first call prepares the process."""
     begin()
-    return _importing(name)  # type: ignore[return-value]
+    return _importing(name)
 
 
 @contextmanager
@@ -50,6 +54,10 @@ def begin() -> None:
     if not _claim("readahead"):
         os.environ.pop(readahead.ENV, None)  # another process of this service reads ahead
     quickstart.begin()
+    if os.environ.get(ENV_REPORT):
+        from prebake.adopt import report
+
+        _reporters.append(report.begin(_claim("report")))
     quickstart.collector.pause(_PAUSED)
     timer = threading.Timer(PAUSE, settle)
     timer.daemon, timer.name = True, "prebake-settle"
@@ -59,6 +67,17 @@ def begin() -> None:
 def settle() -> None:
     """Let the garbage collector run again: the frameworks are imported. Safe to call again."""
     quickstart.collector.resume(_PAUSED)
+
+
+def loaded() -> None:
+    """A load has ended."""
+    settle()
+    for reporter in _reporters:
+        if reporter is not None:
+            reporter.loaded()
+
+
+_reporters: list[Reporter | None] = []
 
 
 _claims: list[object] = []
@@ -87,3 +106,17 @@ def _claim(task: str) -> bool:
         return False
     _claims.append(claimed)
     return True
+
+
+def _after_fork_in_child() -> None:
+    """A child has neither the threads nor the timer of its parent: it reports for itself, under its own process id."""
+    _State.lock = threading.Lock()
+    _reporters.clear()
+    if _State.begun and os.environ.get(ENV_REPORT):
+        from prebake.adopt import report
+
+        _reporters.append(report.begin(False))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

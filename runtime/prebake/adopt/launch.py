@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from prebake.adopt import ENV_OFF, ENV_REPORT, ENV_SERVICE, ENV_STRICT
 from prebake.baked import layout
@@ -32,7 +31,7 @@ def environment(
     """The command's environment: the given one and what prepares its processes.
 
     With `PREBAKE=0` in it, nothing is added. Raises DocumentError or ConfigError if a manifest cannot be read, and
-    ConfigError if `strict` and no model is baked.
+    ConfigError for a wrong report address, or if `strict` and no model is baked.
     """
     added = dict(given)
     if given.get(ENV_OFF) == "0":
@@ -47,6 +46,10 @@ def environment(
         added[ENV_OFFLINE] = "1"
     if report is not None:
         added[ENV_REPORT] = report
+    if added.get(ENV_REPORT):
+        from prebake.adopt.address import Address
+
+        Address.parse(added[ENV_REPORT], "--report" if report is not None else ENV_REPORT)
     _use_view(added, strict=added.get(ENV_STRICT) == "1")
     return added
 
@@ -84,7 +87,7 @@ def _has_cache(given: Mapping[str, str]) -> bool:
         return False
 
 
-def execute(command: Sequence[str], env: Mapping[str, str]) -> NoReturn | int:
+def execute(command: Sequence[str], env: Mapping[str, str]) -> int:
     """Replace this process with the command; returns an exit code, after a message, only if that is impossible."""
     for ignored in ("SIGPIPE", "SIGXFSZ", "SIGXFZ"):  # Python ignores them, and the command would inherit that
         if hasattr(signal, ignored):
@@ -92,7 +95,7 @@ def execute(command: Sequence[str], env: Mapping[str, str]) -> NoReturn | int:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        os.execvpe(command[0], list(command), dict(env))
+        os.execvpe(command[0], list(command), dict(env))  # noqa: S606
     except (FileNotFoundError, NotADirectoryError):
         code, why = NOT_FOUND, "command not found"
         if Path(command[0]).exists():  # a script whose interpreter is missing

@@ -125,10 +125,11 @@ def module_of(baked: BakedModel) -> nn.Module:
 
 prefetch = Prefetch()
 
+under_way: dict[object, str] = {}
+"""Loads that have begun and not ended, by what is loaded."""
 
-def _by_itself(
-    load: Load, original: Callable[[], T], complete: Callable[[Load, T], Load] | None, began: float
-) -> T:
+
+def _by_itself(load: Load, original: Callable[[], T], complete: Callable[[Load, T], Load] | None, began: float) -> T:
     models = () if observing() else catalogue().models
     why = load.obstacle or load.reason or f"baked: {catalogue().described}" if models else "no model is baked"
     if strict() and not observing():
@@ -146,24 +147,27 @@ def _by_itself(
 
 def _done(load: Load, began: float) -> None:
     record(replace(load, seconds=time.monotonic() - began))
-    frameworks.settle()
+    frameworks.loaded()
 
 
 @contextmanager
 def _paused(load: Load) -> Iterator[None]:
     """Pause the collector and record the span, for one load."""
     token = object()
+    under_way[token] = load.model or load.subject
     collector.pause(token)
     try:
         with timeline.span("load", load.model or load.subject):
             yield
     finally:
         collector.resume(token)
+        under_way.pop(token, None)
 
 
 def _after_fork_in_child() -> None:
     global prefetch  # its thread is not in the child
     prefetch = Prefetch()
+    under_way.clear()
 
 
 if hasattr(os, "register_at_fork"):

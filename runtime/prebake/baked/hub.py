@@ -13,7 +13,6 @@ so it can be copied, mounted read-only and read by any user.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -130,9 +129,9 @@ def write(view: View, folder: Path, models: str) -> None:
 def is_complete(view: View, folder: Path, root: Path) -> bool:
     """Whether the folder holds this view: every link leads to its file, every ref to its commit."""
     try:
-        return all(
-            (folder / path).read_text(encoding="ascii") == commit for path, commit in view.refs.items()
-        ) and all(os.path.samefile(folder / path, root / target) for path, target in view.links.items())
+        return all((folder / path).read_text(encoding="ascii") == commit for path, commit in view.refs.items()) and all(
+            (folder / path).samefile(root / target) for path, target in view.links.items()
+        )
     except (OSError, ValueError):
         return False
 

@@ -126,7 +126,7 @@ def _list_repo_tree(original: Function, signature: inspect.Signature) -> Functio
         folder = asked.arguments.get("path_in_repo")
         start, deep = f"{folder}/" if folder else "", asked.arguments.get("recursive")
         return [
-            RepoFile(path=file.path, size=file.size, oid="")
+            RepoFile(path=file.path, size=file.size, oid="")  # type: ignore[no-untyped-call]
             for file in asked.baked.manifest.files
             if file.path.startswith(start) and (deep or "/" not in file.path[len(start) :])
         ]
@@ -192,7 +192,7 @@ class _Asked:
         """The view's folder of the commit, or its copy in the caller's folder."""
         if self.arguments.get("local_dir") is None:
             return self.call(original)
-        from huggingface_hub.utils import filter_repo_objects
+        from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
         source, target = Path(str(self.snapshot)), Path(self.arguments["local_dir"])
         files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())

@@ -66,7 +66,7 @@ def _served(original: Any, cls: Any, name: Any, args: tuple[Any, ...], kwargs: d
     return redirect.serve(
         load,
         baked=baked,
-        unfit=baked and _unfit(cls, baked, args, kwargs),
+        unfit=_unfit(cls, baked, args, kwargs) if baked else None,
         mapped=lambda baked: _mapped(cls, baked, name, kwargs),
         folder=lambda baked: original(cls, *_on_folder(baked, args, kwargs)[0], **_on_folder(baked, args, kwargs)[1]),
         original=lambda: original(cls, name, *args, **kwargs),
@@ -214,7 +214,9 @@ def _mapped(cls: Any, baked: BakedModel, name: Any, kwargs: Mapping[str, Any]) -
     model: Any = redirect.module_of(baked)
     asked = kwargs.get("attn_implementation") or getattr(kwargs.get("config"), "_attn_implementation_internal", None)
     if asked is not None and asked != model.config._attn_implementation:
-        raise redirect.NotMappedError(f"attn_implementation={asked!r}, and {model.config._attn_implementation!r} was baked")
+        raise redirect.NotMappedError(
+            f"attn_implementation={asked!r}, and {model.config._attn_implementation!r} was baked"
+        )
     rename(model, str(name), hub.commit_of(baked) if hub.repo_of(baked) == name else None)
     _generation(model, baked, name, kwargs)
     if kwargs.get("device_map") is not None and _major() < 5:
@@ -254,6 +256,9 @@ def _has_file(baked: BakedModel) -> bool:
 
 def _on_folder(baked: BakedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Arguments for the library's own function on the baked folder, which has one set of weights, in safetensors."""
-    left = {key: value for key, value in kwargs.items()
-            if key not in ("revision", "variant", "cache_dir", "force_download", "use_safetensors", "_commit_hash")}
+    left = {
+        key: value
+        for key, value in kwargs.items()
+        if key not in ("revision", "variant", "cache_dir", "force_download", "use_safetensors", "_commit_hash")
+    }
     return [str(baked.folder), *args], left | {"local_files_only": True}  # fmt: skip

@@ -30,8 +30,8 @@ def _chain():  # type: ignore[no-untyped-def]
     sys.path[:] = [place for place in sys.path if place != here]
     if external.PathFinder.find_spec("sitecustomize") is not None:
         del sys.modules["sitecustomize"]
-        import sitecustomize  # noqa: F401  # replaces this module
+        import sitecustomize  # type: ignore[import-not-found]  # noqa: F401  # replaces this module
 
 
-_prepare()
-_chain()
+_prepare()  # type: ignore[no-untyped-call]
+_chain()  # type: ignore[no-untyped-call]
