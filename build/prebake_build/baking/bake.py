@@ -29,6 +29,7 @@ from prebake_build.baking.writer import alone_in, new_folder, write_view
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import Lock, resolution
 from prebake_build.declared.spec import ModelSpec, Spec
+from prebake_build.families.family import MARKS
 from prebake_build.sources import Resolved, TellsOptions
 from prebake_build.sources import Source as Upstream
 
@@ -119,12 +120,24 @@ def _is_up_to_date(place: Path, recipe: str) -> bool:
 
 
 def _infer_family(model: ModelSpec, checkpoint: Path) -> str:
+    for mark, family in MARKS.items():
+        if (checkpoint / mark).is_file():
+            return family
+    if _is_of_timm(checkpoint / "config.json"):
+        return "timm"
     if (checkpoint / "config.json").is_file() or (checkpoint / "adapter_config.json").is_file():
         return "transformers"
     raise ConfigError(
         f"models.{model.name}.class: cannot be inferred, since the checkpoint has no config.json: "
         'add class = "torch:package.module:factory"'
     )
+
+
+def _is_of_timm(config: Path) -> bool:
+    try:
+        return "pretrained_cfg" in json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _loading(model: ModelSpec) -> Loading:

@@ -19,8 +19,8 @@ from prebake.documents.messages import nearest, quote, reason
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, UnknownModelError
 from prebake.families.family import GROUP, family_names
-from prebake_build.families.family import DTYPES, BuildFamily, build_family, families_with
-from prebake_build.sources import Source, open_source
+from prebake_build.families.family import DTYPES, BuildFamily, build_family, families_with, wanted_of
+from prebake_build.sources import ChoosesFiles, Source, open_source
 
 T = TypeVar("T")
 
@@ -76,7 +76,11 @@ class Spec:
 
     def open(self, model: ModelSpec) -> Source:
         """The source of one of the models; paths are relative to the folder of `models.toml`."""
-        return open_source(model.source, base=self.path.parent, where=f"{self.path}: models.{model.name}.source")
+        where = f"{self.path}: models.{model.name}"
+        source = open_source(model.source, base=self.path.parent, where=f"{where}.source")
+        if isinstance(source, ChoosesFiles):
+            return source.wanting(wanted_of(model.family, model.options, f"{where}.class"))
+        return source
 
 
 def read_spec(path: Path) -> Spec:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, DocumentError, PrebakeError, SourceError
 from prebake_build.families.family import BuildFamily, Ordinary, Recipe
-from prebake_build.families.files import VARIANT, kept_files, variant
+from prebake_build.families.files import VARIANT, check_variant, kept_files, variant
 from prebake_build.families.transformers import config_text
+from prebake_build.sources.selection import DIFFUSERS, Wanted
 
 
 class DiffusersBuild(BuildFamily):
@@ -26,11 +26,14 @@ class DiffusersBuild(BuildFamily):
         """`variant`: which of the published weights to use, such as `fp16`."""
         return variant(table)
 
+    def hub(self, options: Mapping[str, Any]) -> Wanted:
+        return Wanted(weights=DIFFUSERS, index="model_index.json", folders=_folders, variant=options.get(VARIANT))
+
     def load(self, recipe: Recipe, checkpoint: Path) -> Ordinary:
         import torch
 
         from prebake.families.diffusers import INDEX, assembled, components, networks
-        from prebake_build.families.state_dicts import first_line, refusal
+        from prebake_build.families.state_dicts import load_error
 
         where = f"models.{recipe.name}"
         if not (checkpoint / INDEX).is_file():
@@ -40,18 +43,14 @@ class DiffusersBuild(BuildFamily):
         except DocumentError as error:
             raise SourceError(str(error)) from error
         class_ = recipe.class_ or json.loads((checkpoint / INDEX).read_text(encoding="utf-8"))["_class_name"]
+        check_variant(checkpoint, recipe.options, where)
         given = {} if recipe.dtype == "source" else {"dtype": getattr(torch, recipe.dtype)}
         try:
             pipeline = assembled(checkpoint, class_, **given, **dict(recipe.options))
         except (ImportError, PrebakeError):
             raise
         except Exception as error:  # the library raises any exception
-            cause: BaseException | None = error
-            while cause is not None:
-                if isinstance(cause, pickle.UnpicklingError):
-                    raise refusal(cause, where) from error
-                cause = cause.__cause__ or cause.__context__
-            raise SourceError(f"{where}: {class_} cannot load this checkpoint: {first_line(error)}") from error
+            raise load_error(error, where, class_) from error
         module: Any = networks(pipeline)
         dtypes = {name: str(part.dtype).removeprefix("torch.") for name, part in module.items()}
         return Ordinary(
@@ -63,6 +62,15 @@ class DiffusersBuild(BuildFamily):
             weights={f"{name}/{_weights_name(part)}": f"{name}." for name, part in module.items()},
             requires=("torch", "transformers", "diffusers"),
         )
+
+
+def _folders(text: str, where: str) -> list[str]:
+    """The folders of the components that a `model_index.json` lists. Raises SourceError if it is malformed."""
+    try:
+        names = [name for name, value in json.loads(text).items() if isinstance(value, list) and any(value)]
+    except (ValueError, AttributeError) as error:
+        raise SourceError(f"{where}: is not the index of a pipeline: {error}") from error
+    return [f"{name}/" for name in names if name.isidentifier()]
 
 
 def _weights_name(part: Any) -> str:

@@ -18,6 +18,7 @@ from prebake.documents.messages import one_line, quote
 from prebake.documents.table import Table
 from prebake.errors import ConfigError
 from prebake.families.family import NAMES, family_class
+from prebake_build.sources.selection import Wanted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,6 +83,10 @@ class BuildFamily:
         """
         return {}
 
+    def hub(self, options: Mapping[str, Any]) -> Wanted:
+        """Which files of a hub's repository its models need, given what `options` returned."""
+        return Wanted(files=declared_files(options), variant=options.get("variant"))
+
     def load(self, recipe: Recipe, checkpoint: Path) -> Ordinary:
         """Load the checkpoint by its own framework, into a module in evaluation mode: the reference for the proof.
 
@@ -104,6 +109,24 @@ def build_family(name: str, where: str) -> BuildFamily:
     if not isinstance(family, BuildFamily):
         raise ConfigError(f"{where}: {named} is not a BuildFamily (see prebake_build.families.family)")
     return family
+
+
+def declared_files(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files of weights that the option `file` names: a path, a list of paths, or a table of paths."""
+    value = options.get("file", [])
+    paths = value.values() if isinstance(value, Mapping) else [value] if isinstance(value, str) else value
+    return tuple(paths)
+
+
+MARKS = {"model_index.json": "diffusers"}
+"""File of a checkpoint → the family that it tells, where `class` is left out."""
+
+
+def wanted_of(family: str | None, options: Mapping[str, Any], where: str) -> Wanted:
+    """Which files of a hub's repository a model needs; without a family, those of the family that the files tell."""
+    if family is not None:
+        return build_family(family, where).hub(options)
+    return Wanted(instead={mark: build_family(name, where).hub({}) for mark, name in MARKS.items()})
 
 
 def families_with(key: str) -> list[str]:

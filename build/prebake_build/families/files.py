@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,17 @@ VARIANT = "variant"
 """Key of a model's table: which of the published weights to use."""
 OTHER_SUFFIXES = (".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".tflite", ".zip")
 """Weights of other frameworks, which are neither read nor copied."""
+
+
+def check_variant(checkpoint: Path, options: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError if a variant is declared whose weights the checkpoint lacks."""
+    value = options.get(VARIANT)
+    weights = [path.name for path in checkpoint.rglob("*") if is_weights(path)]
+    if value is not None and not any(f".{value}." in name or f".{value}-" in name for name in weights):
+        raise ConfigError(
+            f"{where}.{VARIANT}: the checkpoint has no weights of the variant {quote(value)} (it has {some(weights)}): "
+            "if it was locked before this key was written, run `prebake lock` again"
+        )
 
 
 _INDEX = re.compile(r".*\.(?:safetensors|bin)(?:\.\w+)?\.index(?:\.\w+)?\.json")
@@ -82,7 +94,8 @@ def file_option(table: Table, *, several: bool) -> Mapping[str, Any]:
 
 
 def weights_files(checkpoint: Path, declared: Any, where: str, *, several: bool = True) -> list[tuple[str, Path]]:
-    """The declared files of weights, or the only one that there is: pairs of a prefix for its names, and its path.
+    """The declared files of weights, or the only one that there is, or the shards of the only index: pairs of a prefix
+    for its names, and its path.
 
     `declared` is the value of `file_option`, or None. Raises ConfigError if a file is not there, or if none is declared
     and the checkpoint has none or several.
@@ -90,6 +103,8 @@ def weights_files(checkpoint: Path, declared: Any, where: str, *, several: bool 
     found = sorted(path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file())
     candidates = [path for path in found if is_weights(Path(path))]
     if declared is None:
+        if several and (shards := _shards(checkpoint, candidates)):
+            return [("", checkpoint / path) for path in shards]
         if len(candidates) != 1:
             way_out = f': add file = "…"{" or a list" if several else ""} to choose' if candidates else ""
             raise ConfigError(
@@ -108,3 +123,17 @@ def weights_files(checkpoint: Path, declared: Any, where: str, *, several: bool 
                 f"{where}.file: the checkpoint has no {quote(path)} (it has {listed}){nearest(path, candidates)}"
             )
     return [(prefix, checkpoint / path) for prefix, path in pairs]
+
+
+def _shards(checkpoint: Path, candidates: list[str]) -> list[str]:
+    """The candidates other than an index, if there is one index, and it lists exactly these."""
+    indexes = [path for path in candidates if _INDEX.fullmatch(Path(path).name)]
+    if len(indexes) != 1:
+        return []
+    try:
+        listed = set(json.loads((checkpoint / indexes[0]).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    folder = indexes[0][: indexes[0].rfind("/") + 1]
+    shards = [path for path in candidates if path != indexes[0]]
+    return shards if {folder + str(name) for name in listed} == set(shards) else []

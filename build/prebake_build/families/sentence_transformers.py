@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from prebake.errors import ConfigError, PrebakeError, SourceError
 from prebake_build.families.family import BuildFamily, Ordinary, Recipe
 from prebake_build.families.files import kept_files
 from prebake_build.families.transformers import config_text
+from prebake_build.sources.selection import Wanted
 
 _OWN = re.compile(r"sentence_transformers(\.\w+)+", re.ASCII)
 
@@ -24,11 +24,14 @@ class SentenceTransformersBuild(BuildFamily):
     pattern = re.compile(r"SentenceTransformer")
     no_inputs = "takes texts, not tensors"
 
+    def hub(self, options: Mapping[str, Any]) -> Wanted:
+        return Wanted(index="modules.json", folders=_folders)
+
     def load(self, recipe: Recipe, checkpoint: Path) -> Ordinary:
         import torch
 
         from prebake.families.sentence_transformers import assembled, networks
-        from prebake_build.families.state_dicts import first_line, refusal
+        from prebake_build.families.state_dicts import load_error
 
         where = f"models.{recipe.name}"
         folders = module_folders(checkpoint, where)
@@ -38,14 +41,7 @@ class SentenceTransformersBuild(BuildFamily):
         except (ImportError, PrebakeError):
             raise
         except Exception as error:  # the library raises any exception
-            cause: BaseException | None = error
-            while cause is not None:
-                if isinstance(cause, pickle.UnpicklingError):
-                    raise refusal(cause, where) from error
-                cause = cause.__cause__ or cause.__context__
-            raise SourceError(
-                f"{where}: SentenceTransformer cannot load this checkpoint: {first_line(error)}"
-            ) from error
+            raise load_error(error, where, "SentenceTransformer") from error
         module = networks(model, made)
         texts = {}
         for path, part in made.items():
@@ -64,6 +60,10 @@ class SentenceTransformersBuild(BuildFamily):
             weights=_weights(model, made, folders),
             requires=("torch", "transformers", "sentence_transformers"),
         )
+
+
+def _folders(text: str, where: str) -> list[str]:
+    return [f"{entry['path']}/" if entry["path"] else "" for entry in modules_of(text, where)]
 
 
 def module_folders(checkpoint: Path, where: str) -> dict[str, str]:

@@ -123,6 +123,16 @@ def refusal(error: pickle.UnpicklingError, where: str) -> SourceError:
     )
 
 
+def load_error(error: BaseException, where: str, what: str) -> SourceError:
+    """The error for whatever a library raised while it loaded a checkpoint as `what`."""
+    cause: BaseException | None = error
+    while cause is not None:  # libraries wrap the pickle's error in others
+        if isinstance(cause, pickle.UnpicklingError):
+            return refusal(cause, where)
+        cause = cause.__cause__ or cause.__context__
+    return SourceError(f"{where}: {what} cannot load this checkpoint: {first_line(error)}")
+
+
 def cast(state: StateDict, dtype: torch.dtype) -> StateDict:
     """A copy with every floating-point tensor in `dtype`; tied tensors stay tied."""
     done: dict[tuple[object, ...], torch.Tensor] = {}

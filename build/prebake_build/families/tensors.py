@@ -10,8 +10,9 @@ from typing import Any
 from prebake.documents.table import Table
 from prebake.errors import IntegrityError
 from prebake.families.tensors import CLASS
-from prebake_build.families.family import BuildFamily, Ordinary, Recipe
+from prebake_build.families.family import BuildFamily, Ordinary, Recipe, declared_files
 from prebake_build.families.files import file_option, weights_files
+from prebake_build.sources.selection import ANY, Wanted
 
 
 class TensorsBuild(BuildFamily):
@@ -23,6 +24,9 @@ class TensorsBuild(BuildFamily):
     def options(self, table: Table) -> Mapping[str, Any]:
         """`file`: which file of the checkpoint, where it has several."""
         return file_option(table, several=False)
+
+    def hub(self, options: Mapping[str, Any]) -> Wanted:
+        return Wanted(weights=ANY, files=declared_files(options))
 
     def load(self, recipe: Recipe, checkpoint: Path) -> Ordinary:
         import torch

@@ -14,6 +14,7 @@ from prebake.errors import ConfigError, PrebakeError, SourceError
 from prebake_build.families.family import BuildFamily, Ordinary, Recipe
 from prebake_build.families.files import WEIGHT_SUFFIXES, is_weights, kept_files, some
 from prebake_build.families.torch_module import plain_arguments
+from prebake_build.sources.selection import OPEN_CLIP, Wanted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +36,9 @@ class TimmBuild(BuildFamily):
             if name in arguments:
                 raise table.fail(f"arguments.{name}", "is not an argument here: `source` says where the weights are")
         return {"arguments": arguments}
+
+    def hub(self, options: Mapping[str, Any]) -> Wanted:
+        return Wanted(weights=("model.safetensors", "pytorch_model.bin", *OPEN_CLIP))
 
     def load(self, recipe: Recipe, checkpoint: Path) -> Ordinary:
         import torch
@@ -77,7 +81,7 @@ def _pretrained(class_: str, checkpoint: Path, arguments: Mapping[str, Any], whe
     import torch
 
     from prebake.families.timm import CONFIG, created
-    from prebake_build.families.state_dicts import first_line
+    from prebake_build.families.state_dicts import load_error
 
     files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and is_weights(path)]
     if len(files) != 1:
@@ -94,7 +98,7 @@ def _pretrained(class_: str, checkpoint: Path, arguments: Mapping[str, Any], whe
         except (ImportError, PrebakeError):
             raise
         except Exception as error:  # the library raises any exception
-            raise SourceError(f"{where}: timm cannot load this checkpoint as {class_}: {first_line(error)}") from error
+            raise load_error(error, where, class_) from error
     first, second = (module.state_dict() for module in found)
     if drawn := [name for name in first if not torch.equal(first[name], second[name])]:
         raise ConfigError(

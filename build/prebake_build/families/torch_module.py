@@ -5,20 +5,20 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prebake.documents.messages import describe
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, PrebakeError
-from prebake.families.torch_module import with_folder
-from prebake_build.families.family import BuildFamily, Ordinary, Recipe
+from prebake.families.torch_module import build, with_folder
+from prebake_build.families.family import BuildFamily, Ordinary, Recipe, declared_files
 from prebake_build.families.files import file_option, kept_files, some, weights_files
+from prebake_build.sources.selection import ANY, Wanted
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from prebake_build.families.state_dicts import StateDict
 
 
@@ -40,6 +40,9 @@ class TorchBuild(BuildFamily):
             **({"ignore": list(table.strings("ignore"))} if "ignore" in set(table) else {}),
         }
 
+    def hub(self, options: Mapping[str, Any]) -> Wanted:
+        return Wanted(weights=ANY, files=declared_files(options))
+
     def load(self, recipe: Recipe, checkpoint: Path) -> Ordinary:
         import torch
 
@@ -57,10 +60,11 @@ class TorchBuild(BuildFamily):
         arguments = dict(recipe.options.get("arguments", {}))
         options: dict[str, Any] = {"arguments": arguments}
         keep: tuple[str, ...] = ()
-        if _wants_folder(recipe.class_, arguments, f"{where}.class", allow):
-            options["folder"] = True
-            keep = kept_files(checkpoint)
-        module = _built(recipe.class_, with_folder(options, checkpoint), f"{where}.class", allow)
+        with _failures(recipe.class_, f"{where}.class"):
+            if _wants_folder(recipe.class_, arguments, f"{where}.class", allow):
+                options["folder"] = True
+                keep = kept_files(checkpoint)
+            module = build(recipe.class_, with_folder(options, checkpoint), f"{where}.class", allow)
         state = without(state, recipe.options.get("ignore", ()), module, where)
         fill(module, completed(state, module), where)
         return Ordinary(module=module.eval(), class_=recipe.class_, options=options, keep=keep, allow=allow)
@@ -99,15 +103,16 @@ def _wants_folder(factory: str, arguments: Mapping[str, Any], where: str, allow:
     return found is not None and found.kind in named and "folder" not in arguments
 
 
-def _built(factory: str, arguments: Mapping[str, Any], where: str, allow: tuple[str, ...]) -> nn.Module:
-    from prebake.families.torch_module import build
+@contextmanager
+def _failures(factory: str, where: str) -> Iterator[None]:
+    """Turns what the user's code raises inside the block, at its import or its call, into one ConfigError."""
     from prebake_build.families.state_dicts import first_line
 
     try:
-        return build(factory, arguments, where, allow)
+        yield
     except PrebakeError:
         raise
-    except Exception as error:  # the user's code may raise any exception
+    except Exception as error:
         raise ConfigError(f"{where}: {factory} failed: {type(error).__name__}: {first_line(error)}") from error
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prebake.documents.table import Table
 from prebake.errors import ConfigError, SourceError
 from prebake_build.families.family import BuildFamily, Ordinary, Recipe
-from prebake_build.families.files import kept_files, some
+from prebake_build.families.files import VARIANT, check_variant, kept_files, some, variant
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 class TransformersBuild(BuildFamily):
     example = "transformers:BlipForConditionalGeneration"
     pattern = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
+    keys = (VARIANT,)
+
+    def options(self, table: Table) -> Mapping[str, Any]:
+        """`variant`: which of the published weights to use, such as `fp16`."""
+        return variant(table)
 
     def load(self, recipe: Recipe, checkpoint: Path) -> Ordinary:
         import torch
@@ -49,7 +55,8 @@ class TransformersBuild(BuildFamily):
         if not _is_model(cls):
             raise ConfigError(f"{where}.class: {shown(class_)} of transformers is not a model")
         dtype: Any = "auto" if recipe.dtype == "source" else getattr(torch, recipe.dtype)
-        module, info = _from_pretrained(cls, checkpoint, dtype, where)
+        check_variant(checkpoint, recipe.options, where)
+        module, info = _from_pretrained(cls, checkpoint, dtype, recipe.options.get(VARIANT), where)
         class_ = type(module).__name__  # the concrete class, if an Auto class was given
         if info["missing_keys"]:
             raise SourceError(
@@ -71,21 +78,19 @@ class TransformersBuild(BuildFamily):
                         requires=("torch", "transformers"))  # fmt: skip
 
 
-def _from_pretrained(cls: Any, checkpoint: Path, dtype: Any, where: str) -> tuple[nn.Module, Mapping[str, Any]]:
-    from prebake_build.families.state_dicts import first_line, refusal
+def _from_pretrained(
+    cls: Any, checkpoint: Path, dtype: Any, variant: str | None, where: str
+) -> tuple[nn.Module, Mapping[str, Any]]:
+    from prebake_build.families.state_dicts import load_error
 
+    given = {} if variant is None else {VARIANT: variant}
     try:
         module, info = cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False, dtype=dtype,
-                                           output_loading_info=True)  # fmt: skip
+                                           output_loading_info=True, **given)  # fmt: skip
     except ImportError:
         raise
     except Exception as error:  # frameworks raise anything
-        cause: BaseException | None = error
-        while cause is not None:  # transformers 4 wraps the pickle's error in another
-            if isinstance(cause, pickle.UnpicklingError):
-                raise refusal(cause, where) from error
-            cause = cause.__cause__ or cause.__context__
-        raise SourceError(f"{where}: {cls.__name__} cannot load this checkpoint: {first_line(error)}") from error
+        raise load_error(error, where, cls.__name__) from error
     return module, info
 
 

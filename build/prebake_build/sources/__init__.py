@@ -21,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 from prebake.baked.manifest import File
 from prebake.documents.messages import nearest, one_line, quote
 from prebake.errors import ConfigError
+from prebake_build.sources.selection import Wanted
 
 GROUP = "prebake.sources"
 """Group of entry points: scheme → `module:factory`."""
@@ -96,6 +97,14 @@ class KnowsUpstream(Protocol):
 
     def upstream(self) -> tuple[Upstream, ...]:
         """What is known, sorted by path."""
+
+
+@runtime_checkable
+class ChoosesFiles(Protocol):
+    """A source that has more files than a family needs."""
+
+    def wanting(self, wanted: Wanted) -> Source:
+        """The same source, which resolves to the files that are wanted."""
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import re
 import shutil
 import ssl
 import time
@@ -29,6 +30,8 @@ TIMEOUT = 30.0
 """Maximum seconds without a byte."""
 BACK_OFF = 1.0
 """Seconds before the second try; doubled for each further try."""
+
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)", re.ASCII)
 
 _log = logging.getLogger(__name__)
 
@@ -117,6 +120,13 @@ class _Growing:
         if etag.startswith('"'):  # a weak one does not promise the same bytes
             self._tag.write_text(etag, encoding="latin-1")
 
+    def continues(self, headers: Any) -> bool:
+        """Whether an answer with these headers is the rest of this version."""
+        found = _RANGE.fullmatch(headers.get("Content-Range") or "")
+        size = self.part.stat().st_size if self.part.is_file() else 0
+        same = headers.get("ETag") in (None, self._tag.read_text(encoding="latin-1") if self._tag.is_file() else None)
+        return found is not None and same and int(found[1]) == size and (found[2] == "*" or int(found[2]) > size)
+
     def forget(self) -> None:
         self.part.unlink(missing_ok=True)
         self._tag.unlink(missing_ok=True)
@@ -129,6 +139,9 @@ def _stream(url: str, growing: _Growing, name: str, uri: str) -> None:
         with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as response:
             if response.status != 206:
                 growing.begin(response.headers.get("ETag") or "")
+            elif not growing.continues(response.headers):
+                growing.forget()
+                raise _TransientError("the server sent another part of the file than the one asked for")
             _copy(response, growing.part, name)
     except urllib.error.HTTPError as error:
         error.close()
@@ -151,9 +164,6 @@ def _copy(response: Any, part: Path, name: str) -> None:
     before = part.stat().st_size if part.is_file() else 0
     promised = response.headers.get("Content-Length")
     total = before + int(promised) if promised and promised.isdigit() else None
-    if before and not str(response.headers.get("Content-Range")).startswith(f"bytes {before}-"):
-        part.unlink()
-        raise _TransientError("the server sent another part of the file than the one asked for")
     found = before
     with part.open("ab") as file, _progress(name, total, before) as bar:
         while chunk := response.read(CHUNK):

@@ -94,8 +94,8 @@ class PackageSource:
         folders = _folders(self.package)
         if not folders:
             raise SourceError(
-                f"{self.uri}: no package {self.package} is installed beside prebake-build{_meant(self.package)}: "
-                "install it here; in an image build, it comes from your requirements"
+                f"{self.uri}: no package {self.package} is installed beside prebake-build"
+                + (_meant(self.package) or ": install it here; in an image build, it comes from your requirements")
             )
         for folder in folders:
             path = folder / self.path

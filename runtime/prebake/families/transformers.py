@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prebake.baked.model import BakedModel
-from prebake.documents.messages import quote
+from prebake.documents.messages import nearest, quote, short
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, LoadError
 from prebake.families import compat
@@ -186,7 +186,10 @@ def class_named(name: str, where: str) -> type | None:
     try:
         found = getattr(transformers, name)
     except AttributeError:
-        raise ConfigError(f"{where}: transformers {transformers.__version__} has no {name}") from None
+        known = [known for known in dir(transformers) if _CLASS.fullmatch(known) and not known.endswith("Config")]
+        raise ConfigError(
+            f"{where}: transformers {transformers.__version__} has no {short(name)}{nearest(short(name), known)}"
+        ) from None
     return found if isinstance(found, type) else None
 
 

@@ -23,6 +23,7 @@ from prebake.baked.model import BakedModel
 from prebake.documents.messages import nearest, one_line, quote
 from prebake.errors import ConfigError, IntegrityError, LoadError, TensorFileError
 from prebake.families.family import Family, family_of
+from prebake.tiers import drift
 from prebake.tiers.locks import FRAMEWORK_LOCK, IMPORTS
 from prebake.tiers.warmup import warm_up
 
@@ -167,6 +168,7 @@ class Loader:
         with FRAMEWORK_LOCK, IMPORTS:
             family = self._family(baked)
             self._prepare(family, baked)
+        drift.warn(baked)
         return self._first_tier(family, baked)
 
     def _family(self, baked: BakedModel) -> Family:

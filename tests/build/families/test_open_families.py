@@ -60,7 +60,7 @@ def test_its_keys_of_models_toml_are_its_own(site: Path, models: Path, capfd: py
         2,
         [
             f"prebake: error: {models}: models.m.size: 0 is not above 0",
-            f"{models}: models.m.arguments: is only for the family torch (this model's family is scale)",
+            f"{models}: models.m.arguments: is only for the family timm or torch (this model's family is scale)",
         ],
     )
 

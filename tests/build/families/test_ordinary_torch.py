@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -69,6 +70,7 @@ CLASS = "models.m.class: "
         ("helpers.networks:f", CLASS + "cannot import helpers.networks:f: module 'helpers.networks' has no "
                                "attribute 'f' (is its package installed beside prebake?)"),
         ("helpers.networks:no_module", CLASS + "helpers.networks:no_module returned a str, not a torch.nn.Module"),
+        ("helpers.unimportable:f", CLASS + "helpers.unimportable:f failed: OSError: Could not load this library: x.so"),
         ("helpers.networks:failing", CLASS + "helpers.networks:failing failed: RuntimeError: no such preset"),
     ],
 )  # fmt: skip
@@ -135,6 +137,23 @@ def test_several_files_make_one_state_dict(tmp_path: Path) -> None:
     assert not [name for name, tensor in state.items() if difference_of(tensor, loaded[name])]
 
 
+def test_shards_of_an_index_make_one_state_dict(tmp_path: Path) -> None:
+    state = Tagger().state_dict()
+    names = list(state)
+    shards = {f"w-{number}.bin": names[number::2] for number in range(2)}
+    for shard, part in shards.items():
+        saved(tmp_path, {name: state[name] for name in part}, shard)
+    index = {"weight_map": {name: shard for shard, part in shards.items() for name in part}}
+    (tmp_path / "w.bin.index.json").write_text(json.dumps(index))
+    loaded = load(tmp_path).module.state_dict()
+    assert not [name for name, tensor in state.items() if difference_of(tensor, loaded[name])]
+    saved(tmp_path, state, "other.bin")
+    assert refused(ConfigError, tagger(), tmp_path) == (
+        f'models.m.source: expected one file of weights {WEIGHTS}, found "other.bin", "w-0.bin", "w-1.bin", '
+        '"w.bin.index.json": add file = "…" or a list to choose'
+    )
+
+
 def test_files_of_parts_get_the_names_of_their_places(tmp_path: Path) -> None:
     torch.manual_seed(3)
     parts = {"0": nn.Linear(4, 4, bias=False), "1": nn.Linear(4, 4, bias=False)}
@@ -166,8 +185,8 @@ def test_a_state_dict_under_a_key_is_loaded(tmp_path: Path) -> None:
     ("key", "kind", "message"),
     [
         (None, SourceError,
-         'models.m: weights.pth is nested: its state dict is one of "params_ema" (3 tensors), "params" (2 tensors), and '
-         '"epoch", "nested" beside: add key = "params_ema" to the model\'s table'),
+         'models.m: weights.pth is nested: its state dict is one of "params_ema" (3 tensors), "params" (2 tensors), '
+         'and "epoch", "nested" beside: add key = "params_ema" to the model\'s table'),
         ("nested", SourceError,
          'models.m: weights.pth is nested under "nested": its state dict is one of "nested.model" (2 tensors): add '
          'key = "nested.model" to the model\'s table'),
