@@ -1,7 +1,7 @@
 """Packages whose versions differ from those that a model was baked with.
 
-The build proved the fast tiers with the versions in `requires`. With others, a structure is not used, and the model goes
-through its constructor at every start: it is right, or it falls back, but it is slower.
+The build proved the fast tiers with the versions in `requires`. With others, a structure is not used: every start runs
+the model's constructor, which is slower, or falls back.
 """
 
 from __future__ import annotations
