@@ -21,7 +21,7 @@ SECONDS = 100
 """After which a start counts as failed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Service:
     """An example that answers over HTTP. In `command`, `{bin}` is the folder of its interpreter."""
 

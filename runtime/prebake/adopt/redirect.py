@@ -45,7 +45,7 @@ def applies(depth: int = 1) -> bool:
     """
     if is_inside():
         return False
-    return caller(depth + 1) != "prebake"
+    return caller(depth + 1) not in ("prebake", "prebake_build")
 
 
 def caller(depth: int = 1) -> str:

@@ -17,7 +17,6 @@ from prebake.adopt import redirect
 from prebake.adopt.catalogue import PATH
 from prebake.adopt.hooks import from_hub
 from prebake.adopt.loads import Load, inside
-from prebake.baked import hub
 
 if TYPE_CHECKING:
     from prebake.baked.model import BakedModel
@@ -153,6 +152,4 @@ def _on_folder(original: Any, name: str, baked: BakedModel, kwargs: Mapping[str,
     """The library's function on the baked weights."""
     weights = str(baked.folder / next(iter(baked.manifest.weights.files)))
     with inside(view=True):
-        if hub.repo_of(baked) and from_hub.snapshot_of(baked) is not None:
-            return original(name, True, **kwargs)
         return original(name, True, **{**kwargs, "pretrained_cfg_overlay": {"file": weights}})
