@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prebake.adopt import ENV_OFF, ENV_REPORT, ENV_SERVICE, ENV_STRICT
 from prebake.baked import layout
-from prebake.documents.messages import quote, reason
+from prebake.documents.messages import reason
 
 SITE = Path(__file__).with_name("site")
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
@@ -21,7 +21,8 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 ENV_OFFLINE = "HF_HUB_OFFLINE"
 ENV_HUB_CACHE = "HF_HUB_CACHE"
-_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "TRANSFORMERS_CACHE")
+_CACHES = (ENV_HUB_CACHE, "HUGGINGFACE_HUB_CACHE")
+"""Variables that name the folder itself."""
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
@@ -78,12 +79,14 @@ def _use_view(added: MutableMapping[str, str], *, strict: bool) -> None:
 
 def _has_cache(given: Mapping[str, str]) -> bool:
     """Whether the user has named a cache, or has models in the default one."""
-    if any(given.get(name) for name in _CACHES[:2]):
+    if any(given.get(name) for name in _CACHES):
         return True
-    cache = given.get("HF_HOME") or os.path.join(given.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")  # noqa: PTH118
+    home = Path(given.get("HOME") or "/")
+    caches = Path(given.get("XDG_CACHE_HOME") or home / ".cache")
+    hub = Path(given.get("HF_HOME") or caches / "huggingface") / "hub"
     try:
-        return any(path.name.startswith("models--") for path in Path(cache).expanduser().joinpath("hub").iterdir())
-    except (OSError, RuntimeError):
+        return any(path.name.startswith("models--") for path in hub.iterdir())
+    except OSError:
         return False
 
 
@@ -104,7 +107,7 @@ def execute(command: Sequence[str], env: Mapping[str, str]) -> int:
         code, why = NOT_FOUND, f"not the name of a command: {error}"
     except OSError as error:
         code, why = NOT_EXECUTABLE, f"cannot be executed: {reason(error)}"
-    print(f"prebake: error: {quote(command[0])}: {why}", file=sys.stderr)
+    print(f"prebake: error: {command[0]}: {why}", file=sys.stderr)
     return code
 
 

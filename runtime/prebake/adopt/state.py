@@ -10,9 +10,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prebake.adopt import redirect
+from prebake.adopt import loads, redirect
 from prebake.adopt.catalogue import catalogue
-from prebake.adopt.loads import counts, loads
 from prebake.telemetry import report, timeline
 
 Answer = tuple[int, str, bytes]
@@ -27,10 +26,10 @@ def startup() -> dict[str, Any]:
     told = report.document(timeline.process, ())
     told["command"] = list(sys.orig_argv)
     told["models"] = _models()
-    told["loads"] = [load.to_dict() for load in loads.copy()]
+    told["loads"] = [load.to_dict() for load in loads.loads.copy()]
     told["counts"] = [
         {"library": library, "outcome": outcome, "loads": number}
-        for (library, outcome), number in sorted(counts.copy().items())
+        for (library, outcome), number in sorted(loads.counts.copy().items())
     ]
     return told
 
@@ -47,7 +46,7 @@ def readiness() -> dict[str, Any]:
 
 def _models() -> dict[str, Any]:
     """Baked model → how its last load went; None if this process has not loaded it."""
-    last = {load.model: load for load in loads.copy() if load.model is not None}
+    last = {load.model: load for load in loads.loads.copy() if load.model is not None}
     return {
         baked.name: {"outcome": load.outcome, "seconds": round(load.seconds, 6)}
         if (load := last.get(baked.name))
@@ -64,7 +63,7 @@ def metrics() -> str:
         "# TYPE prebake_loads_total counter",
         *(
             f'prebake_loads_total{{library="{_escaped(library)}",outcome="{_escaped(outcome)}"}} {number}'
-            for (library, outcome), number in sorted(counts.copy().items())
+            for (library, outcome), number in sorted(loads.counts.copy().items())
         ),
         "# HELP prebake_load_seconds Duration of each baked model's last load.",
         "# TYPE prebake_load_seconds gauge",

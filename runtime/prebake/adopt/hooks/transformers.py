@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from prebake.baked.model import BakedModel
 
 _HARMLESS = frozenset({
-    "_commit_hash", "_fast_init", "_from_auto", "_from_pipeline", "cache_dir", "disable_mmap", "force_download",
-    "local_files_only", "low_cpu_mem_usage", "mirror", "offload_buffers", "offload_folder", "offload_state_dict",
+    "_commit_hash", "_fast_init", "_from_auto", "_from_pipeline", "cache_dir", "code_revision", "disable_mmap",
+    "force_download", "local_files_only", "low_cpu_mem_usage", "max_memory", "mirror", "offload_buffers",
+    "offload_folder", "offload_state_dict",
     "proxies", "resume_download", "revision", "token", "tqdm_class", "trust_remote_code", "use_auth_token",
     "use_safetensors", "weights_only",
 })  # fmt: skip
@@ -34,8 +35,14 @@ _HARMLESS = frozenset({
 _CHECKED = frozenset({"attn_implementation", "config", "device_map", "dtype", "torch_dtype"})
 """Must say what was baked."""
 
-_DEFAULTS: Mapping[str, tuple[object, ...]] = {"adapter_name": ("default",), "subfolder": ("",)}
-"""Argument → values that mean the same as leaving it out, besides None, False and empty ones."""
+_SWITCHES = frozenset({
+    "allow_all_kernels", "device_mesh", "distributed_config", "experts_implementation", "from_flax", "from_tf",
+    "fusion_config", "generation_config", "gguf_file", "ignore_mismatched_sizes", "kernel_config", "key_mapping",
+    "load_in_4bit", "load_in_8bit", "output_loading_info", "quantization_config", "state_dict", "subfolder", "tp_plan",
+    "tp_size", "use_kernels",
+})  # fmt: skip
+"""Change the result, unless they are None, False or empty. All other arguments go to the configuration or to the
+model's constructor, where these values mean something too."""
 
 _QUANTISED = ("quantization_config", "load_in_8bit", "load_in_4bit")
 
@@ -134,8 +141,9 @@ def _says_something(key: str, value: Any) -> bool:
         return False
     if key == "adapter_kwargs":  # the hub's arguments; a baked model has no adapter
         return bool(set(value or ()) - {"token", "revision"})
-    return not (value is None or value is False or (isinstance(value, dict) and not value) or
-                value in _DEFAULTS.get(key, ()))  # fmt: skip
+    if key == "adapter_name":
+        return bool(value != "default")
+    return key not in _SWITCHES or not (value is None or value is False or value in ("", {}))
 
 
 def _unfit_device(kwargs: Mapping[str, Any]) -> str | None:
@@ -225,19 +233,22 @@ def _mapped(cls: Any, baked: BakedModel, name: Any, kwargs: Mapping[str, Any]) -
 
 
 def rename(model: Any, name: str, commit: str | None) -> None:
-    """Give the model the name that the user passed, as the library does: on its configuration, before its parts copy
-    it from there."""
-    from transformers import PreTrainedModel
+    """Give the model the name that the user passed, and mark it as loaded, as the library does.
 
-    before = model.config.name_or_path
-    model.config.name_or_path = name
-    if _major() < 5:
-        model.config._commit_hash = commit
+    The library names the configuration before it constructs the model, so parts and copies of the configuration (T5's
+    encoder has one) have the name too.
+    """
+    before, old = model.config.name_or_path, _major() < 5
     for part in model.modules():
         part._is_hf_initialized = True  # else `post_init` of a model that contains this one would initialise it anew
-        if isinstance(part, PreTrainedModel) and part.name_or_path == before:
+        config = vars(part).get("config")
+        if getattr(config, "_name_or_path", None) == before:
+            config._name_or_path = name
+            if old:
+                config._commit_hash = commit
+        if vars(part).get("name_or_path") == before:
             part.name_or_path = name
-    if _major() >= 5:
+    if not old:
         for parameter in model.parameters():
             parameter._is_hf_initialized = True
 
