@@ -30,8 +30,14 @@ from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import file_of
 
 _SCALARS = (bool, int, float, str, type(None))
-_CUSTOM = ("__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__", "__slots__")
+_CUSTOM = ("__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__")
 """If a class defines one of these, its objects can't be recreated from their attributes alone."""
+
+
+def _custom(cls: type) -> list[str]:
+    """The names of these, or of slots with contents (`abc.ABC` has empty ones), that the class defines."""
+    custom = [name for name in _CUSTOM if getattr(cls, name, None) is not getattr(object, name, None)]
+    return custom or ["__slots__"] * any(vars(base).get("__slots__") for base in cls.__mro__)
 
 
 class NoStructureError(Exception):
@@ -66,7 +72,7 @@ class _Writer:
 
     def _state(self, found: Any) -> list[Any]:
         cls = type(found)
-        if custom := [name for name in _CUSTOM if getattr(cls, name, None) is not getattr(object, name, None)]:
+        if custom := _custom(cls):
             raise NoStructureError(f"{spelled(cls)} defines its own {custom[0]}")
         usual = (getattr(object, "__getstate__", None), getattr(nn.Module, "__getstate__", None))
         own_state = getattr(cls, "__getstate__", None)

@@ -90,6 +90,11 @@ def fetch_all(remotes: Sequence[Remote], read: Read, folder: Path, uri: str) -> 
     growing = [_open(remote, kept, uri) for remote in remotes]
     total = sum(remote.size for remote in remotes)
     before = sum(one.length(number) for one in growing for number in one.complete)
+    if (free := shutil.disk_usage(kept).free) < total - before:
+        raise SourceError(
+            f"{uri}: needs {total - before:,} bytes, but {kept} has {free:,} free: free some space, run `prebake cache "
+            "prune`, or put the cache elsewhere with --cache or PREBAKE_CACHE"
+        )
     pieces = [piece for one in growing for piece in one.missing()]
     with _progress(uri, total, before) as bar:
 

@@ -6,6 +6,7 @@ protocol's library finds itself, in the environment or in its own files; they ar
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -68,15 +69,15 @@ class StoreSource:
 
     def resolve_into(self, folder: Path) -> Resolved:
         """Fetch all objects into `folder`. Raises like `resolve`."""
-        with self._asking() as store:
-            fetch_all(self._objects(store), _reader(store), folder, self.uri)
+        with self._asking() as (store, root):
+            fetch_all(self._objects(store, root), _reader(store), folder, self.uri)
         files = digest.files_of(folder)
         return Resolved(revision=set_digest(files), files=files)
 
     def fetch(self, resolved: Resolved, folder: Path) -> None:
         """Fetch the objects of `resolved`. Raises SourceError if one is gone or has another size."""
-        with self._asking() as store:
-            found = {remote.name: remote for remote in self._objects(store)}
+        with self._asking() as (store, root):
+            found = {remote.name: remote for remote in self._objects(store, root)}
             wrong = []
             for file in resolved.files:
                 size = found[file.path].size if file.path in found else None
@@ -88,9 +89,8 @@ class StoreSource:
                 )
             fetch_all([found[file.path] for file in resolved.files], _reader(store), folder, self.uri)
 
-    def _objects(self, store: Any) -> list[Remote]:
+    def _objects(self, store: Any, root: str) -> list[Remote]:
         """Every object, sorted by name. Names that begin with a dot are left out, as in a `path:` source."""
-        root = store._strip_protocol(self.uri).rstrip("/")
         listed = store.find(root, detail=True)
         objects = []
         for path, info in sorted(listed.items()):
@@ -109,10 +109,10 @@ class StoreSource:
         return objects
 
     @contextmanager
-    def _asking(self) -> Iterator[Any]:
-        """The store. Any error inside the block becomes a SourceError without secrets."""
+    def _asking(self) -> Iterator[tuple[Any, str]]:
+        """The store, and the prefix as it spells it. Any error inside becomes a SourceError without secrets."""
         try:
-            store = _open(self.protocol)
+            store, root = _open(self.uri)
         except ImportError as error:
             wanted = _INSTALL.get(self.protocol)
             install = f"pip install {wanted}" if wanted else _redacted(reason(error))
@@ -120,7 +120,7 @@ class StoreSource:
         except Exception as error:  # libraries check credentials when they are made
             raise SourceError(f"{self.uri}: {_explain(error)}") from None
         try:
-            yield store
+            yield store, root.rstrip("/")
         except PrebakeError:
             raise
         except OSError as error:
@@ -131,10 +131,15 @@ class StoreSource:
             raise SourceError(f"{self.uri}: {_explain(error)}") from None
 
 
-def _open(protocol: str) -> Any:
-    import fsspec
+def _open(uri: str) -> tuple[Any, str]:
+    """The store, with what the URI says about its host or account, and the path in it."""
+    from fsspec.core import url_to_fs
 
-    return fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False)
+    for name in ("aiobotocore", "botocore"):  # at INFO, S3's client tells where it found the credentials, each time
+        if (logger := logging.getLogger(name)).level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
+    store, path = url_to_fs(uri, skip_instance_cache=True, use_listings_cache=False)
+    return store, str(path)
 
 
 def _reader(store: Any) -> Any:

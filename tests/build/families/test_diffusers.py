@@ -152,7 +152,7 @@ def test_an_index_that_names_other_code_is_refused(
         index.write_text(json.dumps(json.loads(index.read_text()) | change))
     kind = ConfigError if "_class_name" in change else SourceError
     assert refused(kind, recipe("diffusers"), tmp_path / "checkpoint") == f"models.m.source: {message}"
-    with pytest.raises(Exception, match="expected a library|remote code|differs from its manifest"):
+    with pytest.raises(Exception, match=r"expected a library|remote code|differs from its manifest"):
         load(tmp_path / "draw")
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -174,6 +175,22 @@ def test_unfinished_downloads_are_pruned(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not list(cache.checkpoints.iterdir())
 
 
+@pytest.mark.usefixtures("bucket")
+def test_a_disk_that_is_too_small_is_said_before_the_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    put({"large/w.pth": b"a" * 30})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=29))
+    tiny = source(f"s3://{BUCKET}/large/w.pth")
+    with Cache() as cache:
+        with pytest.raises(SourceError) as error:
+            cache.resolve(tiny)
+        assert not list(cache.checkpoints.glob("*.parts.tmp/*.done"))
+    assert str(error.value).startswith(f"{tiny.uri}: needs 30 bytes, but {cache.checkpoints}/")
+    assert str(error.value).endswith(
+        " has 29 free: free some space, run `prebake cache prune`, or put the cache elsewhere with --cache or "
+        "PREBAKE_CACHE"
+    )
+
+
 # --- credentials -------------------------------------------------------------------------------------------------
 
 
@@ -182,9 +199,6 @@ class Leaky:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
-
-    def _strip_protocol(self, uri: str) -> str:
-        return uri.partition("://")[2]
 
     def find(self, root: str, detail: bool) -> None:
         raise self.error
@@ -207,7 +221,7 @@ class Leaky:
     ids=["keys", "signed URL", "proxy", "forbidden"],
 )  # fmt: skip
 def test_no_message_shows_a_credential(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "_open", lambda protocol: Leaky(error))
+    monkeypatch.setattr(stores, "_open", lambda uri: (Leaky(error), "weights/w"))
     with pytest.raises(SourceError) as caught:
         source("s3://weights/w").resolve()
     assert str(caught.value) == f"s3://weights/w: {message}"
