@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import settings
@@ -24,6 +24,10 @@ from helpers.serving import Process
 
 if TYPE_CHECKING:
     from helpers.fake_sources import FakeSource
+
+# torchcrepe brings PyPI's torchaudio, which is built for CUDA: beside a torch for the CPU its import ends in an OSError,
+# and with it that of transformers' processors, of diffusers and of sentence-transformers. Without it, they work.
+sys.modules.setdefault("torchaudio", cast(Any, None))
 
 settings.register_profile("prebake", deadline=None)  # tests never assert on seconds
 settings.load_profile("prebake")

@@ -53,10 +53,13 @@ class DiffusersBuild(BuildFamily):
             raise load_error(error, where, class_) from error
         module: Any = networks(pipeline)
         dtypes = {name: str(part.dtype).removeprefix("torch.") for name, part in module.items()}
+        options: dict[str, Any] = {"dtypes": dtypes}
+        if frozen := sorted(name for name, parameter in module.named_parameters() if not parameter.requires_grad):
+            options["frozen"] = frozen
         return Ordinary(
             module=module.eval(),
             class_=class_,
-            options={"dtypes": dtypes},
+            options=options,
             keep=kept_files(checkpoint, code=False),
             texts=_configurations(checkpoint, dtypes, module),
             weights={f"{name}/{_weights_name(part)}": f"{name}." for name, part in module.items()},

@@ -10,10 +10,7 @@ The networks are one module whose state dict has the names of the `SentenceTrans
 
 from __future__ import annotations
 
-import functools
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +23,7 @@ from prebake.families.transformers import TransformersFamily, dtype_named, skele
 if TYPE_CHECKING:
     from torch import nn
 
-Make = Callable[[Any, str, Mapping[str, Any]], Any]
-"""Makes the model for a call of `from_pretrained`, from its class, path and keyword arguments."""
-
-_thread = threading.local()
+    from prebake.families.construction import Make
 
 
 class SentenceTransformersFamily(TransformersFamily):
@@ -75,8 +69,10 @@ def assembled(folder: Path, make: Make | None, dtype: Any, device: str = "cpu") 
     """
     from sentence_transformers import SentenceTransformer
 
+    from prebake.families.construction import loaded_by
+
     made: list[Any] = []
-    with made_by(make, made):
+    with loaded_by(make, made):
         model = SentenceTransformer(
             str(folder),
             device=device,
@@ -112,40 +108,6 @@ def others(model: Any, made: Mapping[str, Any]) -> dict[str, Any]:
 
     holding = {path.partition(".")[0] for path in made}
     return {name: part for name, part in model._modules.items() if name not in holding and any(slots(part))}
-
-
-@contextmanager
-def made_by(make: Make | None, made: list[Any]) -> Iterator[None]:
-    """In this thread, `PreTrainedModel.from_pretrained` returns what `make` makes, and its results are added to `made`.
-
-    The function is replaced once and for good (see `construction`), by one that asks whether this thread is here.
-    """
-    from transformers import PreTrainedModel
-
-    if not hasattr(PreTrainedModel.from_pretrained, "_prebake_st"):
-        original = PreTrainedModel.from_pretrained.__func__
-
-        @functools.wraps(original)
-        def from_pretrained(cls: Any, path: Any, *arguments: Any, **given: Any) -> Any:
-            now = getattr(_thread, "now", None)
-            if now is None:
-                return original(cls, path, *arguments, **given)
-            _thread.now = None  # the original may load parts of its own
-            try:
-                result = now[0](cls, path, given) if now[0] else original(cls, path, *arguments, **given)
-            finally:
-                _thread.now = now
-            now[1].append(result)
-            return result
-
-        from_pretrained._prebake_st = True  # type: ignore[attr-defined]
-        PreTrainedModel.from_pretrained = classmethod(from_pretrained)
-    before = getattr(_thread, "now", None)
-    _thread.now = (make, made)
-    try:
-        yield
-    finally:
-        _thread.now = before
 
 
 def _check_options(baked: BakedModel) -> None:

@@ -16,6 +16,7 @@ from helpers.runtime_fakes import change_manifest
 from prebake import load
 from prebake.baked.manifest import Manifest
 from prebake.errors import ConfigError, SourceError
+from prebake.families.diffusers import dtype_argument
 from prebake_build.baking.worker import run
 
 
@@ -34,6 +35,8 @@ def baked(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ordinary(folder: Path, **options: Any) -> Any:
     from diffusers import DiffusionPipeline
 
+    if "dtype" in options:
+        options[dtype_argument()] = options.pop("dtype")
     return DiffusionPipeline.from_pretrained(folder, local_files_only=True, **options)
 
 
@@ -76,10 +79,13 @@ def test_components_are_what_diffusers_would_have_made(checkpoint: Path, baked: 
         if isinstance(part, torch.nn.Module):
             assert found[name].training == part.training
             assert [p.requires_grad for p in found[name].parameters()] == [p.requires_grad for p in part.parameters()]
-            kept = {key: value for key, value in dict(part.config.to_dict() if hasattr(part.config, "to_dict")
-                                                      else part.config).items() if key != "_name_or_path"}  # fmt: skip
-            config = found[name].config
-            assert kept.items() <= dict(config.to_dict() if hasattr(config, "to_dict") else config).items()
+            assert configuration(found[name]) == configuration(part)
+
+
+def configuration(part: Any) -> dict[str, Any]:
+    """What the network was built from, without the folder that it came from."""
+    values = part.config.to_dict() if hasattr(part.config, "to_dict") else part.config
+    return {name: value for name, value in values.items() if name != "_name_or_path"}
 
 
 def test_networks_are_one_model_by_their_names(baked: Path) -> None:

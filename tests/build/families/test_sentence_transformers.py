@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.baking import job, load_by, recipe, refused
+from helpers.baking import bake, declare, job, load_by, recipe, refused
+from helpers.hub_server import REPO, HubServer
 from prebake import load
 from prebake.baked.manifest import Manifest
 from prebake.errors import ConfigError, SourceError
@@ -82,6 +83,22 @@ def test_the_library_reads_the_folder_itself(minilm: Path, baked: Path) -> None:
     assert torch.equal(embeddings(ordinary(baked)), embeddings(ordinary(minilm)))
 
 
+def test_from_the_hub_to_embeddings_of_norm_one(
+    minilm: Path, hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_process: None
+) -> None:
+    hub.files = {path.relative_to(minilm).as_posix(): path.read_bytes()
+                 for path in minilm.rglob("*") if path.is_file()}  # fmt: skip
+    hub.files |= {"pytorch_model.bin": b"the same as a pickle", "onnx/model.onnx": b"", "modeling_x.py": b"raise"}
+    models = declare(tmp_path, f'[models.m]\nsource = "hf:{REPO}"\n'
+                               'class = "sentence-transformers:SentenceTransformer"\n')  # fmt: skip
+    assert bake(capsys, models)[0] == 0
+    folder = tmp_path / "out" / "m"
+    assert not [path for path in folder.rglob("*") if path.suffix in (".py", ".bin", ".onnx", ".md")]
+    found = embeddings(load(folder, ("mapped",)).model)
+    assert torch.equal(found, embeddings(ordinary(minilm)))
+    assert torch.allclose(found.norm(dim=1), torch.ones(3))
+
+
 @pytest.mark.parametrize("tier", ["read", "ordinary"])
 def test_the_other_tiers_give_them_too(tiny: Path, tmp_path: Path, tier: Any) -> None:
     folder = tmp_path / "tiny"
@@ -120,7 +137,7 @@ def test_half_precision(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "half"
     run(job(tiny, folder, family="sentence-transformers", class_="SentenceTransformer", dtype="bfloat16"))
     expected = ordinary_library()(str(tiny), device="cpu", model_kwargs={"dtype": torch.bfloat16})
-    found = load(folder, ("mapped",)).model
+    found: Any = load(folder, ("mapped",)).model
     assert (found.dtype, found[2].linear.weight.dtype) == (torch.bfloat16, torch.bfloat16)
     assert torch.equal(embeddings(found), embeddings(expected))
 

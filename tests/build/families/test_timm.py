@@ -102,7 +102,7 @@ def test_a_dtype_is_that_of_the_weights(checkpoint: Path, tmp_path: Path) -> Non
     folder = baked(checkpoint, tmp_path / "net", dtype="bfloat16")
     expected = timm.create_model(f"local-dir:{checkpoint}", pretrained=True).to(torch.bfloat16).state_dict()
     for tier in ("mapped", "ordinary"):
-        found = load(folder, (tier,)).model.state_dict()  # type: ignore[arg-type]
+        found = load(folder, (tier,)).model.state_dict()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 

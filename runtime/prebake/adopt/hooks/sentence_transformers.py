@@ -121,7 +121,8 @@ def _has_modules(load: Load, kwargs: Mapping[str, Any]) -> bool:
 def _mapped(
     original: Any, self: Any, baked: BakedModel, name: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
-    from prebake.families.sentence_transformers import made_by, others
+    from prebake.families.construction import loaded_by
+    from prebake.families.sentence_transformers import others
 
     module: Any = redirect.module_of(baked)
     paths = list(baked.manifest.options["networks"])
@@ -133,7 +134,7 @@ def _mapped(
         return _network(waiting.pop(0), cls, baked, path, given)
 
     made: list[Any] = []
-    with inside(view=True), made_by(make, made):
+    with inside(view=True), loaded_by(make, made):
         original(self, from_hub.name_for(baked, name), *args, **kwargs)
     found = {id(part): path for path, part in self.named_modules()}
     if waiting or [found.get(id(part)) for part in made] != paths:
