@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,16 @@ from helpers.example_hub import ExampleHub, write_repositories
 from helpers.example_models import EMBEDDINGS as MINILM
 from helpers.example_models import PICTURES as SDXL
 from helpers.example_models import TRANSCRIPTS as WHISPER
-from helpers.example_services import EMBEDDINGS, PICTURES, TRANSCRIPTS, Service, started, transcribed, write_sounds
+from helpers.example_services import (
+    EMBEDDINGS,
+    PICTURES,
+    SECONDS,
+    TRANSCRIPTS,
+    Service,
+    started,
+    transcribed,
+    write_sounds,
+)
 
 NOWHERE = "http://127.0.0.1:9"
 """No hub answers here."""
@@ -84,6 +94,14 @@ def loads(folder: Path) -> list[dict[str, Any]]:
     return [load for report in reports for load in report["loads"]]
 
 
+def until_there_are(number: int, find: Callable[[], list[Any]]) -> list[Any]:
+    """What `find` finds, once there are so many: a service answers when its first worker is ready."""
+    deadline = time.monotonic() + SECONDS
+    while len(found := find()) < number and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
 def what(found: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
     return {(load["function"], load["model"], load["outcome"]) for load in found}
 
@@ -110,7 +128,7 @@ def test_a_service_answers_the_same_from_mapped_models(
         expected = running.answer()
     with started(service, with_prebake, baked, prefix(with_prebake)) as running:
         answers = [running.answer() for _ in range(4)]
-        found = loads(tmp_path)
+        found = until_there_are(processes, lambda: loads(tmp_path))
     assert answers == [expected] * 4
     assert what(found) == {load}
     assert len(found) == processes
@@ -138,15 +156,20 @@ def test_observed_a_service_tells_its_model_once_a_process(
     service: Service, hub: ExampleHub, with_prebake: Path, plain: dict[str, str], tmp_path: Path
 ) -> None:
     seen = tmp_path / "seen.jsonl"
+    number = 2 if service is EMBEDDINGS else 1
+
+    def lines() -> list[Any]:
+        return [json.loads(line) for line in seen.read_text().splitlines()]
+
     with started(service, with_prebake, plain | {"PREBAKE_OBSERVE": str(seen)}, prefix(with_prebake)) as running:
         running.answer()
+        found = until_there_are(number, lines)
     expected = {
         EMBEDDINGS: (f"hf:{MINILM}@{hub.commits[MINILM]}", "sentence-transformers:SentenceTransformer", "float32"),
         PICTURES: (f"hf:{SDXL}@{hub.commits[SDXL]}", "diffusers:StableDiffusionXLPipeline", "float32"),
     }
-    found = [json.loads(line) for line in seen.read_text().splitlines()]
     assert {(load["uri"], load["class"], load["dtype"]) for load in found} == {expected[service]}
-    assert len(found) == (2 if service is EMBEDDINGS else 1)
+    assert len(found) == number
 
 
 def test_observed_the_worker_tells_both_models(

@@ -51,7 +51,7 @@ def install(module: ModuleType) -> None:
     """Replace `from_pretrained` of `transformers.modeling_utils`."""
     cls = module.PreTrainedModel
     original = cls.__dict__["from_pretrained"].__func__
-    if hasattr(original, "_prebake"):
+    if hasattr(original, "_prebake_hook"):  # `families.construction` marks a wrapper of its own with another name
         return
 
     @functools.wraps(original)
@@ -61,7 +61,7 @@ def install(module: ModuleType) -> None:
             return original(cls, name, *args, **kwargs)
         return _served(original, cls, name, args, kwargs)
 
-    from_pretrained._prebake = True  # type: ignore[attr-defined]
+    from_pretrained._prebake_hook = True  # type: ignore[attr-defined]
     cls.from_pretrained = classmethod(from_pretrained)
 
 
