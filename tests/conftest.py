@@ -25,8 +25,8 @@ from helpers.serving import Process
 if TYPE_CHECKING:
     from helpers.fake_sources import FakeSource
 
-# torchcrepe brings PyPI's torchaudio, which is built for CUDA: beside a torch for the CPU its import ends in an OSError,
-# and with it that of transformers' processors, of diffusers and of sentence-transformers. Without it, they work.
+# torchcrepe brings PyPI's torchaudio, which is built for CUDA: beside a torch for the CPU its import ends in an
+# OSError, and with it that of transformers' processors, diffusers and sentence-transformers. Without it, they work.
 sys.modules.setdefault("torchaudio", cast(Any, None))
 
 settings.register_profile("prebake", deadline=None)  # tests never assert on seconds

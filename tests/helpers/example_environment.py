@@ -6,13 +6,13 @@ beside a torch for the CPU, and Prebake itself. So an example gets an environmen
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
 import sysconfig
 import venv
 from configparser import ConfigParser
+from importlib.metadata import distribution
 from pathlib import Path
 
 from helpers import ROOT
@@ -76,9 +76,7 @@ def _add_prebake(packages: Path) -> None:
 
 def copy_torchaudio(target: Path) -> None:
     """Copy torchaudio without its compiled part, which is for CUDA: without it, the rest works."""
-    spec = importlib.util.find_spec("torchaudio")
-    assert spec is not None and spec.origin is not None
-    source = Path(spec.origin).parent
+    source = Path(str(distribution("torchaudio").locate_file("torchaudio")))
     shutil.copytree(source, target / "torchaudio", ignore=shutil.ignore_patterns("lib", "__pycache__"))
     for entry in source.parent.glob("torchaudio-*.dist-info"):
         shutil.copytree(entry, target / entry.name)

@@ -2,7 +2,8 @@
 
     python -m helpers.example_hub --write FOLDER                  write the repositories into FOLDER/OWNER/NAME
     python -m helpers.example_hub --serve PORT [--seconds N]      serve them; HF_ENDPOINT=http://127.0.0.1:PORT
-    python -m helpers.example_hub --serve PORT --wheels FOLDER    and /simple/, for pip's --extra-index-url
+    python -m helpers.example_hub --serve PORT --wheels FOLDER    and /simple/, for pip's --extra-index-url: the wheels
+                                                                  in FOLDER, and a torchaudio for the CPU
 
 Run it in `tests/`, with `runtime/` and `build/` on PYTHONPATH. It ends by itself after an hour, or after N seconds.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from helpers import ROOT
+from helpers.cpu_wheels import write_torchaudio
 from helpers.example_environment import environment, variables
 from helpers.example_models import REPOSITORIES
 from helpers.hub_server import Answer, HubServer, Request, Server
@@ -73,8 +75,8 @@ class ExampleHub(Server):
         for name, hub in self.hubs.items():
             if path == f"/{name}" or path.startswith(f"/{name}/"):
                 return hub._answer(request)
-        # A stranger's question is answered by any of them: there is no such repository.
-        return next(iter(self.hubs.values()))._answer(request)
+        # any of them can say that there is no such repository
+        return next((hub._answer(request) for hub in self.hubs.values()), Answer(status=404))
 
     def _index(self, path: str) -> Answer:
         """PEP 503: a page of links for each project that has a wheel here."""
@@ -100,14 +102,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to keep the repositories; made if missing")
     parser.add_argument("--serve", type=int, metavar="PORT", help="serve them on this port of the loopback interface")
-    parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="serve the wheels in this folder as an index")
+    parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="serve these wheels and a torchaudio as an index")
     parser.add_argument("--seconds", type=float, default=3600, help="how long to serve")
     given = parser.parse_args(arguments)
     if given.write is None and given.serve is None:
         parser.error("give --write FOLDER, --serve PORT, or both")
     with tempfile.TemporaryDirectory() as scratch:
         folders = write_repositories(given.write or Path(scratch), environment(Path(scratch) / "environment"))
-        wheels = sorted(given.wheels.glob("*.whl")) if given.wheels else []
+        wheels = [*sorted(given.wheels.glob("*.whl")), write_torchaudio(Path(scratch))] if given.wheels else []
         if given.serve is None:
             return
         with ExampleHub(folders, wheels=wheels, port=given.serve) as hub:

@@ -58,7 +58,9 @@ def hooked(monkeypatch: pytest.MonkeyPatch, models: Path) -> Hooked:
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = Hooked(monkeypatch)
-    found.install(hub_hook, file_download, [(file_download, "hf_hub_download"), (file_download, "try_to_load_from_cache")])
+    found.install(
+        hub_hook, file_download, [(file_download, "hf_hub_download"), (file_download, "try_to_load_from_cache")]
+    )
     for name in ("resolve_revision", "list_repo_tree"):
         if hasattr(hf_api.HfApi, name):
             monkeypatch.setattr(hf_api.HfApi, name, vars(hf_api.HfApi)[name])

@@ -1,4 +1,4 @@
-"""`timm.create_model(…, pretrained=True)`: the mapped model is the one that the library makes, with its configuration."""
+"""`timm.create_model(…, pretrained=True)`: the mapped model is the one that the library makes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
-    options = {"arguments": {}}
-    run(job(checkpoint, root / "net", family="timm", class_=ARCHITECTURE, options=options, source=from_hub(REPO)))
+    run(job(checkpoint, root / "net", family="timm", class_=ARCHITECTURE, options={"arguments": {}},
+            source=from_hub(REPO)))  # fmt: skip
     return root
 
 
