@@ -146,19 +146,20 @@ def _mapped(
 
 def _network(model: Any, cls: Any, baked: BakedModel, name: str, given: Mapping[str, Any]) -> Any:
     """The mapped network for one call of `from_pretrained`, under the name that the call has."""
-    from prebake.adopt.hooks.transformers import differences, rename, unfit_arguments
+    from prebake.adopt.hooks.transformers import other_key, rename, take_at_run, unfit_arguments
 
     if type(model) is not cls:
         raise redirect.NotMappedError(f"it loads a {cls.__name__}, and {type(model).__name__} was baked")
     config = given.get("config")
-    if config is not None and (other := differences(config.to_dict(), model.config.to_dict())):
-        raise redirect.NotMappedError(f"a configuration with another {other[0]}")
+    if config is not None and (other := other_key(config, model.config)):
+        raise redirect.NotMappedError(f"a configuration with another {other}")
     left = {key: value for key, value in given.items() if key != "config"}
     if (unfit := unfit_arguments(cls, baked, left)) is not None:
         raise redirect.NotMappedError(unfit)
     asked = given.get("attn_implementation") or getattr(config, "_attn_implementation_internal", None)
     if asked is not None and asked != model.config._attn_implementation:
         raise redirect.NotMappedError(f"attn_implementation={asked!r}")
+    take_at_run(model.config, config)
     rename(model, str(name), hub.commit_of(baked) if hub.repo_of(baked) == name else None)
     return model
 

@@ -168,12 +168,29 @@ def _unfit_config(cls: Any, baked: BakedModel, kwargs: Mapping[str, Any]) -> str
     if not isinstance(given, cls.config_class):
         return "a configuration of its own"
     own = cls.config_class.from_pretrained(baked.folder, local_files_only=True)
-    other = differences(given.to_dict(), own.to_dict())
-    return f"a configuration with another {other[0]}" if other else None
+    other = other_key(given, own)
+    return f"a configuration with another {other}" if other else None
 
 
 _NAMES = frozenset({"_name_or_path", "name_or_path", "_commit_hash", "dtype", "torch_dtype"})
 """Keys of a configuration that say where it came from, or are compared by themselves."""
+
+
+_AT_RUN = ("use_cache",)
+"""Keys that a forward pass reads and no constructor: sentence-transformers sets them before the load."""
+
+
+def other_key(given: Any, own: Any) -> str | None:
+    """The first key in which two configurations differ so that the networks may, or None."""
+    found = [key for key in differences(given.to_dict(), own.to_dict()) if key not in _AT_RUN]
+    return found[0] if found else None
+
+
+def take_at_run(config: Any, given: Any) -> None:
+    """Give a mapped model's configuration what the passed one says of forward passes."""
+    for key in _AT_RUN:
+        if hasattr(given, key) and getattr(config, key, None) != getattr(given, key):
+            setattr(config, key, getattr(given, key))
 
 
 def differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
@@ -225,6 +242,7 @@ def _mapped(cls: Any, baked: BakedModel, name: Any, kwargs: Mapping[str, Any]) -
         raise redirect.NotMappedError(
             f"attn_implementation={asked!r}, and {model.config._attn_implementation!r} was baked"
         )
+    take_at_run(model.config, kwargs.get("config"))
     rename(model, str(name), hub.commit_of(baked) if hub.repo_of(baked) == name else None)
     _generation(model, baked, name, kwargs)
     if kwargs.get("device_map") is not None and _major() < 5:

@@ -17,6 +17,7 @@ from prebake.families.compat import torchvision_operators
 from prebake_build.baking.worker import run
 
 REPO = "sentence-transformers/tiny-test"
+RANKER = "acme/ranker"
 TEXTS = ["A man is eating pasta.", "", "kitten " * 40]
 
 
@@ -162,3 +163,31 @@ def test_observed_a_bare_network_is_one_of_transformers(checkpoint: Path, hooked
 def test_modules_that_exist_already_are_no_load(expected: Any, hooked: Hooked) -> None:
     library()(modules=list(expected), device="cpu")
     assert hooked.loads == []
+
+
+@pytest.fixture(scope="module")
+def ranker(checkpoint: Path, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint for `CrossEncoder`: a network of transformers, which is baked as that."""
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("ranker")
+    torch.manual_seed(4)
+    BertForSequenceClassification(
+        BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=1)
+    ).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+    run(job(folder, models / "ranker", class_="BertForSequenceClassification", source=from_hub(RANKER)))
+    return folder
+
+
+def test_a_cross_encoder_is_served_through_transformers(
+    ranker: Path, hooked: Hooked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sentence_transformers import CrossEncoder
+
+    monkeypatch.setattr("prebake.adopt.catalogue._read", {})  # it has read the root without the ranker
+    pairs = [("a", "b"), ("how do I", "reset it")]
+    model = CrossEncoder(RANKER, device="cpu")
+    assert hooked.outcome == ("mapped", "ranker", None)
+    assert hooked.load.class_ == "transformers:BertForSequenceClassification"
+    assert (model.predict(pairs) == CrossEncoder(str(ranker), device="cpu").predict(pairs)).all()
