@@ -281,4 +281,4 @@ TARGETS: dict[str, Callable[[], Target]] = {
         _SpecCheck(), mutators.change_toml, 16_384,
     ),
 }  # fmt: skip
-"""The documents; `structure` is in `fuzz.structure_target`, which imports torch."""
+"""The documents; `structure` and `object` are in modules of their own, which import torch."""

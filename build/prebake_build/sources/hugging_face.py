@@ -96,10 +96,16 @@ class HuggingFaceSource:
             raise SourceError(f"{self.uri}: {quote(resolved.revision)} is not a commit of the hub: run `prebake lock`")
         # Not `folder` itself: the hub's client adds metadata files, by which it knows the files that are complete.
         kept = parts.folder_or(folder) / ".hub"
-        with self._asking() as hub:
-            in_parallel(
-                lambda file: hub.hf_hub_download(self.repo, file.path, revision=commit, local_dir=kept), resolved.files
-            )
+        try:
+            with self._asking() as hub:
+                in_parallel(
+                    lambda file: hub.hf_hub_download(self.repo, file.path, revision=commit, local_dir=kept),
+                    resolved.files,
+                )
+        except BaseException:
+            if not any((kept / file.path).exists() for file in resolved.files):
+                shutil.rmtree(kept, ignore_errors=True)
+            raise
         for file in resolved.files:
             (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(kept / file.path, folder / file.path)

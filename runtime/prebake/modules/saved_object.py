@@ -49,7 +49,8 @@ class SavedObject(nn.Module):
         except DocumentError:
             raise
         except Exception as error:  # the document is untrusted: wrong types and numbers of arguments
-            raise DocumentError(f"{FILE}: is malformed: {reason(error)[:200]}") from error
+            text = reason(error)[:200].encode(errors="backslashreplace").decode()  # it may repeat lone surrogates
+            raise DocumentError(f"{FILE}: is malformed: {text}") from error
 
 
 def read_shape(baked: BakedModel) -> Shape:
@@ -65,10 +66,15 @@ def read_shape(baked: BakedModel) -> Shape:
         raise IntegrityError(f"{path}: {reason(error)}") from error
     if hashlib.sha256(data).hexdigest() != expected:
         raise IntegrityError(f"{path}: its sha256 differs from the manifest's")
+    return parse_shape(data, str(path))
+
+
+def parse_shape(data: bytes, where: str) -> Shape:
+    """The shape in the bytes of an object.json. Raises DocumentError, which begins with `where`, if it is not JSON."""
     try:
         return Shape(json.loads(data))
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{path}: is not JSON: {reason(error)[:200]}") from error
+        raise DocumentError(f"{where}: is not JSON: {reason(error)[:200]}") from error
 
 
 class _Builder:
@@ -93,7 +99,9 @@ class _Builder:
 
     def _tensor(self, name: str, kind: str, requires_grad: bool, order: list[int] | None = None) -> torch.Tensor:
         stored = self._tensors.get(name)
-        if stored is None or kind not in ("tensor", "parameter"):
+        if kind not in ("tensor", "parameter"):
+            raise DocumentError(f"{FILE}: {quote(kind)} is neither tensor nor parameter")
+        if stored is None:
             raise DocumentError(f"{FILE}: names the {kind} {quote(name)}, which is not among the weights")
         key = (name, kind, requires_grad, None if order is None else tuple(order))
         if key not in self._made:
