@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prebake.adopt.catalogue import PATH, catalogue
+from prebake.adopt.catalogue import PATH
 from prebake.adopt.loads import Load
-from prebake.adopt.view import view_folder
-from prebake.baked import hub, layout
+from prebake.adopt.view import process_view
+from prebake.baked import hub
 
 if TYPE_CHECKING:
     from prebake.baked.model import BakedModel
@@ -67,7 +67,7 @@ def completed(load: Load, path: object) -> Load:
 def snapshot_of(baked: BakedModel) -> Path | None:
     """The view's folder of the model's commit; None if the model is not from the hub, or there is no view."""
     repo, commit = hub.repo_of(baked), hub.commit_of(baked)
-    if repo is None or commit is None or (view := view_folder(catalogue(), layout.default_root())) is None:
+    if repo is None or commit is None or (view := process_view()) is None:
         return None
     return view / hub.folder_of(repo) / "snapshots" / commit
 
