@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -24,10 +23,6 @@ from helpers.serving import Process
 
 if TYPE_CHECKING:
     from helpers.fake_sources import FakeSource
-
-# torchcrepe brings PyPI's torchaudio, which is built for CUDA: beside a torch for the CPU its import ends in an
-# OSError, and with it that of transformers' processors, diffusers and sentence-transformers. Without it, they work.
-sys.modules.setdefault("torchaudio", cast(Any, None))
 
 settings.register_profile("prebake", deadline=None)  # tests never assert on seconds
 settings.load_profile("prebake")

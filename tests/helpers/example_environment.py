@@ -1,21 +1,23 @@
 """The Python environment of someone who runs an example: what its requirements bring, and nothing of Prebake.
 
-The environment of the tests has more than that: PyPI's builds of torchvision and torchaudio for CUDA, which do not load
-beside a torch for the CPU, and Prebake itself. So an example gets an environment of its own, whose packages are links.
+The environment of the tests has more than that: PyPI's torchvision, which does not load beside a torch for the CPU, and
+Prebake itself; and it lacks torchaudio, which torchcrepe requires. So an example gets an environment of its own, whose
+packages are links.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import sysconfig
+import tempfile
 import venv
+import zipfile
 from configparser import ConfigParser
-from importlib.metadata import distribution
 from pathlib import Path
 
 from helpers import ROOT
+from helpers.cpu_wheels import write_torchaudio
 from prebake.documents import toml
 
 _LEFT_OUT = (
@@ -54,7 +56,8 @@ def environment(folder: Path, *, prebake: bool = False) -> Path:
     if prebake:
         _add_prebake(packages)
         _write_script(folder / "bin" / "prebake", python, "prebake")
-    copy_torchaudio(packages)
+    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(write_torchaudio(Path(scratch))) as wheel:
+        wheel.extractall(packages)
     return python
 
 
@@ -72,14 +75,6 @@ def _add_prebake(packages: Path) -> None:
         )
         with (folder / "entry_points.txt").open("w") as file:
             entries.write(file)
-
-
-def copy_torchaudio(target: Path) -> None:
-    """Copy torchaudio without its compiled part, which is for CUDA: without it, the rest works."""
-    source = Path(str(distribution("torchaudio").locate_file("torchaudio")))
-    shutil.copytree(source, target / "torchaudio", ignore=shutil.ignore_patterns("lib", "__pycache__"))
-    for entry in source.parent.glob("torchaudio-*.dist-info"):
-        shutil.copytree(entry, target / entry.name)
 
 
 def variables(**more: str) -> dict[str, str]:
