@@ -32,7 +32,14 @@ HOOKS = {
     "huggingface_hub.file_download": "huggingface_hub",
     "huggingface_hub._snapshot_download": "huggingface_hub",
     "huggingface_hub.hf_api": "huggingface_hub",
+    "torch": "torch",
+    "safetensors.torch": "safetensors",
+    "easyocr.easyocr": "easyocr",
+    "timm.models._factory": "timm",
     "transformers.modeling_utils": "transformers",
+    "sentence_transformers": "sentence_transformers",
+    "diffusers.pipelines.pipeline_utils": "diffusers",
+    "diffusers.models.modeling_utils": "diffusers",
 }
 """Module → the hook, in `prebake.adopt.hooks`, that is installed once the module is imported."""
 
