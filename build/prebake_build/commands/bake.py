@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prebake.baked.manifest import Manifest
+from prebake.baked.model import BakedModel
 from prebake.errors import ConfigError
 from prebake_build.baking.bake import bake
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import Baked, Lock
 from prebake_build.declared.spec import read_spec
+from prebake_build.images.layers import COMPRESSIONS
+from prebake_build.images.pack import PLATFORMS, Packed, Packing, pack
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands
@@ -21,6 +24,7 @@ _EPILOG = """\
 examples:
   prebake bake --output models                              every model of models.toml
   prebake bake --models models.dummy.toml caption --output models    one model, no network needed
+  prebake bake --output models --oci weights     the models, and an OCI image layout with a layer for each
 
 Exit codes: 0 baked; 1 a checkpoint that cannot be fetched or proven; 2 wrong use or configuration.
 """
@@ -46,17 +50,50 @@ def add(commands: Commands) -> None:
     parser.add_argument("--force", action="store_true", help="bake even if the folder is up to date")
     parser.add_argument("--record", action="store_true", help="record the result (digest, converter) in the lock")
     parser.add_argument("--json", action="store_true", help="print what was baked as JSON")
+    _add_image_options(parser)
     parser.set_defaults(run=_run)
 
 
-def _record(manifests: list[Manifest], lock: Lock | None, path: Path) -> None:
+def _add_image_options(parser: argparse.ArgumentParser) -> None:
+    image = parser.add_argument_group("an image of the models (no engine needed)")
+    image.add_argument("--oci", type=Path, metavar="DIR", help="write an OCI image layout; an existing one is replaced")
+    image.add_argument("--tag", default="latest", help="name of the image in the layout (default: %(default)s)")
+    image.add_argument("--compression", choices=COMPRESSIONS, default="uncompressed",
+                       help="of the layers (default: %(default)s)")  # fmt: skip
+    image.add_argument("--align", action="store_true",
+                       help="start weights on pages of the tar files (other digests than the engine's)")  # fmt: skip
+    image.add_argument("--platform", metavar="OS/ARCH", action="append",
+                       help=f"platform of an image; repeatable (default: {' and '.join(PLATFORMS)})")  # fmt: skip
+    image.add_argument("--annotation", metavar="KEY=VALUE", action="append", default=[], type=_annotation,
+                       help="annotation and label of the images; repeatable")  # fmt: skip
+
+
+def _annotation(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f'"{text}" is not of the form KEY=VALUE')
+    return key, value
+
+
+def _pack(options: argparse.Namespace, folders: list[Path]) -> Packed:
+    return pack(
+        [BakedModel.open(folder) for folder in folders],
+        options.oci,
+        Packing(tag=options.tag, compression=options.compression, align=options.align,
+                platforms=options.platform or PLATFORMS, annotations=dict(options.annotation)),
+    )  # fmt: skip
+
+
+def _record(manifests: list[Manifest], lock: Lock | None, path: Path, packed: Packed | None) -> None:
     """Record the baked model's digest in the lock, next to the source's files."""
     if lock is None:
         raise ConfigError(f"{path}: there is no lock to record the result in: run `prebake lock` first")
     for manifest in manifests:
         if not lock.is_open(manifest.name, manifest.source.uri):
+            layer = packed.layers[manifest.name].diff_id if packed else None
             lock = lock.with_baked(
-                manifest.name, Baked(converter=dict(manifest.converter), set_digest=manifest.set_digest)
+                manifest.name,
+                Baked(converter=dict(manifest.converter), set_digest=manifest.set_digest, layer_digest=layer),
             )
     lock.write(path)
 
@@ -68,12 +105,21 @@ def _run(options: argparse.Namespace) -> int:
     with Cache(options.cache) as cache:
         folders = bake(spec, options.names, lock, cache, options.output, force=options.force)
     manifests = [Manifest.read(folder) for folder in folders]
+    packed = _pack(options, folders) if options.oci else None
     if options.record:
-        _record(manifests, lock, path)
+        _record(manifests, lock, path, packed)
     if options.json:
-        print(json.dumps([{"name": m.name, "folder": str(folder), "set_digest": m.set_digest}
-                          for m, folder in zip(manifests, folders, strict=True)], indent=2))  # fmt: skip
-    else:
-        for manifest in manifests:
-            print(f"{manifest.name}  {manifest.set_digest}  {manifest.weights.bytes:,} bytes")
+        print(json.dumps([_document(folder, manifest, packed)
+                          for folder, manifest in zip(folders, manifests, strict=True)], indent=2))  # fmt: skip
+        return 0
+    for manifest in manifests:
+        layer = f"  layer {packed.layers[manifest.name].digest}" if packed else ""
+        print(f"{manifest.name}  {manifest.set_digest}  {manifest.weights.bytes:,} bytes{layer}")
+    if packed:
+        print(f"{options.oci}:{options.tag}  {packed.digest}")
     return 0
+
+
+def _document(folder: Path, manifest: Manifest, packed: Packed | None) -> dict[str, str]:
+    layer = {"layer_digest": packed.layers[manifest.name].digest} if packed else {}
+    return {"name": manifest.name, "folder": str(folder), "set_digest": manifest.set_digest, **layer}
