@@ -23,6 +23,8 @@ MANIFESTS = (MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
 
 REF_NAME = "org.opencontainers.image.ref.name"
 """Annotation of a layout's index with the image's tag."""
+IMAGE_NAME = "io.containerd.image.name"
+"""Annotation beside it with the whole name, which `docker load` and `ctr image import` give the image."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -152,6 +154,21 @@ class Index:
             "manifests": [manifest.to_dict() for manifest in self.manifests],
         }
         return {**document, "annotations": dict(sorted(self.annotations.items()))} if self.annotations else document
+
+
+def name_annotations(name: str) -> dict[str, str]:
+    """The annotations of an image that is called `v2`, `team/weights:v2` or `registry.example/team/weights:v2`."""
+    path, colon, tag = name.rpartition(":")
+    if not colon and "/" not in name:
+        return {REF_NAME: name}
+    if not colon or "/" in tag:
+        path, tag = name, "latest"
+    domain = path.partition("/")[0]
+    if "/" not in path:
+        path = f"docker.io/library/{path}"
+    elif not (set(".:") & set(domain) or domain == "localhost"):
+        path = f"docker.io/{path}"
+    return {REF_NAME: tag, IMAGE_NAME: f"{path}:{tag}"}
 
 
 def platform_dict(platform: str) -> dict[str, str]:

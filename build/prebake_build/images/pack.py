@@ -47,6 +47,7 @@ class Packing:
     root: str = layout.DEFAULT_ROOT
     """Folder of the models in the image."""
     tag: str = "latest"
+    """A tag, or a whole name, `registry.example/team/weights:v2`, under which an engine that loads it finds it."""
     compression: str = "uncompressed"
     """One of `layers.COMPRESSIONS`."""
     align: bool = False
@@ -81,7 +82,7 @@ def pack(models: Sequence[BakedModel], folder: Path, packing: Packing) -> Packed
         layers = dict(zip((baked.name for baked in models), _write_layers(models, blobs, packing), strict=True))
         images = [_write_image(models, layers, blobs, packing, platform) for platform in packing.platforms]
         index = _write_json(blobs, documents.INDEX, Index(manifests=tuple(images)).to_dict())
-        named = Index(manifests=(_with(index, {documents.REF_NAME: packing.tag}),))
+        named = Index(manifests=(_with(index, documents.name_annotations(packing.tag)),))
         (work / INDEX).write_text(_json(named.to_dict()), encoding="utf-8")
         (work / MARKER).write_text(_json({"imageLayoutVersion": VERSION}), encoding="utf-8")
     return Packed(digest=index.digest, layers=layers)

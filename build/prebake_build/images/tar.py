@@ -1,7 +1,7 @@
 """Entries of a tar file, byte for byte as BuildKit writes them, so that equal files give equal layer digests.
 
-BuildKit writes layers with Go's archive/tar in PAX format: ustar headers with octal zeros in the device fields, and an
-extended header only for a name or size that ustar can't hold. Python's tarfile leaves the device fields empty, and
+BuildKit writes layers with Go's archive/tar: ustar headers with octal zeros in the device fields, long names split into
+prefix and name, and an extended header (PAX) only for a name or size that ustar can't hold. Python's tarfile leaves the device fields empty, and
 versions of it differ, so the headers are written here. Format: POSIX.1-2017, pax, "ustar Interchange Format".
 """
 
@@ -46,8 +46,19 @@ def padding(size: int) -> bytes:
 
 
 def _records(name: str, size: int) -> bytes:
+    """The PAX records that this entry needs; none where a ustar header holds everything."""
+    if size <= _LARGEST and name.isascii() and (len(name) <= 100 or _split(name)):
+        return b""
     path = _record("path", name) if len(name) > 100 or not name.isascii() else b""
     return path + (_record("size", str(size)) if size > _LARGEST else b"")
+
+
+def _split(name: str) -> tuple[str, str] | None:
+    """A long name as prefix and name, split at the last slash that the prefix can reach; None if that is too little."""
+    reach = 156 if len(name) > 156 else len(name) - name.endswith("/")
+    place = name.rfind("/", 0, reach)
+    prefix, rest = name[:place], name[place + 1 :]
+    return (prefix, rest) if place > 0 and 0 < len(rest) <= 100 else None
 
 
 def _extended(name: str, size: int) -> bytes:
@@ -78,13 +89,15 @@ def _record(key: str, value: str) -> bytes:
 
 
 def _header(name: str, mode: int, size: int, kind: bytes, *, devices: bytes = b"0000000\0") -> bytes:
-    plain = "".join(letter for letter in name if letter.isascii()).encode()
-    if len(plain) > 100 or kind == _EXTENDED:
+    plain, prefix = "".join(letter for letter in name if letter.isascii()).encode(), b""
+    if len(plain) > 100 and kind != _EXTENDED and not _records(name, size) and (parts := _split(name)):
+        prefix, plain = parts[0].encode(), parts[1].encode()
+    elif len(plain) > 100 or kind == _EXTENDED:
         plain = plain[:100].rstrip(b"/")
     fields = [
         plain,
         _octal(mode, 8), _octal(0, 8), _octal(0, 8), _octal(size if size <= _LARGEST else 0, 12), _octal(0, 12),
-        b" " * 8, kind, b"", b"ustar\0", b"00", b"", b"", devices, devices, b"",
+        b" " * 8, kind, b"", b"ustar\0", b"00", b"", b"", devices, devices, prefix,
     ]  # fmt: skip
     checksum = sum(_USTAR.pack(*fields))
     fields[6] = b"%06o\0 " % checksum

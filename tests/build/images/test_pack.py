@@ -13,14 +13,16 @@ import pytest
 
 from helpers.baked_folders import baked_folder
 from helpers.baking import flip_byte, names, tree
+from prebake.baked.model import BakedModel
 from prebake.errors import ConfigError, IntegrityError, PrebakeError
 from prebake_build.images import pack as packing
+from prebake_build.images.documents import name_annotations
 from prebake_build.images.oci_layout import Layout
 from prebake_build.images.pack import Packing, pack
 
 
-def two(root: Path, **changes: bytes) -> list[packing.BakedModel]:
-    return [baked_folder(root, "caption", **changes), baked_folder(root, "ocr", licence="apache-2.0", fill=b"\2")]
+def two(root: Path) -> list[BakedModel]:
+    return [baked_folder(root, "caption"), baked_folder(root, "ocr", licence="apache-2.0", fill=b"\2")]
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -66,7 +68,7 @@ def test_annotations_say_what_is_in_it_and_the_callers_replace_them(tmp_path: Pa
         "org.opencontainers.image.vendor": "Acme",
     }
     assert image.manifest.annotations == image.config.labels == expected
-    digest = packing.BakedModel.open(tmp_path / "models" / "caption").manifest.set_digest
+    digest = BakedModel.open(tmp_path / "models" / "caption").manifest.set_digest
     assert image.manifest.layers[0].annotations == {
         "dev.prebake.model": "caption",
         "dev.prebake.revision": "commit:" + "1" * 40,
@@ -220,3 +222,16 @@ def test_a_layout_of_another_version_is_refused(oci: Path) -> None:
     assert str(caught.value) == (
         f'{oci}/oci-layout: imageLayoutVersion: "2.0.0" is not 1.0.0, which this Prebake reads'
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "image"),
+    [("v2", "v2", None),
+     ("weights:v2", "v2", "docker.io/library/weights:v2"),
+     ("acme/weights", "latest", "docker.io/acme/weights:latest"),
+     ("registry.example/acme/weights:v2", "v2", "registry.example/acme/weights:v2"),
+     ("localhost:5000/weights", "latest", "localhost:5000/weights:latest")],
+)  # fmt: skip
+def test_a_whole_name_is_split_into_what_engines_ask_for(name: str, tag: str, image: str | None) -> None:
+    expected = {"org.opencontainers.image.ref.name": tag}
+    assert name_annotations(name) == (expected | {"io.containerd.image.name": image} if image else expected)
