@@ -58,7 +58,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     image = parser.add_argument_group("an image of the models (no engine needed)")
     image.add_argument("--oci", type=Path, metavar="DIR", help="write an OCI image layout; an existing one is replaced")
     image.add_argument("--tag", default="latest", metavar="NAME",
-                       help="a tag, or a whole name such as registry.example/weights:v2 (default: %(default)s)")  # fmt: skip
+                       help="tag, or whole name (registry.example/weights:v2); default: %(default)s")  # fmt: skip
     image.add_argument("--compression", choices=COMPRESSIONS, default="uncompressed",
                        help="of the layers (default: %(default)s)")  # fmt: skip
     image.add_argument("--align", action="store_true",

@@ -1,8 +1,10 @@
 """Entries of a tar file, byte for byte as BuildKit writes them, so that equal files give equal layer digests.
 
 BuildKit writes layers with Go's archive/tar: ustar headers with octal zeros in the device fields, long names split into
-prefix and name, and an extended header (PAX) only for a name or size that ustar can't hold. Python's tarfile leaves the device fields empty, and
-versions of it differ, so the headers are written here. Format: POSIX.1-2017, pax, "ustar Interchange Format".
+prefix and name, and an extended header (PAX) only for a name or size that ustar can't hold. Python's tarfile leaves the
+device fields empty, and versions of it differ, so the headers are written here.
+
+Format: POSIX.1-2017, pax, "ustar Interchange Format".
 """
 
 from __future__ import annotations
