@@ -79,7 +79,7 @@ def read_contents(image: Image, *, large: int, wanted: Callable[[str], bool]) ->
     for number, descriptor in enumerate(image.manifest.layers):
         path = image.layer(number)
         try:
-            with _opened(path, descriptor.media_type) as archive:
+            with opened_layer(path, descriptor.media_type) as archive:
                 entries = [_entry(archive, member, number, large, wanted) for member in archive]
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
             raise DocumentError(f"{path}: layer {number} cannot be read: {reason(error)}") from error
@@ -89,7 +89,8 @@ def read_contents(image: Image, *, large: int, wanted: Callable[[str], bool]) ->
 
 
 @contextmanager
-def _opened(path: Path, media_type: str) -> Iterator[tarfile.TarFile]:
+def opened_layer(path: Path, media_type: str) -> Iterator[tarfile.TarFile]:
+    """A layer's tar file, decompressed as its media type says; a compressed one can only be read forwards."""
     with path.open("rb") as raw:
         if media_type.endswith(("+zstd", ".zstd")):
             with _zstd(raw) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:
