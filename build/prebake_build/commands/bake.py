@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prebake.baked.manifest import Manifest
 from prebake.baked.model import BakedModel
-from prebake.errors import ConfigError
+from prebake.errors import ConfigError, IntegrityError
 from prebake_build.baking.bake import bake
 from prebake_build.cache.checkpoints import Cache
-from prebake_build.declared.lock import Baked, Lock
-from prebake_build.declared.spec import read_spec
-from prebake_build.images.layers import COMPRESSIONS
+from prebake_build.declared.lock import Lock
+from prebake_build.declared.locked import refuse, require_locked
+from prebake_build.declared.result import Baked, changed_result
+from prebake_build.declared.spec import ModelSpec, Spec, read_spec
+from prebake_build.images.layers import COMPRESSIONS, layer_digest
 from prebake_build.images.pack import PLATFORMS, Packed, Packing, pack
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ _EPILOG = """\
 examples:
   prebake bake --output models                              every model of models.toml
   prebake bake --models models.dummy.toml caption --output models    one model, no network needed
+  prebake bake --output models --locked          exactly what models.lock records, or every difference
   prebake bake --output models --oci weights     the models, and an OCI image layout with a layer for each
 
 Exit codes: 0 baked; 1 a checkpoint that cannot be fetched or proven; 2 wrong use or configuration.
@@ -48,7 +52,11 @@ def add(commands: Commands) -> None:
         "--cache", type=Path, metavar="DIR", help="build cache (default: PREBAKE_CACHE, ~/.cache/prebake)"
     )
     parser.add_argument("--force", action="store_true", help="bake even if the folder is up to date")
-    parser.add_argument("--record", action="store_true", help="record the result (digest, converter) in the lock")
+    result = parser.add_mutually_exclusive_group()
+    result.add_argument("--record", action="store_true",
+                        help="record the result (digests, versions, options) in the lock")  # fmt: skip
+    result.add_argument("--locked", action="store_true",
+                        help="bake exactly what the lock records, or fail with every difference")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print what was baked as JSON")
     _add_image_options(parser)
     parser.set_defaults(run=_run)
@@ -85,30 +93,57 @@ def _pack(options: argparse.Namespace, folders: list[Path]) -> Packed:
     )  # fmt: skip
 
 
-def _record(manifests: list[Manifest], lock: Lock | None, path: Path, packed: Packed | None) -> None:
-    """Record the baked model's digest in the lock, next to the source's files."""
+def _record(spec: Spec, folders: Sequence[Path], lock: Lock | None, path: Path) -> None:
+    """Record the baked models' digests in the lock, next to the sources' files."""
     if lock is None:
         raise ConfigError(f"{path}: there is no lock to record the result in: run `prebake lock` first")
-    for manifest in manifests:
-        if not lock.is_open(manifest.name, manifest.source.uri):
-            layer = packed.layers[manifest.name].diff_id if packed else None
-            lock = lock.with_baked(
-                manifest.name,
-                Baked(converter=dict(manifest.converter), set_digest=manifest.set_digest, layer_digest=layer),
-            )
+    for folder in folders:
+        (model,) = spec.select([folder.name])
+        if not lock.is_open(model.name, model.source):
+            lock = lock.with_baked(model.name, _result(model, folder))
     lock.write(path)
+
+
+def _result(model: ModelSpec, folder: Path) -> Baked:
+    baked = BakedModel.open(folder)
+    return Baked.of(model, baked.manifest, layer_digest(baked))
+
+
+def _bake_locked(options: argparse.Namespace, spec: Spec, lock: Lock | None, path: Path) -> list[Path]:
+    """Bake exactly what the lock records. Raises ConfigError or IntegrityError with the differences of all models."""
+    if lock is None:
+        raise ConfigError(f"{path}: there is no lock: run `prebake lock`, then `prebake bake --record`")
+    expected = require_locked(lock, spec.select(options.names))
+
+    def accept(model: ModelSpec, folder: Path) -> None:
+        if lines := changed_result(expected[model.name], _result(model, folder)):
+            raise refuse(model.name, lines)
+
+    folders, failures = [], []
+    with Cache(options.cache) as cache:
+        for model in spec.select(options.names):
+            try:
+                folders += bake(spec, [model.name], lock, cache, options.output, force=options.force, accept=accept)
+            except IntegrityError as error:
+                failures.append(str(error))
+    if failures:
+        raise IntegrityError("\n".join(failures))
+    return folders
 
 
 def _run(options: argparse.Namespace) -> int:
     spec = read_spec(options.models)
     path: Path = options.lock or options.models.with_suffix(".lock")
     lock = Lock.read(path) if options.lock or path.exists() else None
-    with Cache(options.cache) as cache:
-        folders = bake(spec, options.names, lock, cache, options.output, force=options.force)
+    if options.locked:
+        folders = _bake_locked(options, spec, lock, path)
+    else:
+        with Cache(options.cache) as cache:
+            folders = bake(spec, options.names, lock, cache, options.output, force=options.force)
+    if options.record:
+        _record(spec, folders, lock, path)
     manifests = [Manifest.read(folder) for folder in folders]
     packed = _pack(options, folders) if options.oci else None
-    if options.record:
-        _record(manifests, lock, path, packed)
     if options.json:
         print(json.dumps([_document(folder, manifest, packed)
                           for folder, manifest in zip(folders, manifests, strict=True)], indent=2))  # fmt: skip

@@ -60,6 +60,13 @@ def write_layer(
     return WrittenLayer(digest=outer.digest, diff_id=written.digest, size=outer.size)
 
 
+def layer_digest(baked: BakedModel, *, root: str = layout.DEFAULT_ROOT) -> str:
+    """`sha256:…` of the model's uncompressed layer, which is not written. Raises IntegrityError as `write_layer`."""
+    with HashingWriter(len) as written:
+        _write_entries(baked, _files(baked), root, False, written)
+    return written.digest
+
+
 def _files(baked: BakedModel) -> dict[str, int]:
     """Path in the folder → size, in the order of a walk: each folder's names sorted, its own entry first."""
     baked.manifest.check_sizes(baked.folder)
