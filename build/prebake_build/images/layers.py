@@ -60,6 +60,20 @@ def write_layer(
     return WrittenLayer(digest=outer.digest, diff_id=written.digest, size=outer.size)
 
 
+def write_file_layer(source: Path, path: Path, *, root: str = layout.DEFAULT_ROOT) -> WrittenLayer:
+    """Write one file as a layer that puts it into `root` in the image. Raises IntegrityError and OSError."""
+    folder = root.strip("/")
+    size = source.stat().st_size
+    with path.open("xb", buffering=0) as raw, HashingWriter(lambda data: _write_all(raw, data)) as written:
+        for parent in reversed([PurePosixPath(folder), *PurePosixPath(folder).parents][:-1]):
+            written.write(tar.folder_entry(str(parent)))
+        written.write(tar.file_entry(f"{folder}/{source.name}", size))
+        with _regular(source) as file:
+            written.copy(file, size, str(source))
+        written.write(tar.padding(size) + tar.END)
+    return WrittenLayer(digest=written.digest, diff_id=written.digest, size=written.size)
+
+
 def layer_digest(baked: BakedModel, *, root: str = layout.DEFAULT_ROOT) -> str:
     """`sha256:…` of the model's uncompressed layer, which is not written. Raises IntegrityError as `write_layer`."""
     with HashingWriter(len) as written:

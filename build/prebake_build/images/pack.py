@@ -1,8 +1,8 @@
 """Writes baked models as an OCI image layout, without an engine and without root.
 
-The layout has one layer for each model and one image for each platform; the images share the layers. There is no time
-in it and the models are sorted, so one set of baked models gives the same bytes on every machine. The new layout is
-written beside its place and moved there in one step.
+The layout has one layer for each model, one for their signature if they have one, and one image for each platform; the
+images share the layers. There is no time in it and the models are sorted, so one set of baked models gives the same
+bytes on every machine. The new layout is written beside its place and moved there in one step.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from typing import Any
 
 from prebake.baked import layout
 from prebake.baked.model import BakedModel
+from prebake.baked.signature import Signature, differences
 from prebake.documents.messages import reason
 from prebake.documents.sizes import format_size
-from prebake.errors import ConfigError, PrebakeError
+from prebake.errors import ConfigError, IntegrityError, PrebakeError
 from prebake_build.files.atomic import REPLACED, put_in_place, sync_tree
 from prebake_build.files.digest import FULL
 from prebake_build.files.flock import locked_folder
 from prebake_build.images import documents
 from prebake_build.images.documents import Descriptor, Index, Manifest
-from prebake_build.images.layers import WrittenLayer, write_layer
+from prebake_build.images.layers import WrittenLayer, write_file_layer, write_layer
 from prebake_build.images.oci_layout import INDEX, MARKER, VERSION, is_layout
 
 PLATFORMS = ("linux/amd64", "linux/arm64")
@@ -80,7 +81,8 @@ def pack(models: Sequence[BakedModel], folder: Path, packing: Packing) -> Packed
         blobs = work / "blobs" / "sha256"
         blobs.mkdir(parents=True)
         layers = dict(zip((baked.name for baked in models), _write_layers(models, blobs, packing), strict=True))
-        images = [_write_image(models, layers, blobs, packing, platform) for platform in packing.platforms]
+        signature = _write_signature(models, blobs, packing)
+        images = [_write_image(models, layers, signature, blobs, packing, platform) for platform in packing.platforms]
         index = _write_json(blobs, documents.INDEX, Index(manifests=tuple(images)).to_dict())
         named = Index(manifests=(_with(index, documents.name_annotations(packing.tag)),))
         (work / INDEX).write_text(_json(named.to_dict()), encoding="utf-8")
@@ -103,9 +105,38 @@ def _write_layers(models: Sequence[BakedModel], blobs: Path, packing: Packing) -
         return list(threads.map(write, models))
 
 
+def _write_signature(models: Sequence[BakedModel], blobs: Path, packing: Packing) -> WrittenLayer | None:
+    """A layer of its own for the signature beside the models, if there is one; theirs stay the same.
+
+    Raises IntegrityError if it is not the signature of these models.
+    """
+    roots = {baked.folder.parent for baked in models}
+    files = [root / layout.SIGNATURE for root in sorted(roots) if (root / layout.SIGNATURE).exists()]
+    if not files:
+        return None
+    if findings := differences(Signature.read(files[0]), files[0].parent, [baked.name for baked in models]):
+        raise IntegrityError(
+            f"{files[0]}: is not the signature of these models:\n  " + "\n  ".join(findings)
+            + "\nSign them again (prebake sign), or remove it."
+        )  # fmt: skip
+    written = write_file_layer(files[0], blobs / ".signature", root=packing.root)
+    (blobs / ".signature").rename(blobs / written.digest.removeprefix("sha256:"))
+    return written
+
+
 def _write_image(
-    models: Sequence[BakedModel], layers: Mapping[str, WrittenLayer], blobs: Path, packing: Packing, platform: str
-) -> Descriptor:
+    models: Sequence[BakedModel], layers: Mapping[str, WrittenLayer], signature: WrittenLayer | None, blobs: Path,
+    packing: Packing, platform: str,
+) -> Descriptor:  # fmt: skip
+    diff_ids = [layers[baked.name].diff_id for baked in models]
+    history = [
+        {"created": EPOCH, "created_by": f"prebake bake {baked.name} # {baked.manifest.set_digest}"} for baked in models
+    ]
+    signed: tuple[Descriptor, ...] = ()
+    if signature:
+        diff_ids.append(signature.diff_id)
+        history.append({"created": EPOCH, "created_by": "prebake sign"})
+        signed = (Descriptor(media_type=documents.LAYER, digest=signature.digest, size=signature.size),)
     annotations = {**_annotations(models), **packing.annotations}
     config = _write_json(
         blobs,
@@ -114,11 +145,8 @@ def _write_image(
             **documents.platform_dict(platform),
             "created": EPOCH,
             "config": {"Labels": annotations},
-            "rootfs": {"type": "layers", "diff_ids": [layers[baked.name].diff_id for baked in models]},
-            "history": [
-                {"created": EPOCH, "created_by": f"prebake bake {baked.name} # {baked.manifest.set_digest}"}
-                for baked in models
-            ],
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            "history": history,
         },
     )
     media_type = documents.LAYER + ("+zstd" if packing.compression == "zstd" else "")
@@ -130,7 +158,7 @@ def _write_image(
                 annotations=_layer_annotations(baked),
             )
             for baked in models
-        ),
+        ) + signed,
         annotations=annotations,
     )  # fmt: skip
     return _with(_write_json(blobs, documents.MANIFEST, manifest.to_dict()), {}, platform)

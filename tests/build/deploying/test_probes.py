@@ -37,7 +37,7 @@ def written(folder: Path, *samples: dict[str, Any], **changes: Any) -> Path:
 
 
 def measured(**changes: Any) -> Measured:
-    values = {"label": "baked", "starts": 5, "ready": 2.0, "request": 1.5, "anonymous": 300 * MEBIBYTE,
+    values: dict[str, Any] = {"label": "baked", "starts": 5, "ready": 2.0, "request": 1.5, "anonymous": 300 * MEBIBYTE,
               "file": 640 * MEBIBYTE}  # fmt: skip
     return Measured(**(values | changes))
 
