@@ -71,7 +71,10 @@ def _run(options: argparse.Namespace) -> int:
 def _opened(options: argparse.Namespace) -> Iterator[Image]:
     folder = Path(options.image)
     if is_layout(folder) or folder.is_dir():
-        yield Layout.open(folder).image(name=options.tag, wanted=options.platform)
+        layout = Layout.open(folder)
+        image = layout.image(name=options.tag, wanted=options.platform)
+        layout.check_layers([image])  # an engine checks its own blobs; a folder may be damaged
+        yield image
         return
     from prebake_build.images.engine import open_engine
     from prebake_build.images.saved import saved_image

@@ -71,7 +71,7 @@ class Layout:
 
     def blob(self, descriptor: Descriptor) -> Path:
         """The blob's file. Raises IntegrityError if it is missing or has another size."""
-        path = self.folder / "blobs" / "sha256" / descriptor.digest.removeprefix("sha256:")
+        path = self._path(descriptor)
         if not path.is_file() or path.is_symlink():
             raise IntegrityError(f"{self.folder}: blob {descriptor.digest} is missing: the layout is incomplete")
         if (found := path.stat().st_size) != descriptor.size:
@@ -79,6 +79,9 @@ class Layout:
                 f"{self.folder}: blob {descriptor.digest}: expected {descriptor.size:,} bytes, found {found:,}"
             )
         return path
+
+    def _path(self, descriptor: Descriptor) -> Path:
+        return self.folder / "blobs" / "sha256" / descriptor.digest.removeprefix("sha256:")
 
     def image(self, *, name: str | None = None, wanted: str | None = None) -> Image:
         """The image with this tag (default: the only one) for one platform (default: this machine's).
@@ -116,7 +119,9 @@ class Layout:
                 raise DocumentError(f"{self.folder}: its indexes are nested more than {_DEEPEST} levels deep")
             index = Index.from_table(self._document(entry))
             annotations |= index.annotations
-            return [image for inner in index.manifests for image in self._below(inner, annotations, depth + 1)]
+            # engines save the platform that they pulled, below an index that names all of them
+            there = [inner for inner in index.manifests if self._path(inner).exists()]
+            return [image for inner in there or index.manifests for image in self._below(inner, annotations, depth + 1)]
         if entry.media_type not in documents.MANIFESTS or _is_attestation(entry):
             return []
         manifest = Manifest.from_table(self._document(entry))

@@ -14,8 +14,9 @@ from typing import Any
 import docker
 import pytest
 
+from helpers.baking import flip_byte
 from helpers.oci_images import LayerOf, weights, write_image
-from prebake.errors import PrebakeError
+from prebake.errors import IntegrityError, PrebakeError
 from prebake_build.commands import image as command
 from prebake_build.images.saved import saved_image
 
@@ -65,6 +66,13 @@ def test_many_paths_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     files = {f"models/{number}.safetensors": weights(1, bytes([number])) for number in range(1, 9)}
     run(write_image(tmp_path / "oci", LayerOf(files, gzip=True)))
     assert "  /models/5.safetensors\n  and 3 more\n" in capsys.readouterr().out
+
+
+def test_a_damaged_layout_is_refused(tmp_path: Path) -> None:
+    folder = write_image(tmp_path / "oci", CODE)
+    flip_byte(max((folder / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size))
+    with pytest.raises(IntegrityError, match="layers were changed"):
+        run(folder)
 
 
 # --- from the engine ---------------------------------------------------------------------------------------------

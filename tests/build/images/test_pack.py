@@ -191,6 +191,18 @@ def test_a_half_written_layout_is_said(oci: Path) -> None:
         layout.check_layers(layout.images())
 
 
+def test_an_index_may_name_platforms_that_are_not_there(oci: Path) -> None:
+    """An engine that pulled one platform saves it below the index of all."""
+    layout = Layout.open(oci)
+    amd, arm = layout.images()
+    (oci / "blobs" / "sha256" / arm.digest.removeprefix("sha256:")).unlink()
+    assert [image.digest for image in layout.images()] == [amd.digest]
+    (oci / "blobs" / "sha256" / amd.digest.removeprefix("sha256:")).unlink()
+    with pytest.raises(IntegrityError) as caught:
+        layout.images()
+    assert str(caught.value) == f"{oci}: blob {amd.digest} is missing: the layout is incomplete"
+
+
 def test_a_changed_document_is_found(oci: Path) -> None:
     index = json.loads((oci / "index.json").read_text())
     blob = oci / "blobs" / "sha256" / index["manifests"][0]["digest"].removeprefix("sha256:")
