@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from helpers.baked_folders import baked_folder
-from helpers.image_builds import remove
-from prebake.baked.model import BakedModel
+from helpers.image_builds import NAME as TINY_IMAGE
+from helpers.image_builds import Build, remove
+from prebake.baked.model import BakedModel, find_models
 from prebake_build.baking.writer import make_canonical
+from prebake_build.images.engine import image_layers
 from prebake_build.images.oci_layout import Layout
 from prebake_build.images.pack import Packed, Packing, pack
 
@@ -95,6 +97,20 @@ def test_the_layers_are_those_of_a_build(
     links = [f"COPY --link --from=weights-{baked.name} / /" for baked in models]
     built = build(context, "\n".join([*stages, "FROM scratch", *links]))
     assert layers_of(built) == [oci[1].layers[baked.name].digest for baked in models]
+
+
+def test_the_layers_are_those_of_docker_bake(engine: Any, built: Build, tmp_path: Path) -> None:
+    """The folders of this repository's own weights image, written again without the engine."""
+    container = engine.containers.create(f"{TINY_IMAGE}-weights", ["none"])
+    try:
+        chunks, _ = container.get_archive("/models")
+        with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+            archive.extractall(tmp_path, filter="data")
+    finally:
+        container.remove()
+    packed = pack(find_models(tmp_path / "models"), tmp_path / "oci", Packing())
+    layers = {layer.digest for layer in image_layers(engine, f"{TINY_IMAGE}-weights")}
+    assert {layer.digest for layer in packed.layers.values()} == layers
 
 
 def test_the_layout_is_a_build_context(oci: tuple[Path, Packed], models: list[BakedModel], contexts: Path) -> None:
