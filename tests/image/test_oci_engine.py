@@ -18,7 +18,7 @@ from helpers.baked_folders import baked_folder
 from helpers.image_builds import NAME as TINY_IMAGE
 from helpers.image_builds import Build, remove
 from prebake.baked.model import BakedModel, find_models
-from prebake_build.baking.writer import make_canonical
+from prebake_build.baking.writer import alone_in, make_canonical, write_view
 from prebake_build.images.engine import image_layers
 from prebake_build.images.oci_layout import Layout
 from prebake_build.images.pack import Packed, Packing, pack
@@ -26,6 +26,7 @@ from prebake_build.images.pack import Packed, Packing, pack
 pytestmark = pytest.mark.docker
 
 NAME = "prebake-test-oci"
+BASE = "python:3.11-slim-bookworm"
 REGISTRY = os.environ.get("PREBAKE_TEST_REGISTRY", "127.0.0.1:5000")
 IMAGE = f"{REGISTRY}/{NAME}:latest"
 AWKWARD = {
@@ -91,11 +92,15 @@ def test_the_layers_are_those_of_a_build(
         place = context / baked.name / "models" / baked.name
         place.parent.mkdir(parents=True)
         subprocess.run(["cp", "-r", str(baked.folder), str(place)], check=True)
+        with alone_in(place.parent):
+            write_view(place.parent)
         make_canonical(context / baked.name)
-    stages = [f"FROM scratch AS bake-{m.name}\nCOPY {m.name} /out\nFROM scratch AS weights-{m.name}\n"
-              f"COPY --link --from=bake-{m.name} /out /" for m in models]  # fmt: skip
+    # sending the context changes the time of folders in which it makes links
+    run = "cp -a /src/{name} /out && find /out -exec touch --no-dereference --date=@0 {{}} +"
+    stages = [f"FROM {BASE} AS bake-{m.name}\nRUN --mount=type=bind,target=/src {run.format(name=m.name)}\n"
+              f"FROM scratch AS weights-{m.name}\nCOPY --link --from=bake-{m.name} /out /" for m in models]  # fmt: skip
     links = [f"COPY --link --from=weights-{baked.name} / /" for baked in models]
-    built = build(context, "\n".join([*stages, "FROM scratch", *links]))
+    built = build(context, "\n".join([*stages, "FROM scratch", *links]), "--no-cache")
     assert layers_of(built) == [oci[1].layers[baked.name].digest for baked in models]
 
 

@@ -1,4 +1,4 @@
-"""The image layer of a baked model: a tar file of its folder at its place in the image.
+"""The image layer of a baked model: a tar file of its folder, and of its view, at their places in the image.
 
 The entries are those that `docker buildx bake` writes for `COPY --link` of the folder, in the same order, so the layer
 has the same digest however it was built.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from prebake.baked import layout
+from prebake.baked import hub, layout
 from prebake.baked.model import BakedModel
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError, IntegrityError
@@ -39,73 +39,98 @@ class WrittenLayer:
     """Bytes of the file."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One file or link of a layer."""
+
+    path: str
+    """In the image, without a leading slash."""
+    size: int = 0
+    source: Path | None = None
+    """The file that has the contents."""
+    data: bytes = b""
+    """The contents where there is no such file."""
+    target: str = ""
+    """What a symlink holds."""
+
+
 def write_layer(
     baked: BakedModel, path: Path, *, root: str = layout.DEFAULT_ROOT, compression: str = "uncompressed",
     align: bool = False,
 ) -> WrittenLayer:  # fmt: skip
-    """Write the model's folder as a layer that puts it below `root` in the image; reads each file once.
+    """Write the model as a layer that puts it below `root` in the image; reads each file once.
 
-    `align` starts the data of the safetensors files at multiples of a page in the tar file, so that they can be mapped
-    without being extracted; the layer's digest is not BuildKit's then. Raises IntegrityError if the folder is not what
-    its manifest says, as far as sizes and names tell, and OSError.
+    A model from the hub has its view beside it (`prebake.baked.hub`). `align` starts the data of the safetensors files
+    at multiples of a page in the tar file, so that they can be mapped without being extracted; the layer's digest is
+    not BuildKit's then. Raises IntegrityError if the folder is not what its manifest says, as far as sizes and names
+    tell, and OSError.
     """
-    files = _files(baked)
-    with path.open("xb", buffering=0) as raw, HashingWriter(lambda data: _write_all(raw, data)) as outer:
-        if compression == "uncompressed":
-            _write_entries(baked, files, root, align, outer)
-            written = outer
-        else:
-            with _compressor(outer) as write, HashingWriter(write) as written:
-                _write_entries(baked, files, root, align, written)
-    return WrittenLayer(digest=outer.digest, diff_id=written.digest, size=outer.size)
+    return _write(model_items(baked, root), path, compression, align)
 
 
 def write_file_layer(source: Path, path: Path, *, root: str = layout.DEFAULT_ROOT) -> WrittenLayer:
     """Write one file as a layer that puts it into `root` in the image. Raises IntegrityError and OSError."""
-    folder = root.strip("/")
-    size = source.stat().st_size
-    with path.open("xb", buffering=0) as raw, HashingWriter(lambda data: _write_all(raw, data)) as written:
-        for parent in reversed([PurePosixPath(folder), *PurePosixPath(folder).parents][:-1]):
-            written.write(tar.folder_entry(str(parent)))
-        written.write(tar.file_entry(f"{folder}/{source.name}", size))
-        with _regular(source) as file:
-            written.copy(file, size, str(source))
-        written.write(tar.padding(size) + tar.END)
-    return WrittenLayer(digest=written.digest, diff_id=written.digest, size=written.size)
+    item = Item(path=f"{root.strip('/')}/{source.name}", size=source.stat().st_size, source=source)
+    return _write([item], path, "uncompressed", False)
 
 
 def layer_digest(baked: BakedModel, *, root: str = layout.DEFAULT_ROOT) -> str:
     """`sha256:…` of the model's uncompressed layer, which is not written. Raises IntegrityError as `write_layer`."""
     with HashingWriter(len) as written:
-        _write_entries(baked, _files(baked), root, False, written)
+        _write_items(model_items(baked, root), False, written)
     return written.digest
 
 
-def _files(baked: BakedModel) -> dict[str, int]:
-    """Path in the folder → size, in the order of a walk: each folder's names sorted, its own entry first."""
+def model_items(baked: BakedModel, root: str) -> list[Item]:
+    """The files of a model and the links of its view, in the order of a walk: each folder's names sorted.
+
+    Raises IntegrityError if the folder is not what its manifest says.
+    """
     baked.manifest.check_sizes(baked.folder)
-    found = set(paths_of(baked.folder))
-    expected = {file.path: file.size for file in baked.manifest.files}
-    if unlisted := sorted(found - expected.keys() - {layout.MANIFEST}):
+    sizes = {file.path: file.size for file in baked.manifest.files}
+    if unlisted := sorted(set(paths_of(baked.folder)) - sizes.keys() - {layout.MANIFEST}):
         raise IntegrityError(f"{baked.folder}: not in its manifest: {', '.join(unlisted)}: remove it, or bake again")
-    expected[layout.MANIFEST] = (baked.folder / layout.MANIFEST).stat().st_size
-    return dict(sorted(expected.items(), key=lambda item: item[0].split("/")))
+    sizes[layout.MANIFEST] = (baked.folder / layout.MANIFEST).stat().st_size
+    base = root.strip("/")
+    items = [Item(path=f"{base}/{baked.name}/{path}", size=size, source=baked.folder / path)
+             for path, size in sizes.items()]  # fmt: skip
+    view = hub.view_of([baked])
+    for path, target in view.links.items():
+        items.append(Item(path=f"{base}/{hub.FOLDER}/{path}", target=hub.link_target(path, "..", target)))
+    for path, commit in view.refs.items():
+        items.append(Item(path=f"{base}/{hub.FOLDER}/{path}", size=len(commit), data=commit.encode("ascii")))
+    return sorted(items, key=lambda item: item.path.split("/"))
 
 
-def _write_entries(baked: BakedModel, files: dict[str, int], root: str, align: bool, written: HashingWriter) -> None:
-    base = PurePosixPath(root.strip("/")) / baked.name
+def _write(items: Sequence[Item], path: Path, compression: str, align: bool) -> WrittenLayer:
+    with path.open("xb", buffering=0) as raw, HashingWriter(lambda data: _write_all(raw, data)) as outer:
+        if compression == "uncompressed":
+            _write_items(items, align, outer)
+            written = outer
+        else:
+            with _compressor(outer) as write, HashingWriter(write) as written:
+                _write_items(items, align, written)
+    return WrittenLayer(digest=outer.digest, diff_id=written.digest, size=outer.size)
+
+
+def _write_items(items: Sequence[Item], align: bool, written: HashingWriter) -> None:
     folders: set[PurePosixPath] = set()
-    for path, size in files.items():
-        place = base / path
-        for folder in reversed(place.parents[:-1]):
+    for item in items:
+        for folder in reversed(PurePosixPath(item.path).parents[:-1]):
             if folder not in folders:
                 folders.add(folder)
                 written.write(tar.folder_entry(str(folder)))
-        page = layout.PAGE if align and path.endswith(".safetensors") else tar.BLOCK
-        written.write(tar.file_entry(str(place), size, position=written.size, align=page))
-        with _regular(baked.folder / path) as file:
-            written.copy(file, size, str(baked.folder / path))
-        written.write(tar.padding(size))
+        if item.target:
+            written.write(tar.link_entry(item.path, item.target))
+            continue
+        page = layout.PAGE if align and item.path.endswith(".safetensors") else tar.BLOCK
+        written.write(tar.file_entry(item.path, item.size, position=written.size, align=page))
+        if item.source is None:
+            written.write(item.data)
+        else:
+            with _regular(item.source) as file:
+                written.copy(file, item.size, str(item.source))
+        written.write(tar.padding(item.size))
     written.write(tar.END)
 
 

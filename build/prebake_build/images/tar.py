@@ -19,12 +19,19 @@ _USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s6s2s32s32s8s8s155s12x")
 _LARGEST = 8**11 - 1
 """Bytes of the largest file whose size fits into a ustar header."""
 _SHORTEST_COMMENT = len("12 comment=\n")
-_FILE, _FOLDER, _EXTENDED = b"0", b"5", b"x"
+_FILE, _LINK, _FOLDER, _EXTENDED = b"0", b"2", b"5", b"x"
 
 
 def folder_entry(name: str) -> bytes:
     """The entry of a folder: mode 0755, owner 0, mtime 0. `name` is a relative POSIX path."""
     return _extended(name + "/", 0) + _header(name + "/", 0o755, 0, _FOLDER)
+
+
+def link_entry(name: str, target: str) -> bytes:
+    """The entry of a symlink: owner 0, mtime 0."""
+    records = _records(name, 0, target)
+    header = _header(name, 0o777, 0, _LINK, target=target)
+    return (_extended_header(name, records) if records else b"") + header
 
 
 def file_entry(name: str, size: int, *, position: int = 0, align: int = BLOCK) -> bytes:
@@ -47,12 +54,17 @@ def padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def _records(name: str, size: int) -> bytes:
+def _records(name: str, size: int, target: str = "") -> bytes:
     """The PAX records that this entry needs; none where a ustar header holds everything."""
-    if size <= _LARGEST and name.isascii() and (len(name) <= 100 or _split(name)):
+    if size <= _LARGEST and name.isascii() and (len(name) <= 100 or _split(name)) and _is_short(target):
         return b""
-    path = _record("path", name) if len(name) > 100 or not name.isascii() else b""
-    return path + (_record("size", str(size)) if size > _LARGEST else b"")
+    link = b"" if _is_short(target) else _record("linkpath", target)
+    path = b"" if _is_short(name) else _record("path", name)
+    return link + path + (_record("size", str(size)) if size > _LARGEST else b"")
+
+
+def _is_short(name: str) -> bool:
+    return len(name) <= 100 and name.isascii()
 
 
 def _split(name: str) -> tuple[str, str] | None:
@@ -90,20 +102,26 @@ def _record(key: str, value: str) -> bytes:
     return str(length).encode() + body
 
 
-def _header(name: str, mode: int, size: int, kind: bytes, *, devices: bytes = b"0000000\0") -> bytes:
-    plain, prefix = "".join(letter for letter in name if letter.isascii()).encode(), b""
-    if len(plain) > 100 and kind != _EXTENDED and not _records(name, size) and (parts := _split(name)):
+def _header(
+    name: str, mode: int, size: int, kind: bytes, *, target: str = "", devices: bytes = b"0000000\0"
+) -> bytes:  # fmt: skip
+    plain, prefix = _ascii(name), b""
+    if len(plain) > 100 and kind != _EXTENDED and not _records(name, size, target) and (parts := _split(name)):
         prefix, plain = parts[0].encode(), parts[1].encode()
     elif len(plain) > 100 or kind == _EXTENDED:
         plain = plain[:100].rstrip(b"/")
     fields = [
         plain,
         _octal(mode, 8), _octal(0, 8), _octal(0, 8), _octal(size if size <= _LARGEST else 0, 12), _octal(0, 12),
-        b" " * 8, kind, b"", b"ustar\0", b"00", b"", b"", devices, devices, prefix,
+        b" " * 8, kind, _ascii(target)[:100], b"ustar\0", b"00", b"", b"", devices, devices, prefix,
     ]  # fmt: skip
     checksum = sum(_USTAR.pack(*fields))
     fields[6] = b"%06o\0 " % checksum
     return _USTAR.pack(*fields)
+
+
+def _ascii(text: str) -> bytes:
+    return "".join(letter for letter in text if letter.isascii()).encode()
 
 
 def _octal(value: int, width: int) -> bytes:

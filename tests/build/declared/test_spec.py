@@ -10,14 +10,18 @@ from hypothesis import strategies as st
 
 from helpers import ROOT
 from prebake.baked.warmup import Inputs, Numbers, Zeros
+from prebake.documents import toml
 from prebake.errors import ConfigError, UnknownModelError
+from prebake.families.family import NAMES
 from prebake_build.declared.spec import ModelSpec, read_spec
+from prebake_build.sources import IN_THE_BOX
 from prebake_build.sources.path import PathSource
 
 DTYPES = "float32, bfloat16, float16, source"
 BLIP = "transformers:BlipForConditionalGeneration"
-NO_FAMILY = "not a known family (expected one of transformers, easyocr, torch)"
-NO_SCHEME = "has no known scheme (expected one of hf:, easyocr:, url:, path:, dummy:)"
+NO_FAMILY = f"not a known family (expected one of {', '.join(NAMES)})"
+NO_SCHEME = f"has no known scheme (expected one of {', '.join(name + ':' for name in IN_THE_BOX)})"
+OTHERS = " (others come with a package that has an entry point of the group prebake.sources)"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -45,15 +49,13 @@ def test_the_repositorys_own_file_is_read() -> None:
             family="transformers",
             class_="BlipForConditionalGeneration",
             dtype="float32",
-            arguments={},
         ),
-        ModelSpec(name="ocr", source="easyocr:ko+en", family="easyocr", arguments={}),
+        ModelSpec(name="ocr", source="easyocr:ko+en", family="easyocr", options={"quantize": True}),
         ModelSpec(
             name="florence",
             source="hf:florence-community/Florence-2-base",
             dtype="float32",
             retries=3,
-            arguments={},
         ),
     )
 
@@ -82,7 +84,7 @@ def test_every_key_has_its_place(tmp_path: Path) -> None:
             retries=10,
             timeout=30.0,
             required=False,
-            arguments={"hidden": 4, "names": ["a", "b"], "nested": {"ratio": 0.5}},
+            options={"arguments": {"hidden": 4, "names": ["a", "b"], "nested": {"ratio": 0.5}}},
         ),
     )
 
@@ -118,7 +120,7 @@ def test_a_warm_up_is_a_function_or_inputs(tmp_path: Path) -> None:
 def test_the_family_is_left_open_unless_the_source_says_it(tmp_path: Path) -> None:
     text = '[models.a]\nsource = "path:x"\n[models.b]\nsource = "easyocr:en"\nquantize = false\n'
     a, b = read_spec(write(tmp_path, text)).models
-    assert (a.family, a.class_, b.family, b.class_, b.quantize) == (None, None, "easyocr", None, False)
+    assert (a.family, a.class_, b.family, b.class_, b.options) == (None, None, "easyocr", None, {"quantize": False})
 
 
 def test_relative_paths_start_where_models_toml_is(tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ('dtype = "float31"', f'dtype: "float31" is not one of {DTYPES}: did you mean "float32"?'),
         ("dtype = 32", "dtype: expected a string, found a whole number (32)"),
         ("retires = 3", 'retires: unknown key: did you mean "retries"?'),
-        ("colour = 3", "colour: unknown key"),
+        ("colour = 3", "colour: unknown key (known: source, class, dtype, retries, timeout, required, warmup)"),
         ("retries = -1", "retries: -1 is not between 0 and 10"),
         ("retries = 11", "retries: 11 is not between 0 and 10"),
         ("retries = true", "retries: expected a whole number, found true or false (True)"),
@@ -169,9 +171,25 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ('class = "easyocr:Reader"', 'class: the family easyocr cannot read the source "path:weights"'),
         ('class = "transformers:Blip"\nquantize = true',
          "quantize: is only for the family easyocr (this model's family is transformers)"),
-        ("arguments = {}", 'arguments: is only for the family torch (set `class = "FAMILY:…"` if it is)'),
+        ("arguments = {}", 'arguments: is only for the family timm or torch (set `class = "FAMILY:…"` if it is)'),
         ('class = "torch:a:b"\narguments = { day = [2026-01-02] }',
          "arguments.day: the manifest (JSON) cannot contain a date"),
+        ('class = "torch:a:b"\nfile = 3',
+         "file: expected a string, a list of strings or a table of strings, found a whole number (3)"),
+        ('class = "torch:a:b"\nfile = []', "file: expected a string, a list of strings or a table of strings, found a "
+                                            "list"),
+        ('class = "torch:a:b"\nfile = "../w.pth"', 'file: "../w.pth" is not a path in the checkpoint'),
+        ('class = "torch:a:b"\nfile = { a = "/w.pth" }', 'file: "/w.pth" is not a path in the checkpoint'),
+        ('class = "torch:a:b"\nfile = ["w.pth", "w.pth"]', 'file: "w.pth" is named twice'),
+        ('class = "tensors"\nfile = ["w.pth"]', "file: expected a string, found a list"),
+        ('class = "tensors:x"', 'class: "tensors:x" is not of the form "tensors"'),
+        ('class = "tensors"\nkey = "x"', "key: is only for the family torch (this model's family is tensors)"),
+        ('class = "tensors"\nwarmup = { inputs = {} }',
+         "warmup: the family tensors has no network and no forward: write a function, "
+         'warmup = "package.module:function"'),
+        ('class = "torch:a:b"\nkey = 3', "key: expected a string, found a whole number (3)"),
+        ('class = "torch:a:b"\nkey = ""', "key: is empty: leave it out if the file's object is the state dict"),
+        ('class = "torch:a:b"\nignore = "x"', 'ignore: expected a list, found the string "x"'),
         ("warmup = 1", 'warmup: expected "package.module:function" or a table of inputs, found a whole number (1)'),
         ("warmup = { inputs = {}, methd = 1 }", 'warmup.methd: unknown key: did you mean "method"?'),
         ("warmup = { inputs = { x = { shape = [1], dtyp = 1 } } }",
@@ -191,9 +209,9 @@ def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, messag
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("huggingface:a/b", f'"huggingface:a/b" {NO_SCHEME}'),
+        ("huggingface:a/b", f'"huggingface:a/b" {NO_SCHEME}{OTHERS}'),
         ("hff:a/b", f'"hff:a/b" {NO_SCHEME}: did you mean "hf"?'),
-        ("a/b", f'"a/b" {NO_SCHEME}'),
+        ("a/b", f'"a/b" {NO_SCHEME}{OTHERS}'),
         ("hf:a", '"hf:a" is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"'),
         ("easyocr:ko,en", '"easyocr:ko,en" is not of the form "easyocr:ko+en", each language once'),
         ("url:ftp://a/b", '"ftp://a/b" is not an http:// or https:// URL with a host'),
@@ -202,6 +220,14 @@ def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, messag
 )  # fmt: skip
 def test_a_source_that_nothing_can_read_is_refused(tmp_path: Path, source: str, message: str) -> None:
     assert one(tmp_path, "", source) == [f"models.toml: models.caption.source: {message}"]
+
+
+@pytest.mark.parametrize("file", ['"w.pth"', '["a.pth", "b.pth"]', '{ a = "a.pth", b = "b.pth" }'])
+def test_the_keys_of_the_family_torch(tmp_path: Path, file: str) -> None:
+    text = f'[models.m]\nsource = "path:c"\nclass = "torch:a:b"\nfile = {file}\nkey = "params_ema"\nignore = ["x.*"]\n'
+    assert read_spec(write(tmp_path, text)).models[0].options == {
+        "arguments": {}, "file": toml.loads(f"x = {file}")["x"], "key": "params_ema", "ignore": ["x.*"],
+    }  # fmt: skip
 
 
 def test_easyocr_has_its_own_family_and_type(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from helpers.baked_folders import baked_folder, safetensors
 from prebake.baked.header import read_header
 from prebake.errors import ConfigError, IntegrityError, PrebakeError
+from prebake_build.baking.writer import alone_in, write_view
 from prebake_build.images import hashing
 from prebake_build.images.layers import WrittenLayer, write_layer
 
@@ -25,16 +26,36 @@ def test_entries_are_in_the_order_of_a_walk_with_each_folder_first(tmp_path: Pat
     baked = baked_folder(tmp_path, "m", files={"unet/config.json": b"1", "unet-x": b"2", "unet/a/b": b"3"})
     layer = write_layer(baked, tmp_path / "layer")
     with tarfile.open(tmp_path / "layer") as archive:
+        view = [name for name in archive.getnames() if name.startswith("models/.hub/")]
         assert archive.getnames() == [
-            "models", "models/m", "models/m/config.json", "models/m/manifest.json", "models/m/model.safetensors",
-            "models/m/unet", "models/m/unet/a", "models/m/unet/a/b", "models/m/unet/config.json", "models/m/unet-x",
+            "models", "models/.hub", *view, "models/m", "models/m/config.json", "models/m/manifest.json",
+            "models/m/model.safetensors", "models/m/unet", "models/m/unet/a", "models/m/unet/a/b",
+            "models/m/unet/config.json", "models/m/unet-x",
         ]  # fmt: skip
         for entry in archive:
-            file = archive.extractfile(entry)
+            file = archive.extractfile(entry) if entry.isreg() and entry.name not in view else None
             assert file is None or file.read() == (tmp_path / entry.name.removeprefix("models/")).read_bytes()
     assert layer == WrittenLayer(
         digest=sha256(tmp_path / "layer"), diff_id=layer.digest, size=(tmp_path / "layer").stat().st_size
     )
+
+
+def test_a_model_from_the_hub_has_its_view_beside_it_as_a_bake_writes_it(tmp_path: Path) -> None:
+    baked = baked_folder(tmp_path / "models", "m", files={"unet/config.json": b"1"})
+    write_layer(baked, tmp_path / "layer")
+    with alone_in(tmp_path / "models"):
+        write_view(tmp_path / "models")
+    expected = {path.relative_to(tmp_path).as_posix(): path for path in (tmp_path / "models" / ".hub").rglob("*")}
+    with tarfile.open(tmp_path / "layer") as archive:
+        found = {entry.name: entry for entry in archive if entry.name.startswith("models/.hub/")}
+        assert found.keys() == expected.keys()
+        for name, path in expected.items():
+            if path.is_symlink():
+                assert (found[name].issym(), found[name].linkname) == (True, str(path.readlink()))
+            elif path.is_file():
+                file = archive.extractfile(name)
+                assert file and file.read() == path.read_bytes()
+    assert next(entry.linkname for entry in found.values() if entry.issym()) == "../../../../m/config.json"
 
 
 def test_the_files_own_modes_and_times_do_not_matter(tmp_path: Path) -> None:

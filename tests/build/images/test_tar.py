@@ -30,6 +30,13 @@ def test_a_folder_is_read_back(name: str) -> None:
     assert (found.name, found.isdir(), found.mode, found.mtime) == (name, True, 0o755, 0)
 
 
+@pytest.mark.parametrize("target", ["../m/a", "../" + "t" * 120, "../모델/a"])
+@pytest.mark.parametrize("name", ["models/.hub/a", LONG])
+def test_a_link_is_read_back(name: str, target: str) -> None:
+    (found,) = read(tar.link_entry(name, target) + tar.END)
+    assert (found.name, found.issym(), found.linkname, found.size, found.mtime) == (name, True, target, 0, 0)
+
+
 def test_a_file_above_8_gib_has_its_size_in_an_extended_header() -> None:
     entry = tar.file_entry("m.safetensors", 9 << 30)
     with tarfile.open(fileobj=io.BytesIO(entry + bytes(512))) as archive:
