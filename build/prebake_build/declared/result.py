@@ -72,7 +72,9 @@ def declared_options(model: ModelSpec) -> dict[str, Any]:
         default = declared.default
         if declared.default_factory is not dataclasses.MISSING:
             default = declared.default_factory()
-        if declared.name in ("name", "source") or value == default or value == {}:
+        if declared.name == "options":  # the keys of the model's family
+            options |= {key: _plain(item) for key, item in value.items() if item not in ({}, (), [], None)}
+        if declared.name in ("name", "source", "options") or value == default:
             continue
         options[declared.name.rstrip("_")] = _plain(spell_warmup(value) if declared.name == "warmup" else value)
     return options
