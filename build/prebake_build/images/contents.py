@@ -25,6 +25,7 @@ SMALL = 256 << 10
 _CHUNK = 1 << 20
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
+_DAMAGED = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError)
 _MOST_LINKS = 40
 """Symlinks that are followed, as in the kernel."""
 
@@ -77,12 +78,8 @@ def read_contents(image: Image, *, large: int, wanted: Callable[[str], bool]) ->
     says so about their path. Raises DocumentError for a layer that is no tar file, and IntegrityError."""
     contents = Contents()
     for number, descriptor in enumerate(image.manifest.layers):
-        path = image.layer(number)
-        try:
-            with opened_layer(path, descriptor.media_type) as archive:
-                entries = [_entry(archive, member, number, large, wanted) for member in archive]
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
-            raise DocumentError(f"{path}: layer {number} cannot be read: {reason(error)}") from error
+        with opened_layer(image.layer(number), descriptor.media_type) as archive:
+            entries = [_entry(archive, member, number, large, wanted) for member in archive]
         contents.layers.append(entries)
         _lay(contents, entries, number)
     return contents
@@ -90,7 +87,23 @@ def read_contents(image: Image, *, large: int, wanted: Callable[[str], bool]) ->
 
 @contextmanager
 def opened_layer(path: Path, media_type: str) -> Iterator[tarfile.TarFile]:
-    """A layer's tar file, decompressed as its media type says; a compressed one can only be read forwards."""
+    """A layer's tar file, decompressed as its media type says; a compressed one can only be read forwards.
+
+    Raises DocumentError for a layer that is no such file or is damaged, also while it is read inside the block.
+    """
+    try:
+        with _opened(path, media_type) as archive:
+            yield archive
+    except _DAMAGED as error:
+        raise DocumentError(f"{path}: this layer cannot be read: {reason(error)}") from error
+    except Exception as error:
+        if type(error).__name__ == "ZstdError":  # of whichever package is installed
+            raise DocumentError(f"{path}: this layer cannot be read: {reason(error)}") from error
+        raise
+
+
+@contextmanager
+def _opened(path: Path, media_type: str) -> Iterator[tarfile.TarFile]:
     with path.open("rb") as raw:
         if media_type.endswith(("+zstd", ".zstd")):
             with _zstd(raw) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:

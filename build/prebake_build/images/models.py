@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from prebake.baked.header import Entry, parse_header
 from prebake.baked.manifest import FORMAT, Manifest
 from prebake.baked.model import BakedModel, find_models
 from prebake.documents.table import parse_json
-from prebake.errors import ConfigError, DocumentError, IntegrityError
+from prebake.errors import ConfigError, IntegrityError
 from prebake_build.images.contents import opened_layer
 from prebake_build.images.oci_layout import Image, Layout, is_layout
 
@@ -103,17 +102,14 @@ def _in_image(image: Image) -> dict[str, PlacedModel]:
 def _manifests(path: Path, media_type: str) -> Mapping[str, str]:
     """Folder in the layer → the text of its manifest; other files of that name are left out."""
     found = {}
-    try:
-        with opened_layer(path, media_type) as archive:
-            for member in archive:
-                if posixpath.basename(member.name) != layout.MANIFEST or not member.isreg():
-                    continue
-                file = archive.extractfile(member) if member.size <= _LARGEST_MANIFEST else None
-                text = file.read().decode("utf-8", "replace") if file else ""
-                if '"set_digest"' in text:
-                    found[posixpath.dirname(_inside(member.name))] = text
-    except (tarfile.TarError, EOFError) as error:
-        raise DocumentError(f"{path}: is not a layer: {error}") from error
+    with opened_layer(path, media_type) as archive:
+        for member in archive:
+            if posixpath.basename(member.name) != layout.MANIFEST or not member.isreg():
+                continue
+            file = archive.extractfile(member) if member.size <= _LARGEST_MANIFEST else None
+            text = file.read().decode("utf-8", "replace") if file else ""
+            if '"set_digest"' in text:
+                found[posixpath.dirname(_inside(member.name))] = text
     return found
 
 
@@ -124,7 +120,11 @@ def _layer_opener(
     def open_(name: str) -> Iterator[BinaryIO]:
         with opened_layer(path, media_type) as archive:
             for member in archive:
-                if _inside(member.name) == f"{folder}/{name}" and (file := archive.extractfile(member)):
+                if (
+                    member.isreg()
+                    and _inside(member.name) == f"{folder}/{name}"
+                    and (file := archive.extractfile(member))
+                ):
                     yield cast(BinaryIO, file)
                     return
         raise IntegrityError(f"{where}/{name}: is missing")

@@ -298,7 +298,7 @@ def test_a_layer_that_is_no_tar_file(tmp_path: Path, zipped: bool) -> None:
     layer.write_bytes(b"\7" * layer.stat().st_size)
     with pytest.raises(DocumentError) as caught:
         check(image)
-    assert str(caught.value).startswith(f"{layer}: layer 0 cannot be read: ")
+    assert str(caught.value).startswith(f"{layer}: this layer cannot be read: ")
 
 
 def test_paths_that_leave_the_image_stay_in_it(tmp_path: Path) -> None:
