@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from helpers import ROOT
 from prebake.baked.warmup import Inputs, Numbers, Zeros
-from prebake.documents import toml
 from prebake.errors import ConfigError, UnknownModelError
 from prebake.families.family import NAMES
 from prebake_build.declared.spec import ModelSpec, read_spec
@@ -174,22 +173,6 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("arguments = {}", 'arguments: is only for the family timm or torch (set `class = "FAMILY:…"` if it is)'),
         ('class = "torch:a:b"\narguments = { day = [2026-01-02] }',
          "arguments.day: the manifest (JSON) cannot contain a date"),
-        ('class = "torch:a:b"\nfile = 3',
-         "file: expected a string, a list of strings or a table of strings, found a whole number (3)"),
-        ('class = "torch:a:b"\nfile = []', "file: expected a string, a list of strings or a table of strings, found a "
-                                            "list"),
-        ('class = "torch:a:b"\nfile = "../w.pth"', 'file: "../w.pth" is not a path in the checkpoint'),
-        ('class = "torch:a:b"\nfile = { a = "/w.pth" }', 'file: "/w.pth" is not a path in the checkpoint'),
-        ('class = "torch:a:b"\nfile = ["w.pth", "w.pth"]', 'file: "w.pth" is named twice'),
-        ('class = "tensors"\nfile = ["w.pth"]', "file: expected a string, found a list"),
-        ('class = "tensors:x"', 'class: "tensors:x" is not of the form "tensors"'),
-        ('class = "tensors"\nkey = "x"', "key: is only for the family torch (this model's family is tensors)"),
-        ('class = "tensors"\nwarmup = { inputs = {} }',
-         "warmup: the family tensors has no network and no forward: write a function, "
-         'warmup = "package.module:function"'),
-        ('class = "torch:a:b"\nkey = 3', "key: expected a string, found a whole number (3)"),
-        ('class = "torch:a:b"\nkey = ""', "key: is empty: leave it out if the file's object is the state dict"),
-        ('class = "torch:a:b"\nignore = "x"', 'ignore: expected a list, found the string "x"'),
         ("warmup = 1", 'warmup: expected "package.module:function" or a table of inputs, found a whole number (1)'),
         ("warmup = { inputs = {}, methd = 1 }", 'warmup.methd: unknown key: did you mean "method"?'),
         ("warmup = { inputs = { x = { shape = [1], dtyp = 1 } } }",
@@ -220,14 +203,6 @@ def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, messag
 )  # fmt: skip
 def test_a_source_that_nothing_can_read_is_refused(tmp_path: Path, source: str, message: str) -> None:
     assert one(tmp_path, "", source) == [f"models.toml: models.caption.source: {message}"]
-
-
-@pytest.mark.parametrize("file", ['"w.pth"', '["a.pth", "b.pth"]', '{ a = "a.pth", b = "b.pth" }'])
-def test_the_keys_of_the_family_torch(tmp_path: Path, file: str) -> None:
-    text = f'[models.m]\nsource = "path:c"\nclass = "torch:a:b"\nfile = {file}\nkey = "params_ema"\nignore = ["x.*"]\n'
-    assert read_spec(write(tmp_path, text)).models[0].options == {
-        "arguments": {}, "file": toml.loads(f"x = {file}")["x"], "key": "params_ema", "ignore": ["x.*"],
-    }  # fmt: skip
 
 
 def test_easyocr_has_its_own_family_and_type(tmp_path: Path) -> None:
