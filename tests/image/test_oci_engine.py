@@ -156,3 +156,32 @@ def test_it_is_loaded_and_pushed_with_its_own_digests(engine: Any, oci: tuple[Pa
             assert len(json.load(answer)["manifests"]) == 2
     finally:
         remove(engine, IMAGE)
+
+
+def test_a_push_after_a_change_of_code_moves_no_weights(engine: Any, oci: tuple[Path, Packed], contexts: Path) -> None:
+    folder, packed = oci
+    try:
+        urllib.request.urlopen(f"http://{REGISTRY}/v2/", timeout=10).close()
+    except OSError as error:
+        pytest.skip(f"no registry answers at {REGISTRY}: {error}")
+    context, name = contexts / "code", f"{REGISTRY}/{NAME}-code:latest"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM weights\nCOPY --link code /code\n")
+    said = []
+    try:
+        for code in ("version 1", "version 2"):
+            (context / "code").write_text(code)
+            output = f"type=docker,name={name},compression=uncompressed,force-compression=true,oci-mediatypes=true"
+            weights = f"--build-context=weights=oci-layout://{folder}:latest"
+            done = subprocess.run(
+                ["docker", "buildx", "build", "--provenance=false", f"--output={output}", weights, str(context)],
+                capture_output=True, text=True,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            statuses = [json.loads(line) for line in engine.images.push(name).splitlines()]
+            said.append({status["id"]: status["status"] for status in statuses if "id" in status})
+        ids = [layer.digest.removeprefix("sha256:")[:12] for layer in packed.layers.values()]
+        assert {said[1].get(layer) for layer in ids} == {"Layer already exists"}, said
+        assert "Pushed" in said[1].values(), said  # the code
+    finally:
+        remove(engine, name)
