@@ -10,8 +10,9 @@ from typing import BinaryIO
 
 from prebake.errors import PrebakeError
 
-CHUNK = 1 << 22
-"""Bytes that are read, written and hashed at once."""
+CHUNK = 1 << 20
+"""Bytes that are read, written and hashed at once. Chunks of 4 MB fall out of the processor's cache before they are
+hashed, and take twice the processor time."""
 _AHEAD = 3
 """Chunks that wait for the hash at most, which bounds the memory."""
 
