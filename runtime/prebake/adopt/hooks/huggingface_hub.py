@@ -21,8 +21,8 @@ from prebake.adopt import redirect
 from prebake.adopt.catalogue import catalogue
 from prebake.adopt.hooks import from_hub
 from prebake.adopt.loads import Load, is_inside
-from prebake.adopt.view import view_folder
-from prebake.baked import hub, layout
+from prebake.adopt.view import process_view
+from prebake.baked import hub
 
 if TYPE_CHECKING:
     from prebake.baked.model import BakedModel
@@ -152,7 +152,7 @@ class _Asked:
         self.baked: BakedModel | None = None
         self.view: Path | None = None
         if self.uri is not None and not redirect.observing() and (baked := catalogue().find(self.uri)) is not None:
-            self.view = view_folder(catalogue(), layout.default_root())
+            self.view = process_view()
             self.baked = baked if self.view is not None and hub.commit_of(baked) else None
 
     @classmethod

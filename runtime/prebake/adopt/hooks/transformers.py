@@ -8,7 +8,6 @@ configuration's `name_or_path`, and the generation configuration. Read from `mod
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from types import ModuleType
@@ -221,9 +220,8 @@ def _mapped(cls: Any, baked: BakedModel, name: Any, kwargs: Mapping[str, Any]) -
             f"attn_implementation={asked!r}, and {model.config._attn_implementation!r} was baked"
         )
     _rename(model, str(name), hub.commit_of(baked) if hub.repo_of(baked) == name else None)
-    _generation(model, baked, name, kwargs)
-    if kwargs.get("device_map") is not None and _major() < 5:
-        model.hf_device_map = {"": "cpu"}
+    if _major() < 5:
+        _finish_as_4(cls, model, baked, kwargs)
     return model
 
 
@@ -248,16 +246,17 @@ def _rename(model: Any, name: str, commit: str | None) -> None:
             parameter._is_hf_initialized = True
 
 
-def _generation(model: Any, baked: BakedModel, name: Any, kwargs: Mapping[str, Any]) -> None:
-    """What the library does after the weights: the generation configuration, under the name that the user passed."""
-    if not model.can_generate():
-        return
-    if _major() < 5 and (generation := getattr(model, "generation_config", None)) is not None:
-        generation._commit_hash = model.config._commit_hash if _has_file(baked) else generation._commit_hash
-
-
-def _has_file(baked: BakedModel) -> bool:
-    return os.path.isfile(baked.folder / "generation_config.json")  # noqa: PTH113
+def _finish_as_4(cls: Any, model: Any, baked: BakedModel, kwargs: Mapping[str, Any]) -> None:
+    """What transformers 4.57 does, and 5 does not."""
+    if model.can_generate() and (baked.folder / "generation_config.json").is_file():
+        model.generation_config._commit_hash = model.config._commit_hash
+    if kwargs.get("device_map") is not None:
+        model.hf_device_map = {"": "cpu"}
+    if _dtype(kwargs) == "auto":  # the parts of the configuration keep what is in the file
+        own = cls.config_class.from_pretrained(baked.folder, local_files_only=True)
+        for key in own.sub_configs:
+            if (part := getattr(own, key)) is not None:
+                getattr(model.config, key).dtype = part.dtype
 
 
 def _on_folder(baked: BakedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
