@@ -19,6 +19,7 @@ address.
 
 from __future__ import annotations
 
+import mimetypes
 import re
 import shlex
 from dataclasses import dataclass
@@ -57,9 +58,11 @@ class DeclaredRequest:
         if self.file is None:
             return Request(method=self.method, path=self.path)
         try:
-            return Request(method=self.method, path=self.path, body=self.file.read_bytes())
+            body = self.file.read_bytes()
         except OSError as error:
             raise ConfigError(f"{self.file}: cannot read this request's body: {reason(error)}") from error
+        kind = self.type or mimetypes.guess_type(self.file.name)[0] or "application/octet-stream"
+        return Request(method=self.method, path=self.path, body=body, content_type=kind)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

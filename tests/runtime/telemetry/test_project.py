@@ -72,7 +72,7 @@ def test_a_request_reads_its_body_when_it_is_needed(tmp_path: Path) -> None:
         request.read()
     assert str(error.value) == f"{tmp_path}/cat.png: cannot read this request's body: No such file or directory"
     (tmp_path / "cat.png").write_bytes(b"cat")
-    assert request.read() == Request(method="POST", path="/caption", body=b"cat")
+    assert request.read() == Request(method="POST", path="/caption", body=b"cat", content_type="image/png")
     assert DeclaredRequest(path="/x").read() == Request(method="GET", path="/x")
 
 
