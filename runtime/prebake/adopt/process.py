@@ -6,6 +6,9 @@ else is imported with the first framework (`frameworks`), in processes that impo
 
 from __future__ import annotations
 
+import os
+
+from prebake.adopt import ENV_CHECK
 from prebake.adopt.imports import around_import, when_imported
 
 TYPE_CHECKING = False  # importing `typing` for its constant would cost time
@@ -46,6 +49,10 @@ def prepare() -> None:
     if _prepared:
         return
     _prepared.append(True)
+    if os.environ.get(ENV_CHECK):
+        from prebake.adopt import checked
+
+        checked.begin()
     for name in FRAMEWORKS:
         around_import(name, _framework)
     for module, hook in HOOKS.items():
