@@ -169,8 +169,8 @@ def test_a_push_after_a_change_of_code_moves_no_weights(engine: Any, oci: tuple[
     (context / "Dockerfile").write_text("FROM weights\nCOPY --link code /code\n")
     said = []
     try:
-        for code in ("version 1", "version 2"):
-            (context / "code").write_text(code)
+        for _ in range(2):
+            (context / "code").write_bytes(os.urandom(16))  # the registry may have layers of earlier runs
             output = f"type=docker,name={name},compression=uncompressed,force-compression=true,oci-mediatypes=true"
             weights = f"--build-context=weights=oci-layout://{folder}:latest"
             done = subprocess.run(
