@@ -142,7 +142,10 @@ def test_another_version_of_its_code_is_constructed(bert: Path, package: str, ca
     with caplog.at_level(logging.DEBUG, logger="prebake"):
         assert load_by(bert)[1] == "constructor"
     assert f"its structure was made with {package} 0.0.1, but {requires[package]} is installed" in caplog.text
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert {record.name for record in warnings} <= {
+        "prebake.tiers.drift"
+    }  # once in a process, for another test perhaps
 
 
 def test_a_damaged_one_is_not_read(bert: Path, caplog: pytest.LogCaptureFixture) -> None:
