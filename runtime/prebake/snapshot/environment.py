@@ -1,0 +1,54 @@
+"""Which environment variables a dumped process sees, and which a restored one must have.
+
+Three kinds: variables that the loaded state depends on (`BOUND`) must have the same value at the restore, or the
+snapshot is refused; a few that any program needs (`KEPT`) are passed to the dump and renewed; all others are withheld
+from the dump, so that no secret of the build can be in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+BOUND = (
+    "-PREBAKE_SNAPSHOT*", "-PREBAKE_BASELINE", "-PREBAKE_BUDGET", "-PREBAKE_REPORT", "PREBAKE_*",
+    "ATEN_*", "DNNL_*", "ONEDNN_*", "MKL_*", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC", "GOMP_*",
+    "OPENBLAS_*", "TORCH_*", "PYTORCH_*", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT",
+    "TRANSFORMERS_*", "TOKENIZERS_PARALLELISM", "PYTHON*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "LANG", "LANGUAGE",
+    "LC_*", "CUDA_VISIBLE_DEVICES",
+)  # fmt: skip
+"""Names and prefixes, or exemptions with a `-`; the first that matches decides."""
+KEPT = ("PATH", "HOME", "TZ", "OMP_NUM_THREADS", "TMPDIR", "PREBAKE_SNAPSHOT_PROGRAMS")
+TUNABLES = "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0"
+"""glibc keeps all memory in one heap, which can be mapped from a file (see `memory`)."""
+SECRETS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE")
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether the first matching pattern is no exemption. `native/start.c` does the same."""
+    for pattern in patterns:
+        bare = pattern.removeprefix("-")
+        if name == bare or (bare.endswith("*") and name.startswith(bare[:-1])):
+            return not pattern.startswith("-")
+    return False
+
+
+def is_secret(name: str) -> bool:
+    return any(word in name.upper() for word in SECRETS) and name != "TOKENIZERS_PARALLELISM"
+
+
+def of_dump(environment: Mapping[str, str], more: Iterable[str] = ()) -> dict[str, str]:
+    """The environment for the process that will be dumped. `more` are further bound names."""
+    patterns = [*more, *BOUND]
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name in KEPT or (matches(name, patterns) and (name in more or not is_secret(name)))
+    }
+    kept["GLIBC_TUNABLES"] = TUNABLES
+    return kept
+
+
+def bound(environment: Mapping[str, str], more: Iterable[str] = ()) -> list[str]:
+    """`NAME=VALUE` of the variables that a restore must find."""
+    patterns = ["-GLIBC_TUNABLES", *more, *BOUND]
+    return sorted(f"{name}={value}" for name, value in environment.items() if matches(name, patterns))
