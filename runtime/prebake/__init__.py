@@ -18,6 +18,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing `typing` for its constant would cost time
 if TYPE_CHECKING:
+    from prebake import snapshot
     from prebake.baked.manifest import Manifest
     from prebake.errors import PrebakeError
     from prebake.families import compat
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "quickstart",
     "report",
+    "snapshot",
     "startup_page",
     "timeline",
 ]
@@ -66,6 +68,7 @@ _MODULES = {
     "compat": "families.compat",
     "quickstart": "startup.quickstart",
     "report": "telemetry.report",
+    "snapshot": "snapshot",
     "timeline": "telemetry.timeline",
 }
 """Name of a public module → where it is."""

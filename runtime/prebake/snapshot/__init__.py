@@ -15,6 +15,6 @@ has the conditions.
 
 from __future__ import annotations
 
-from prebake.snapshot.points import RefusedError, after_restore, before_snapshot, here, report, wanted
+from prebake.snapshot.point import RefusedError, after_restore, before_snapshot, here, wanted
 
-__all__ = ["RefusedError", "after_restore", "before_snapshot", "here", "report", "wanted"]
+__all__ = ["RefusedError", "after_restore", "before_snapshot", "here", "wanted"]

@@ -8,6 +8,8 @@ import struct
 import time
 from dataclasses import dataclass
 
+from prebake.telemetry.restored import Restored
+
 _HEAD = struct.Struct("<5QiIIIQ")
 
 
@@ -19,23 +21,19 @@ class Handover:
     environment: list[bytes]
     report: int
     """Descriptor of the pipe to the supervisor."""
-    began: float
-    """When the supervisor began, on the clock of `time.monotonic`."""
-    steps: dict[str, float]
-    """Name → seconds."""
-    vdso_moved: bool
+    restored: Restored
 
     @classmethod
     def read(cls, address: int) -> Handover:
         """Read it from memory, where it stays: the kernel shows its strings in `/proc/PID/cmdline` and `environ`."""
-        resumed = time.monotonic_ns()
+        resumed = time.monotonic()
         size, began, checked, mapped, jumped, report, argc, envc, vdso, text = _HEAD.unpack(
             ctypes.string_at(address, _HEAD.size)
         )
         strings = ctypes.string_at(address + text, size - text).split(b"\0")
+        steps = [("check", checked / 1e9), ("map", mapped / 1e9), ("vDSO, heap", jumped / 1e9), ("go on", resumed)]
         return cls(
             arguments=[os.fsdecode(each) for each in strings[:argc]], environment=strings[argc : argc + envc],
-            report=report, began=began / 1e9, vdso_moved=bool(vdso),
-            steps={"check": (checked - began) / 1e9, "map": (mapped - checked) / 1e9, "finish": (jumped - mapped) / 1e9,
-                   "resume": (resumed - jumped) / 1e9},
+            report=report,
+            restored=Restored(began=began / 1e9, steps=steps, vdso="moved" if vdso else "replaced"),
         )  # fmt: skip

@@ -126,11 +126,12 @@ def _processors() -> None:
     """As many threads as a process that starts here would use: OMP_NUM_THREADS, else the processors it may use."""
     declared = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     count = int(declared) if declared.isdigit() and int(declared) else processors()
-    if "torch" in sys.modules:
+    if "torch" in sys.modules and sys.modules["torch"].get_num_threads() != count:
         sys.modules["torch"].set_num_threads(count)
     for library in mapped_libraries(_OPENBLAS):
-        for name in _SET_THREADS:
-            if setter := getattr(library, name, None):
+        for name in _SET_THREADS:  # starts the threads at once, if the number is another one
+            setter, getter = getattr(library, name, None), getattr(library, name.replace("_set_", "_get_"), None)
+            if setter and getter and getter() != count:
                 setter(count)
 
 

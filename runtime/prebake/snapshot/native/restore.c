@@ -107,11 +107,11 @@ static int clear_space(void) {
 
 static void compare(const struct file *expected, int file, const char *path) {
     static char page[PAGE];
-    struct { uint64_t before[6], bytes, between[4], seconds, nanoseconds, after[4]; } found;
+    struct status found;
     long wrong = file < 0 ? call2(SYS_stat, path, &found) : call2(SYS_fstat, file, &found);
     if (failed(wrong)) stop(path, " is missing", "");
     if (found.bytes != expected->bytes) stop(path, " has another size", "");
-    if ((int64_t)found.seconds != expected->seconds || found.nanoseconds != expected->nanoseconds)
+    if ((int64_t)found.modified != expected->seconds || found.nanoseconds != expected->nanoseconds)
         stop(path, " has another modification time", "");
     if (file < 0) return;
     long got = call4(SYS_pread64, file, page, PAGE, 0);

@@ -62,8 +62,8 @@ static long open_in(const char *folder, const char *name) {
 }
 
 static int64_t size_of(int file) {
-    struct { uint64_t before[6]; int64_t bytes; uint64_t after[11]; } found;
-    return failed(call2(SYS_fstat, file, &found)) ? -1 : found.bytes;
+    struct status found;
+    return failed(call2(SYS_fstat, file, &found)) ? -1 : (int64_t)found.bytes;
 }
 
 static const char *open_snapshot(const char *folder, struct attempt *attempt) {
@@ -217,7 +217,10 @@ static const char *try(const char *folder, int argc, char **arguments, char **en
     if (ran || (number && number == sent)) call1(SYS_exit_group, number ? 128 + number : status >> 8 & 0xff);
     call4(SYS_rt_sigprocmask, SIG_SETMASK, &before, 0, 8);
     call1(SYS_close, report[0]);
-    if (used == sizeof VARIABLE - 1) because("the restored process ended before it was ready", "", "");
+    if (used == sizeof VARIABLE - 1) {
+        char digits[] = {(char)('0' + number / 10), (char)('0' + number % 10), 0};
+        because("the restored process ended before it was ready", number ? ", by signal " : "", number ? digits : "");
+    }
     return reason;
 }
 

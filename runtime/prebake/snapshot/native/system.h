@@ -45,6 +45,11 @@ static inline long call6(long number, long a, long b, long c, long d, long e, lo
 #define call4(n, a, b, c, d) call6(n, (long)(a), (long)(b), (long)(c), (long)(d), 0, 0)
 #define call5(n, a, b, c, d, e) call6(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), 0)
 
+struct status { /* struct stat of the kernel */
+    uint64_t before[6], bytes, between[4], modified, nanoseconds, after[5];
+};
+_Static_assert(sizeof(struct status) == 144, "the kernel writes 144 bytes");
+
 /* The kernel returns -4095 to -1 for errors; addresses and counts are outside that range. */
 static inline int failed(long result) { return (unsigned long)result > -4096UL; }
 
