@@ -7,7 +7,9 @@ from the dump, so that no secret of the build can be in it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 BOUND = (
     "-PREBAKE_SNAPSHOT*", "-PREBAKE_BASELINE", "-PREBAKE_BUDGET", "-PREBAKE_REPORT", "PREBAKE_*",
@@ -21,6 +23,15 @@ KEPT = ("PATH", "HOME", "TZ", "OMP_NUM_THREADS", "TMPDIR", "PREBAKE_SNAPSHOT_PRO
 TUNABLES = "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0"
 """glibc keeps all memory in one heap, which can be mapped from a file (see `memory`)."""
 SECRETS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE")
+
+
+def at_start() -> dict[str, str]:
+    """This process's environment as it was executed: Python adds LC_CTYPE to it where no locale is set (PEP 538).
+
+    Raises OSError without `/proc`.
+    """
+    pairs = Path("/proc/self/environ").read_bytes().split(b"\0")
+    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in (pair.partition(b"=") for pair in pairs) if name}
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

@@ -27,6 +27,15 @@ _SET_THREADS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_thr
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 
 
+_libraries: list[ctypes.CDLL] = []
+
+
+def prepare() -> None:
+    """Before the dump: find what is needed afterwards. The loader knows libraries by the device and inode of their file,
+    which are others in another container, so none can be found there."""
+    _libraries[:] = mapped_libraries(_OPENBLAS)
+
+
 def renew(arguments: Sequence[str], environment: Sequence[bytes], prefix: int) -> None:
     """Renew the state of this process. `prefix` is the number of arguments before those of the program."""
     _environment(environment)
@@ -128,7 +137,7 @@ def _processors() -> None:
     count = int(declared) if declared.isdigit() and int(declared) else processors()
     if "torch" in sys.modules and sys.modules["torch"].get_num_threads() != count:
         sys.modules["torch"].set_num_threads(count)
-    for library in mapped_libraries(_OPENBLAS):
+    for library in _libraries:
         for name in _SET_THREADS:  # starts the threads at once, if the number is another one
             setter, getter = getattr(library, name, None), getattr(library, name.replace("_set_", "_get_"), None)
             if setter and getter and getter() != count:

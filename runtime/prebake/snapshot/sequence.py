@@ -41,6 +41,7 @@ def dump_and_go_on(declared: dict[str, Any], watched: Sequence[Path], before: Fu
     more, at_start = declared["variables"], declared["environment"]
     own = {name: value for name, value in os.environ.items() if at_start.get(name) != value}
     os.environ.clear()
+    renew.prepare()
     let_go()
     bound = environment.bound(at_start, more)
     result = fork_and_dump(library, Path(declared["output"]), bound=bound, names=more, watched=watched)
