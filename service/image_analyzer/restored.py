@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from prebake import snapshot
+from prebake.errors import SnapshotError
 
 if TYPE_CHECKING:
     from prebake import Models
@@ -35,10 +36,10 @@ def load_and_dump(models: Models, options: argparse.Namespace, parser: argparse.
         try:
             given = parser.parse_args(sys.argv[2:])
         except SystemExit:  # the ordinary start prints the error again, and ends with its code
-            raise snapshot.RefusedError("the arguments can't be used") from None
+            raise SnapshotError("the arguments can't be used") from None
         for name in LOADED:
             if getattr(given, name) != getattr(options, name):
-                raise snapshot.RefusedError(f"--{name} is not what the snapshot was taken with")
+                raise SnapshotError(f"--{name} is not what the snapshot was taken with")
 
     snapshot.after_restore(take_arguments)
     for module in ("image_analyzer.analyzer", "image_analyzer.uploads", "image_analyzer.metrics", "waitress.wasyncore"):

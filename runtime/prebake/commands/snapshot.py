@@ -1,4 +1,4 @@
-"""`prebake snapshot`: start a command that dumps itself, and `prebake snapshot-programs`: build what that needs."""
+"""`prebake snapshot`: start a command that dumps itself; or build the two programs that this needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from prebake.commands.arguments import subcommand
 from prebake.errors import ConfigError
@@ -26,12 +26,12 @@ def add(commands: Commands) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the snapshot")
     parser.add_argument(
         "--variable", action="append", default=[], metavar="NAME",
-        help="a variable that the loaded state depends on: passed to the command, and it must have the same value at each "
-        "restore; repeatable. Variables of frameworks and of Prebake need not be named; all others are withheld.",
+        help="a variable that the loaded state depends on: passed to the command, and required with the same value at "
+        "each restore; repeatable. Variables of frameworks and of Prebake need not be named; all others are withheld.",
     )  # fmt: skip
     parser.add_argument("--build-programs", type=Path, metavar="DIR",
-                        help="only compile the restorer and the library that snapshots need (gcc or clang)")  # fmt: skip
-    parser.add_argument("command_line", nargs="*", metavar="COMMAND", help="absolute path and arguments, after `--`")
+                        help="only compile the restorer and the library that snapshots need (gcc)")  # fmt: skip
+    parser.add_argument("command_line", nargs="*", metavar="COMMAND", help="its path and arguments, after `--`")
     parser.set_defaults(run=_snapshot)
 
 
@@ -50,10 +50,10 @@ def _snapshot(options: argparse.Namespace) -> int:
         found = shutil.which(program)
         raise ConfigError(f"snapshot: {program}: expected an absolute path, as for the container's entry point"
                           + (f": {found}" if found else ""))  # fmt: skip
-    _execute([program, *arguments], options.output.absolute(), options.variable)
+    return _execute([program, *arguments], options.output.absolute(), options.variable)
 
 
-def _execute(command: list[str], output: Path, variables: list[str]) -> None:
+def _execute(command: list[str], output: Path, variables: list[str]) -> NoReturn:
     """Become the command, with an environment without secrets and no inherited descriptors."""
     from prebake.snapshot.environment import at_start, of_dump
     from prebake.snapshot.point import ENV_DUMP
@@ -66,6 +66,6 @@ def _execute(command: list[str], output: Path, variables: list[str]) -> None:
     sys.stdout.flush()
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     try:
-        os.execve(command[0], command, environment | {ENV_DUMP: json.dumps(declared)})
+        os.execve(command[0], command, environment | {ENV_DUMP: json.dumps(declared)})  # noqa: S606
     except OSError as error:
         raise ConfigError(f"snapshot: {command[0]}: {error.strerror}") from error

@@ -9,12 +9,12 @@
     serve(models)
 
 `prebake snapshot --output DIR -- COMMAND` starts the command, which writes the snapshot where it calls `here()` and
-ends. `prebake-restore DIR COMMAND` restores it, or executes the command where the snapshot can't be used. docs/snapshot.md
-has the conditions.
+ends. `prebake-restore DIR COMMAND` restores it, or executes the command where the snapshot can't be used.
+docs/snapshot.md has the conditions.
 """
 
 from __future__ import annotations
 
-from prebake.snapshot.point import RefusedError, after_restore, before_snapshot, here, wanted
+from prebake.snapshot.point import after_restore, before_snapshot, here, wanted
 
-__all__ = ["RefusedError", "after_restore", "before_snapshot", "here", "wanted"]
+__all__ = ["after_restore", "before_snapshot", "here", "wanted"]

@@ -16,10 +16,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from prebake.errors import SnapshotError
 from prebake.snapshot import vdso
 from prebake.snapshot.environment import BOUND
 from prebake.snapshot.memory import Layout, as_it_is, lay_out
-from prebake.snapshot.process import CannotDumpError, Stopped
+from prebake.snapshot.process import Stopped
 from prebake.snapshot.programs import Library
 from prebake.snapshot.table import Table, Vdso, checksum
 
@@ -38,15 +39,16 @@ class Dumped:
     seconds: float
 
     def __str__(self) -> str:
-        return (f"snapshot: {self.image_bytes / 1e6:.0f} MB in memory.img ({self.copied_bytes / 1e6:.1f} MB of them copied "
-                f"at each start), {self.mappings} mappings, {self.files} files, {self.seconds:.2f} s")  # fmt: skip
+        copied = f"{self.copied_bytes / 1e6:.1f} MB of them copied at each start"
+        return (f"snapshot: {self.image_bytes / 1e6:.0f} MB in memory.img ({copied}), {self.mappings} mappings, "
+                f"{self.files} files, {self.seconds:.2f} s")  # fmt: skip
 
 
 def fork_and_dump(library: Library, output: Path, *, bound: Iterable[str], names: Iterable[str] = (),
                   watched: Iterable[Path] = ()) -> int | Dumped:  # fmt: skip
     """Write a snapshot of this process into the folder `output`.
 
-    In this process: what was written. In the restored process: the address of the handover. Raises CannotDumpError.
+    In this process: what was written. In the restored process: the address of the handover. Raises SnapshotError.
     """
     began = time.monotonic()
     child = os.fork()
@@ -58,16 +60,13 @@ def fork_and_dump(library: Library, output: Path, *, bound: Iterable[str], names
     try:
         _, status = os.waitpid(child, os.WUNTRACED)
         if not os.WIFSTOPPED(status) or os.WSTOPSIG(status) != signal.SIGSTOP:
-            raise CannotDumpError(f"the process could not be stopped: {_failure(library)}")
+            raise SnapshotError(
+                "the kernel does not tell the process's state (prctl PR_GET_TID_ADDRESS, get_robust_list, rseq)"
+            )
         return _write(library, Stopped(child), output, [*bound], [*names], watched, began)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-
-
-def _failure(library: Library) -> str:
-    """Stopping failed in the child, which cannot tell why; the same calls here do."""
-    return "the kernel did not tell its thread's state (prctl PR_GET_TID_ADDRESS, get_robust_list, rseq)"
 
 
 def _write(library: Library, stopped: Stopped, output: Path, bound: list[str], names: list[str],
@@ -83,14 +82,12 @@ def _write(library: Library, stopped: Stopped, output: Path, bound: list[str], n
             os.close(image)
         table = _table(library, stopped, layout, identity, bound, names, watched).to_bytes()
         if wrong := library.check(table):
-            raise CannotDumpError(f"the table would be refused: {wrong}")
+            raise SnapshotError(f"the table would be refused: {wrong}")
         _finish(output, unfinished, table, layout)
     except ValueError as error:
-        raise CannotDumpError(str(error)) from error
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+        raise SnapshotError(str(error)) from error
     finally:
+        unfinished.unlink(missing_ok=True)
         stopped.close()
     return Dumped(image_bytes=layout.image_bytes, copied_bytes=layout.copied, mappings=len(layout.mappings),
                   files=len(layout.paths), seconds=time.monotonic() - began)  # fmt: skip
@@ -110,7 +107,7 @@ def _table(library: Library, stopped: Stopped, layout: Layout, identity: bytes, 
 def _vdso(stopped: Stopped) -> Vdso:
     code = next((area for area in stopped.areas if area.name == "[vdso]"), None)
     if code is None:
-        raise CannotDumpError("the process has no vDSO")
+        raise SnapshotError("the process has no vDSO")
     start = min(area.start for area in stopped.areas if area.name.startswith(("[vvar", "[vdso")))
     image = stopped.read(code.start, code.end - code.start)
     return Vdso(data=start, start=code.start, end=code.end, checksum=checksum(image), entries=vdso.entries(image))
@@ -119,11 +116,13 @@ def _vdso(stopped: Stopped) -> Vdso:
 def _finish(output: Path, unfinished: Path, table: bytes, layout: Layout) -> None:
     """Write the table and the manifest, and give all files their names; the table last."""
     with unfinished.open("rb") as file:
-        image_digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+        digest = hashlib.sha256()
+        while piece := file.read(1 << 20):
+            digest.update(piece)
     manifest = {
         "format": FORMAT,
         "kernel": platform.release(),
-        "files": {IMAGE: {"bytes": layout.image_bytes, "sha256": image_digest},
+        "files": {IMAGE: {"bytes": layout.image_bytes, "sha256": digest.hexdigest()},
                   TABLE: {"bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()}},
     }  # fmt: skip
     for name, content in ((MANIFEST, json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"), (TABLE, table)):

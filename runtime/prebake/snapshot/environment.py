@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 BOUND = (
-    "-PREBAKE_SNAPSHOT*", "-PREBAKE_BASELINE", "-PREBAKE_BUDGET", "-PREBAKE_REPORT", "PREBAKE_*",
+    "-PREBAKE_SNAPSHOT*", "-PREBAKE_BASELINE", "-PREBAKE_BUDGET", "PREBAKE_*",
     "ATEN_*", "DNNL_*", "ONEDNN_*", "MKL_*", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC", "GOMP_*",
     "OPENBLAS_*", "TORCH_*", "PYTORCH_*", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT",
     "TRANSFORMERS_*", "TOKENIZERS_PARALLELISM", "PYTHON*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "LANG", "LANGUAGE",
@@ -31,7 +31,9 @@ def at_start() -> dict[str, str]:
     Raises OSError without `/proc`.
     """
     pairs = Path("/proc/self/environ").read_bytes().split(b"\0")
-    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in (pair.partition(b"=") for pair in pairs) if name}
+    return {
+        os.fsdecode(name): os.fsdecode(value) for name, _, value in (pair.partition(b"=") for pair in pairs) if name
+    }
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

@@ -15,8 +15,8 @@ Memory that is mapped from a file differs from anonymous memory in two system ca
 - `mremap` that enlarges a mapping brings the following pages of the file, or SIGBUS behind its end. glibc's `realloc`
   enlarges chunks that have a mapping of their own. So such chunks are copied.
 
-`prebake snapshot` starts the process with `glibc.malloc.arena_max=1` and `mmap_max=0`, so that there are none of either,
-and everything can be mapped: this module finds those that there are nevertheless.
+`prebake snapshot` starts the process with `glibc.malloc.arena_max=1` and `mmap_max=0`, so that there are none of
+either, and everything can be mapped: this module finds those that there are nevertheless.
 """
 
 from __future__ import annotations
@@ -27,13 +27,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prebake.snapshot.process import Area, CannotDumpError, Stopped
-from prebake.snapshot.table import COPIED, LOW_END, MAPPED, MEMORY_IMG, PAGE, SHARED, File, Mapping, checksum, joined
+from prebake.errors import SnapshotError
+from prebake.snapshot.process import Area, Stopped
+from prebake.snapshot.table import (
+    COPIED,
+    LOW_END,
+    MAPPED,
+    MEMORY_IMG,
+    PAGE,
+    SHARED,
+    File,
+    Mapping,
+    checksum,
+    joined,
+)
 
 HEAP = 64 << 20
 """glibc's HEAP_MAX_SIZE: heaps of threads begin at its multiples."""
 GAP = 16 * PAGE
-"""Untouched pages between written ones become pages of memory.img up to this size: each mapping costs memory and time."""
+"""Untouched pages between written ones become pages of memory.img up to this size: each mapping costs time."""
 STACK = 8 << 20
 """Bytes that the main thread's stack may grow to."""
 GUARD = 256 * PAGE
@@ -62,7 +74,7 @@ class Layout:
 def lay_out(stopped: Stopped, image: int, identity: bytes) -> Layout:
     """Write the process's own pages to the open file `image`, and tell where everything comes from.
 
-    Raises CannotDumpError for mappings that a snapshot cannot hold.
+    Raises SnapshotError for mappings that a snapshot cannot hold.
     """
     writer = _Writer(image, identity)
     layout = Layout()
@@ -115,17 +127,17 @@ class _Writer:
 
 def _check(area: Area) -> None:
     if area.start < LOW_END:
-        raise CannotDumpError(f"memory at {area.start:#x}, where the restorer stands: {area.name or 'anonymous'}")
+        raise SnapshotError(f"memory at {area.start:#x}, where the restorer stands: {area.name or 'anonymous'}")
     if not area.is_file and not area.is_anonymous:
-        raise CannotDumpError(f"a mapping of an unknown kind: {area.name}")
+        raise SnapshotError(f"a mapping of an unknown kind: {area.name}")
     if not area.is_file and area.shared:
-        raise CannotDumpError("shared anonymous memory")
+        raise SnapshotError("shared anonymous memory")
     if area.is_file and area.name.endswith(" (deleted)"):
-        raise CannotDumpError(f"a mapping of a file that is gone: {area.name.removesuffix(' (deleted)')}")
+        raise SnapshotError(f"a mapping of a file that is gone: {area.name.removesuffix(' (deleted)')}")
     if area.is_file and not Path(area.name).is_file():
-        raise CannotDumpError(f"a mapping of something that is not a plain file: {area.name}")
+        raise SnapshotError(f"a mapping of something that is not a plain file: {area.name}")
     if area.shared and area.protection & 2:
-        raise CannotDumpError(f"a file that is mapped for writing: {area.name}")
+        raise SnapshotError(f"a file that is mapped for writing: {area.name}")
 
 
 def _of_file(stopped: Stopped, area: Area, file: int, writer: _Writer) -> Iterator[Mapping]:
@@ -228,5 +240,3 @@ def _unmappable(stopped: Stopped, area: Area) -> Iterator[tuple[int, int]]:
 def _is_heap(arena: int, previous: int, size: int, writable: int) -> bool:
     """Whether these are the first fields of glibc's `struct _heap_info` (malloc/arena.c)."""
     return bool(arena) and previous % HEAP == 0 and 0 < size <= writable <= HEAP and not (size | writable) % PAGE
-
-

@@ -9,16 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from prebake.errors import PrebakeError
-
 F = TypeVar("F", bound=Callable[[], object])
 
 ENV_DUMP = "PREBAKE_SNAPSHOT_DUMP"
 """Set by `prebake snapshot`: where the snapshot goes, and which command it is of."""
-
-
-class RefusedError(PrebakeError):
-    """Raised by a function of `after_restore`: the state does not fit this start, which becomes an ordinary one."""
 
 
 @dataclass
@@ -40,7 +34,7 @@ def after_restore(function: F) -> F:
     """Have `function` called in the restored process, in the order of registration. A decorator.
 
     It finds the container's environment and arguments (`os.environ`, `sys.argv`). If it raises an error, the restored
-    process ends and the service starts the ordinary way, with the error as the reason (`RefusedError` for this purpose).
+    process ends and the service starts the ordinary way, with the error as the reason (`SnapshotError` is for this).
     """
     _state.after.append(function)
     return function
@@ -54,9 +48,9 @@ def wanted() -> bool:
 def here(*, watched: Iterable[Path] = ()) -> bool:
     """Dump the process here, if it was started for that; True in the restored process, else False.
 
-    `watched` are files that the state was made from and that are not mapped: if one has another size or modification time
-    at the restore, the snapshot is refused. After a dump the process ends. Raises CannotDumpError if something is open
-    that a snapshot cannot hold.
+    `watched` are files that the state was made from and that are not mapped: if one has another size or modification
+    time at the restore, the snapshot is refused. After a dump the process ends. Raises SnapshotError if something is
+    open that a snapshot cannot hold.
     """
     if not wanted():
         return False

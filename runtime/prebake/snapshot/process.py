@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from prebake.errors import PrebakeError
 from prebake.snapshot.table import PAGE
 
 PRESENT_OR_SWAPPED = 3 << 62
@@ -21,10 +20,6 @@ OF_FILE = 1 << 61
 
 _LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ([-r])([-w])([-x])([ps]) ([0-9a-f]+) \S+ \d+ *(.*)")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
-
-
-class CannotDumpError(PrebakeError):
-    """The process holds something that a snapshot cannot."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +41,9 @@ class Area:
 
     @property
     def is_anonymous(self) -> bool:
-        return not self.is_file and (not self.name or self.name in ("[heap]", "[stack]") or self.name.startswith("[anon"))
+        return not self.is_file and (
+            not self.name or self.name in ("[heap]", "[stack]") or self.name.startswith("[anon")
+        )
 
 
 def parse_areas(text: str) -> list[Area]:
@@ -57,7 +54,7 @@ def parse_areas(text: str) -> list[Area]:
         if not found:
             raise ValueError(f"cannot read {line!r}")
         start, end, *letters, offset, name = found.groups()
-        read, write, execute, sharing = (letter != "-" for letter in letters)
+        read, write, execute = (letter != "-" for letter in letters[:3])
         areas.append(Area(
             start=int(start, 16), end=int(end, 16), protection=read | write << 1 | execute << 2,
             shared=letters[3] == "s", offset=int(offset, 16), name=_ESCAPE.sub(lambda m: chr(int(m[1], 8)), name),
@@ -119,5 +116,3 @@ class Stopped:
         brk = max((area.end for area in self.areas if area.name == "[heap]"), default=number[47])
         return (number[26], number[27], number[45], number[46], number[47], brk, number[28],
                 number[48], number[49], number[50], number[51])  # fmt: skip
-
-

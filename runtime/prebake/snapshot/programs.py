@@ -1,7 +1,7 @@
 """The two native programs: where they are, and how Python calls the library.
 
 `prebake-restore` starts containers; `libprebake-pause.so` is loaded by the process that is dumped. Both are built from
-`native/` by `prebake snapshot-programs` (gcc or clang), in a builder stage.
+`native/` by `prebake snapshot --build-programs` (gcc or clang), in a builder stage.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prebake.errors import ConfigError
-from prebake.snapshot.process import CannotDumpError
+from prebake.errors import ConfigError, SnapshotError
 from prebake.snapshot.table import CPU_WORDS
 
 ENV = "PREBAKE_SNAPSHOT_PROGRAMS"
@@ -55,7 +54,16 @@ def commands(compiler: str, output: Path) -> list[list[str]]:
     low = ["-static", "-fno-pie", "-no-pie", "-Wl,-Ttext-segment=0x100000", "-Wl,-z,noseparate-code"]
     return [
         [*common, *low, "-o", str(output.absolute() / RESTORER), "restore.c", "start.c", "table.c"],
-        [*common, "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(output.absolute() / LIBRARY), "pause.c", "table.c"],
+        [
+            *common,
+            "-shared",
+            "-fPIC",
+            "-fvisibility=hidden",
+            "-o",
+            str(output.absolute() / LIBRARY),
+            "pause.c",
+            "table.c",
+        ],
     ]
 
 
@@ -72,14 +80,14 @@ class Library:
     """`libprebake-pause.so`, loaded."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Raises CannotDumpError if the library can't be loaded."""
+        """Raises SnapshotError if the library can't be loaded."""
         if why := unsupported():
-            raise CannotDumpError(why)
+            raise SnapshotError(why)
         path = path or folder() / LIBRARY
         try:
             self._library = ctypes.PyDLL(str(path.resolve()))  # the calling thread keeps the GIL
         except OSError as error:
-            raise CannotDumpError(f"{path}: cannot be loaded ({error}); see `prebake snapshot-programs`") from error
+            raise SnapshotError(f"{path}: cannot be loaded ({error}); see prebake snapshot --build-programs") from error
         self._library.prebake_pause.argtypes = [ctypes.c_uint64, ctypes.c_uint32]
         self._library.prebake_pause.restype = ctypes.c_int64
         self._library.prebake_check.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
@@ -87,14 +95,15 @@ class Library:
         self._library.prebake_frame_address.restype = ctypes.c_uint64
 
     def pause(self) -> int:
-        """Stop this process (SIGSTOP). In the restored process: the address of the handover; 0 if it was only continued.
+        """Stop this process (SIGSTOP). Returns the address of the handover in the restored process, 0 if it was only
+        continued.
 
-        Raises CannotDumpError if the kernel refuses to tell what the restore needs.
+        Raises SnapshotError if the kernel refuses to tell what the restore needs.
         """
         address, size = _rseq()
         result = int(self._library.prebake_pause(address, size))
         if -4096 < result < 0:
-            raise CannotDumpError(f"the kernel does not tell this thread's state: {os.strerror(-result)}")
+            raise SnapshotError(f"the kernel does not tell this thread's state: {os.strerror(-result)}")
         return result
 
     @property

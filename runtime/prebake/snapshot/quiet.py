@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from prebake.snapshot.process import CannotDumpError
+from prebake.errors import SnapshotError
 
 PATIENCE = 5.0
 """Seconds for threads to end."""
@@ -26,7 +26,7 @@ _OPENMP = re.compile(r"/lib(gomp|omp|iomp5)[^/]*\.so[^/]*$")
 
 
 def let_go() -> None:
-    """Free what can be freed, end what can be ended. Raises CannotDumpError for the rest."""
+    """Free what can be freed, end what can be ended. Raises SnapshotError for the rest."""
     sys.stdout.flush()
     sys.stderr.flush()
     for library in mapped_libraries(_OPENMP):
@@ -56,7 +56,7 @@ def _no_threads() -> None:
     deadline = time.monotonic() + PATIENCE
     while len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208
         if time.monotonic() > deadline:
-            raise CannotDumpError(f"other threads are running: {', '.join(_threads())}; end them in a function that "
+            raise SnapshotError(f"other threads are running: {', '.join(_threads())}; end them in a function that "
                                   "prebake.snapshot.before_snapshot registers")  # fmt: skip
         time.sleep(0.01)
 
@@ -76,7 +76,7 @@ def _no_children() -> None:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return
-    raise CannotDumpError("a child process is running; wait for it in a function that prebake.snapshot.before_snapshot "
+    raise SnapshotError("a child process is running; wait for it in a function that prebake.snapshot.before_snapshot "
                           "registers")  # fmt: skip
 
 
@@ -84,11 +84,11 @@ def _no_descriptors() -> None:
     found = []
     for number in os.listdir("/proc/self/fd"):  # noqa: PTH208
         try:
-            target = os.readlink(f"/proc/self/fd/{number}")
+            target = Path(f"/proc/self/fd/{number}").readlink()
         except OSError:  # the descriptor of the listing itself
             continue
         if int(number) > 2:
             found.append(f"{number} ({target})")
     if found:
-        raise CannotDumpError(f"files, pipes or sockets are open: {', '.join(found)}; close them in a function that "
+        raise SnapshotError(f"files, pipes or sockets are open: {', '.join(found)}; close them in a function that "
                               "prebake.snapshot.before_snapshot registers")  # fmt: skip

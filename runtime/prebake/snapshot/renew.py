@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 from prebake.snapshot.processors import processors
 from prebake.snapshot.quiet import mapped_libraries
@@ -31,8 +31,8 @@ _libraries: list[ctypes.CDLL] = []
 
 
 def prepare() -> None:
-    """Before the dump: find what is needed afterwards. The loader knows libraries by the device and inode of their file,
-    which are others in another container, so none can be found there."""
+    """Before the dump: find what is needed afterwards. The loader knows libraries by the device and inode of their
+    file, which are others in another container, so none can be found there."""
     _libraries[:] = mapped_libraries(_OPENBLAS)
 
 
@@ -69,9 +69,9 @@ def _streams() -> None:
             setattr(sys, name, new)
             setattr(sys, f"__{name}__", new)
     for handler in _handlers():
-        name = old.get(id(vars(handler).get("stream")))
-        if isinstance(handler, logging.StreamHandler) and name:
-            handler.stream = getattr(sys, name)
+        of_stream = old.get(id(vars(handler).get("stream")))
+        if isinstance(handler, logging.StreamHandler) and of_stream:
+            handler.stream = getattr(sys, of_stream)
 
 
 def _stream(number: int, like: io.TextIOWrapper) -> TextIO:
@@ -98,7 +98,7 @@ def _allocator() -> None:
 
 def _random() -> None:
     """New seeds: otherwise all containers of a snapshot would draw the same numbers."""
-    seen = sys.modules
+    seen: dict[str, Any] = dict(sys.modules)
     if "random" in seen:
         seen["random"].seed()
     if "numpy" in seen and "numpy.random" in seen:
@@ -126,8 +126,9 @@ def _identity() -> None:
     main = threading.main_thread()
     if hasattr(main, "_set_native_id"):
         main._set_native_id()
-    if "platform" in sys.modules:
-        sys.modules["platform"]._uname_cache = None
+    seen: dict[str, Any] = dict(sys.modules)
+    if "platform" in seen:
+        seen["platform"]._uname_cache = None
     timeline.restart_in_child()
 
 
@@ -142,5 +143,3 @@ def _processors() -> None:
             setter, getter = getattr(library, name, None), getattr(library, name.replace("_set_", "_get_"), None)
             if setter and getter and getter() != count:
                 setter(count)
-
-

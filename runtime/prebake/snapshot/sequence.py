@@ -1,9 +1,9 @@
 """The order of things at a dump, and in the restored process.
 
-At the dump: the service's own functions, the environment cleared, everything let go that is not memory, then the dump. In
-the restored process: the container's arguments and environment, everything renewed, the service's functions, and a word to
-the supervisor that the process is alive. Until that word, the supervisor starts the service the ordinary way if the
-process ends.
+At the dump: the service's own functions, the environment cleared, everything let go that is not memory, then the dump.
+In the restored process: the container's arguments and environment, everything renewed, the service's functions, and a
+word to the supervisor that the process is alive. If the process ends before that word, the supervisor starts the
+service the ordinary way.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prebake.errors import SnapshotError
 from prebake.snapshot import environment, renew
 from prebake.snapshot.dump import Dumped, fork_and_dump
 from prebake.snapshot.handover import Handover
-from prebake.snapshot.point import RefusedError
 from prebake.snapshot.programs import Library
 from prebake.snapshot.quiet import let_go
 from prebake.telemetry import timeline
@@ -30,7 +30,7 @@ LONGEST_REASON = 400
 
 
 def dump_and_go_on(declared: dict[str, Any], watched: Sequence[Path], before: Functions, after: Functions) -> None:
-    """Dump this process and end it; returns in the restored process only. Raises CannotDumpError.
+    """Dump this process and end it; returns in the restored process only. Raises SnapshotError.
 
     `declared` is what `prebake snapshot` passed: `output`, `command`, `environment` (that of the process's start), and
     `variables`, further bound names.
@@ -71,7 +71,7 @@ def _renew(handover: Handover, command: list[str]) -> None:
     prefix = len(command) - len(sys.argv) + 1
     if handover.arguments[:prefix] != command[:prefix]:
         given, dumped = " ".join(handover.arguments[:prefix]), " ".join(command[:prefix])
-        raise RefusedError(f"the command is {given!r}, and the snapshot is of {dumped!r}")
+        raise SnapshotError(f"the command is {given!r}, and the snapshot is of {dumped!r}")
     renew.renew(handover.arguments, handover.environment, prefix)
     handover.restored.step("renew")
     handover.restored.put_into(timeline.process)

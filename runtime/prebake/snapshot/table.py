@@ -97,7 +97,10 @@ class Table:
         vdso = self.vdso
         sections = [
             [_MAPPING.pack(m.start, m.bytes, m.offset, m.file, m.protection, m.kind) for m in self.mappings],
-            [_FILE.pack(f.bytes, f.head, f.mtime_ns // 10**9, f.mtime_ns % 10**9, text.add(f.path)) for f in self.files],
+            [
+                _FILE.pack(f.bytes, f.head, f.mtime_ns // 10**9, f.mtime_ns % 10**9, text.add(f.path))
+                for f in self.files
+            ],
             [_ENTRY.pack(offset, call) for offset, call in vdso.entries],
             [struct.pack("<I", text.add(each)) for each in self.bound],
             [struct.pack("<I", text.add(each)) for each in self.names],

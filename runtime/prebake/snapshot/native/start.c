@@ -219,7 +219,7 @@ static const char *try(const char *folder, int argc, char **arguments, char **en
     call1(SYS_close, report[0]);
     if (used == sizeof VARIABLE - 1) {
         char digits[] = {(char)('0' + number / 10), (char)('0' + number % 10), 0};
-        because("the restored process ended before it was ready", number ? ", by signal " : "", number ? digits : "");
+        because("the restored process ended before it was ready", number ? ", by signal " : "", number ? digits + (number < 10) : "");
     }
     return reason;
 }
