@@ -19,7 +19,7 @@ BOUND = (
     "LC_*", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 """Names and prefixes, or exemptions with a `-`; the first that matches decides."""
-KEPT = ("PATH", "HOME", "TZ", "OMP_NUM_THREADS", "TMPDIR", "PREBAKE_SNAPSHOT_PROGRAMS")
+KEPT = ("PATH", "HOME", "TZ", "OMP_NUM_THREADS", "TMPDIR", "PREBAKE_SNAPSHOT_PROGRAMS", "PREBAKE_SNAPSHOT_WARM")
 TUNABLES = "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0"
 """glibc keeps all memory in one heap, which can be mapped from a file (see `memory`)."""
 SECRETS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE")
