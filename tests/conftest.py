@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from helpers.distributions import Distributions
 from helpers.hub_server import HubServer
 from helpers.image_builds import NAME, TINY, TOKEN, Build, bake, copy_context, missing, remove
 from helpers.lazy_package import lazy_deferred
@@ -75,6 +77,16 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("time.sleep", lambda seconds: None)
         yield server
+
+
+@pytest.fixture
+def distributions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Distributions]:
+    """Installs distributions for the time of the test; modules that they brought are forgotten afterwards."""
+    before = set(sys.modules)
+    yield Distributions(tmp_path / "site", monkeypatch)
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 # --- disks -----------------------------------------------------------------------------------------------------
@@ -197,7 +209,7 @@ def in_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """`prebake bake` does the worker's part in this process, but for a test that asks for `processes`."""
     from helpers.baking import TESTS, here
 
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])))
     if "processes" not in request.fixturenames:
         here(monkeypatch)
 

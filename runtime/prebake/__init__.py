@@ -19,6 +19,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # importing `typing` for its constant would cost time
 if TYPE_CHECKING:
     from prebake import snapshot
+    from prebake.adopt import middleware
     from prebake.baked.manifest import Manifest
     from prebake.errors import PrebakeError
     from prebake.families import compat
@@ -44,6 +45,7 @@ __all__ = [
     "Status",
     "compat",
     "load",
+    "middleware",
     "quickstart",
     "report",
     "snapshot",
@@ -66,6 +68,7 @@ _HOMES = {
 """Name → the module that defines it."""
 _MODULES = {
     "compat": "families.compat",
+    "middleware": "adopt.middleware",
     "quickstart": "startup.quickstart",
     "report": "telemetry.report",
     "snapshot": "snapshot",

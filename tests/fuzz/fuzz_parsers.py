@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of what reads a model folder, `models.lock` and `models.toml`; see CONTRIBUTING.md.
 
-    python tests/fuzz/fuzz_parsers.py {header,manifest,lock,models-toml,structure} --seconds 240
+    python tests/fuzz/fuzz_parsers.py {header,manifest,lock,models-toml,object,structure} --seconds 240
     python tests/fuzz/fuzz_parsers.py header --reproduce FILE
 
 Exit 0: nothing found. 1: a finding, with the file that shows it. 2: wrong use.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fuzz.targets import Target
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("header", "manifest", "lock", "models-toml", "structure")
+NAMES = ("header", "manifest", "lock", "models-toml", "object", "structure")
 INSTRUMENTED = ["prebake", "prebake_build", "tomllib", "json"]
 HANGING = 20
 """Seconds that one input may take."""
@@ -69,6 +69,10 @@ def _target(options: argparse.Namespace, aside: dict[str, int]) -> Target:
         from fuzz import structure_target
 
         return structure_target.target()
+    if options.target == "object":
+        from fuzz import object_target
+
+        return object_target.target()
     from fuzz import targets
 
     return targets.TARGETS[options.target]()

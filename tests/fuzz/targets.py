@@ -234,7 +234,7 @@ class _SpecCheck:
             if not layout.MODEL_NAME.fullmatch(model.name):
                 raise FindingError(f"{model.name!r} is no name of a model")
             spec.open(model)
-            json.dumps(dict(model.arguments), allow_nan=False)
+            json.dumps(dict(model.options), allow_nan=False)
             _check_warmup(model.warmup)
             if model.warmup is not None:
                 json.dumps(spell_warmup(model.warmup), allow_nan=False)
@@ -281,4 +281,4 @@ TARGETS: dict[str, Callable[[], Target]] = {
         _SpecCheck(), mutators.change_toml, 16_384,
     ),
 }  # fmt: skip
-"""The documents; `structure` is in `fuzz.structure_target`, which imports torch."""
+"""The documents; `structure` and `object` are in modules of their own, which import torch."""

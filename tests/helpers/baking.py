@@ -22,8 +22,9 @@ from prebake.__main__ import main
 from prebake.errors import PrebakeError
 from prebake.families.compat import torchvision_operators
 from prebake.telemetry import timeline
-from prebake_build.baking.ordinary import Recipe, load_checkpoint
+from prebake_build.baking.ordinary import load_checkpoint
 from prebake_build.baking.worker import Job
+from prebake_build.families.family import Recipe
 
 torchvision_operators()
 

@@ -84,7 +84,7 @@ def bake_module(
         options={"arguments": dict(arguments or {})},
         loading=loading or Loading(),
         files=tuple(file_of(folder, path) for path in names),
-        weights=_weights(taken, folder),
+        weights=_weights(taken, {layout.WEIGHTS: ""}),
     )
     (folder / layout.MANIFEST).write_text(manifest.text, encoding="utf-8")
     return folder, module

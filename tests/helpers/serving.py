@@ -107,6 +107,7 @@ class Pretended:
         self.models = models
         self.states: dict[str, State] = dict.fromkeys(models, State.READY)
         self.optional: set[str] = set()
+        self.baked: list[Any] = []
 
     @property
     def ready(self) -> bool:

@@ -205,7 +205,7 @@ def test_a_class_that_is_no_processor(bert: Path, name: str) -> None:
         ({"dtype": ["load"]}, "options.dtype: expected a string, found a list"),
         ({"processor": {"a": 1}}, "options.processor: expected a string, found a table"),
         ({"frozen": "weight"}, 'options.frozen: expected a list, found the string "weight"'),
-        ({"trust_remote_code": True}, "options.trust_remote_code: unknown key"),
+        ({"trust_remote_code": True}, "options.trust_remote_code: unknown key (known: dtype, processor, frozen)"),
     ],
 )
 def test_options_of_transformers_are_of_their_types(bert: Path, options: Any, expected: str) -> None:
@@ -235,12 +235,12 @@ RECOGNIZER = {"generation": 2, "classes": 10}
                                                           'string "2"'),
         ({"recognizer": RECOGNIZER | {"classes": 10**9}}, "recognizer.classes: 1000000000 is not between 1 and "
                                                           "100,000"),
-        ({"recognizer": RECOGNIZER | {"module": "os"}}, "recognizer.module: unknown key"),
+        ({"recognizer": RECOGNIZER | {"module": "os"}}, "recognizer.module: unknown key (known: generation, classes)"),
         ({"recognizer": []}, "recognizer: expected a table, found a list"),
         ({"quantize": 1}, "quantize: expected true or false, found a whole number (1)"),
         ({"languages": ["../../etc/passwd"]}, 'languages: "../../etc/passwd" is not a language code'),
         ({"languages": "ko"}, 'languages: expected a list, found the string "ko"'),
-        ({"download": True}, "download: unknown key"),
+        ({"download": True}, "download: unknown key (known: languages, quantize, recognizer)"),
     ],
 )  # fmt: skip
 def test_options_of_easyocr_are_of_their_types(tmp_path: Path, changes: Any, expected: str) -> None:

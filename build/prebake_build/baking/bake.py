@@ -25,11 +25,12 @@ from prebake.documents.table import canonical_json
 from prebake.errors import ConfigError, DocumentError, IntegrityError, PrebakeError
 from prebake_build.baking.isolation import isolated
 from prebake_build.baking.worker import Job
-from prebake_build.baking.writer import alone_in, new_folder
+from prebake_build.baking.writer import alone_in, new_folder, write_view
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import Lock, resolution
 from prebake_build.declared.spec import ModelSpec, Spec
-from prebake_build.sources import Resolved
+from prebake_build.families.family import MARKS
+from prebake_build.sources import Resolved, TellsOptions
 from prebake_build.sources import Source as Upstream
 
 logger = logging.getLogger(__name__)
@@ -41,14 +42,19 @@ FORMAT = 3
 def bake(spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, output: Path, *, force: bool) -> list[Path]:
     """Bake the named models (default: all) into `output/NAME` and return the folders, in the file's order.
 
+    Beside the models from the hub stands a view of them in the layout of its cache (`prebake.baked.hub`).
+
     Without a lock, or if the lock marks a model as unresolved, the source is resolved now, with a warning. An existing
     folder with the same source, recipe and converter is kept, unless `force`. Raises PrebakeError; then models that
     were already baked stay, and so does the previous folder of the failing model.
     """
     models = spec.select(names)
     with alone_in(output):
-        return [_bake_one(spec, model, lock, cache, output, force, f"[{i}/{len(models)}] {model.name}")
-                for i, model in enumerate(models, 1)]  # fmt: skip
+        try:
+            return [_bake_one(spec, model, lock, cache, output, force, f"[{i}/{len(models)}] {model.name}")
+                    for i, model in enumerate(models, 1)]  # fmt: skip
+        finally:
+            write_view(output)
 
 
 def _bake_one(
@@ -86,6 +92,10 @@ def _bake_one(
 def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
     """One digest of everything a baked folder depends on: checkpoint, declaration and the converter's version."""
     declared = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    options = dict(declared.pop("options"))
+    declared["quantize"], declared["arguments"] = options.pop("quantize", True), options.pop("arguments", {})
+    if options:  # without them, the digest of the versions that had these two keys alone
+        declared["options"] = options
     warmup = declared.pop("warmup")
     if warmup is not None:  # without it, the digest of the versions that knew no warm-up
         declared["warmup"] = spell_warmup(warmup)
@@ -110,6 +120,11 @@ def _is_up_to_date(place: Path, recipe: str) -> bool:
 
 
 def _infer_family(model: ModelSpec, checkpoint: Path) -> str:
+    for mark, family in MARKS.items():
+        if (checkpoint / mark).is_file():
+            return family
+    if _is_of_timm(checkpoint / "config.json"):
+        return "timm"
     if (checkpoint / "config.json").is_file() or (checkpoint / "adapter_config.json").is_file():
         return "transformers"
     raise ConfigError(
@@ -118,19 +133,21 @@ def _infer_family(model: ModelSpec, checkpoint: Path) -> str:
     )
 
 
+def _is_of_timm(config: Path) -> bool:
+    try:
+        return "pretrained_cfg" in json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def _loading(model: ModelSpec) -> Loading:
     return Loading(retries=model.retries, timeout=model.timeout, required=model.required, warmup=model.warmup)
 
 
 def _options(model: ModelSpec, source: Upstream) -> Mapping[str, Any]:
-    from prebake_build.sources.dummy import DummySource
-    from prebake_build.sources.easyocr import EasyOcrSource
-
-    if isinstance(source, EasyOcrSource):
-        return {"languages": list(source.languages), "quantize": model.quantize}
-    if isinstance(source, DummySource) and source.dummy.languages:
-        return {"languages": list(source.dummy.languages), "quantize": model.quantize}
-    return {"arguments": dict(model.arguments)} if model.family == "torch" else {}
+    """What the source tells about its files, and the family's own keys as declared."""
+    told = source.options if isinstance(source, TellsOptions) else {}
+    return {**told, **model.options}
 
 
 def _work(job: Job) -> None:

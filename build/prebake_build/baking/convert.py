@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from prebake.errors import SourceError
-from prebake.modules.assembly import Slot, slots
+from prebake.modules.assembly import Slot, identity_of, slots
 from prebake.weights.tensors import DTYPE_NAMES
 
 
@@ -58,9 +58,21 @@ def tensors_of(module: nn.Module, where: str) -> Tensors:
     return taken
 
 
-def identity_of(tensor: torch.Tensor) -> tuple[object, ...]:
-    """A key that is equal for tensors with the same elements: same storage, dtype, offset, shape and strides."""
-    return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
+def parts_of(
+    state: Mapping[str, torch.Tensor], files: Mapping[str, str], where: str
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The state dict by file, sorted by path, each tensor in the file with the longest prefix of its name, without it.
+
+    A file without tensors is left out, unless it is the only one. Raises SourceError if a tensor belongs in no file.
+    """
+    parts: dict[str, dict[str, torch.Tensor]] = {path: {} for path in sorted(files)}
+    for name, tensor in state.items():
+        fitting = [path for path in parts if name.startswith(files[path])]
+        if not fitting:
+            raise SourceError(f"{where}: {name} belongs in none of the files {', '.join(parts)}")
+        path = max(fitting, key=lambda path: len(files[path]))
+        parts[path][name[len(files[path]) :]] = tensor
+    return {path: tensors for path, tensors in parts.items() if tensors or len(parts) == 1}
 
 
 def _check(slot: Slot, where: str) -> None:

@@ -24,15 +24,20 @@ from prebake.baked.model import BakedModel
 from prebake.errors import LoadError
 from prebake.families.family import Family, family_of
 from prebake.families.transformers import HASH
-from prebake.modules.assembly import slots
+from prebake.modules.assembly import identity_of, slots
 from prebake.modules.structure import bare_state, bases_of, functions_of, is_allowed, restore, spelled
-from prebake_build.baking.convert import identity_of
 from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import file_of
 
 _SCALARS = (bool, int, float, str, type(None))
-_CUSTOM = ("__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__", "__slots__")
+_CUSTOM = ("__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__")
 """If a class defines one of these, its objects can't be recreated from their attributes alone."""
+
+
+def _custom(cls: type) -> list[str]:
+    """The names of these, or of slots with contents (`abc.ABC` has empty ones), that the class defines."""
+    custom = [name for name in _CUSTOM if getattr(cls, name, None) is not getattr(object, name, None)]
+    return custom or ["__slots__"] * any(vars(base).get("__slots__") for base in cls.__mro__)
 
 
 class NoStructureError(Exception):
@@ -67,7 +72,7 @@ class _Writer:
 
     def _state(self, found: Any) -> list[Any]:
         cls = type(found)
-        if custom := [name for name in _CUSTOM if getattr(cls, name, None) is not getattr(object, name, None)]:
+        if custom := _custom(cls):
             raise NoStructureError(f"{spelled(cls)} defines its own {custom[0]}")
         usual = (getattr(object, "__getstate__", None), getattr(nn.Module, "__getstate__", None))
         own_state = getattr(cls, "__getstate__", None)
@@ -142,7 +147,7 @@ def _is_plain(value: Any) -> bool:
 
 def names_of(baked: BakedModel) -> set[str]:
     """The keys of the tensors that were baked."""
-    return {name for path in baked.weights for name in read_header(path).entries}
+    return {baked.prefix(path) + name for path in baked.weights for name in read_header(path).entries}
 
 
 def structure_of(module: nn.Module, baked: BakedModel) -> str:

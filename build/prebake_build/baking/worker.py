@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,11 @@ class Job:
 
 def run(job: Job) -> None:
     """Bake one model into `job.folder`. Raises PrebakeError; then the folder's contents are unusable."""
-    from prebake_build.baking.convert import tensors_of
-    from prebake_build.baking.ordinary import Recipe, load_checkpoint
+    from prebake_build.baking.convert import parts_of, tensors_of
+    from prebake_build.baking.ordinary import load_checkpoint
     from prebake_build.baking.prove import prove
     from prebake_build.baking.structures import add_structure
-    from prebake_build.baking.writer import write_tensors
+    from prebake_build.families.family import Recipe
 
     folder = Path(job.folder)
     say = f"{job.name}: "
@@ -64,9 +64,10 @@ def run(job: Job) -> None:
     ordinary = load_checkpoint(recipe, Path(job.checkpoint))
     taken = tensors_of(ordinary.module, f"models.{job.name}")
     _tell(say + f"writing {sum(t.numel() * t.element_size() for t in taken.stored.values()):,} bytes of weights")
-    files = [write_tensors(folder / layout.WEIGHTS, taken.state)]
+    parts = parts_of(taken.state, ordinary.weights, f"models.{job.name}")
+    files = [_written(folder, path, tensors) for path, tensors in parts.items()]
     if taken.hidden:
-        files.append(write_tensors(folder / layout.BUFFERS, taken.hidden))
+        files.append(_written(folder, layout.BUFFERS, taken.hidden))
     files += _small_files(folder, Path(job.checkpoint), ordinary.keep, ordinary.texts)
     manifest = Manifest(
         name=job.name,
@@ -76,13 +77,13 @@ def run(job: Job) -> None:
         loading=Loading.from_table(Table(job.loading, f"models.{job.name}: loading")),
         source=Source(**job.source),
         files=tuple(sorted(files, key=lambda file: file.path)),
-        weights=_weights(taken, folder),
+        weights=_weights(taken, {path: ordinary.weights[path] for path in parts}),
         converter={"prebake-build": version("prebake-build"), "recipe": job.recipe},
         requires={package: version(package).partition("+")[0] for package in ordinary.requires},
     )
     write_text(folder / layout.MANIFEST, manifest.text, new=True)
     _tell(say + "proving it against the checkpoint, bit by bit")
-    mapped = prove(ordinary.module, folder, recipe.allow)
+    mapped = prove(ordinary.module, folder, ordinary.allow)
     if mapped is not None:
         add_structure(mapped, BakedModel(folder, manifest))
 
@@ -101,7 +102,14 @@ def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: M
     return [file_of(folder, path) for path in paths]
 
 
-def _weights(taken: Any, folder: Path) -> Weights:
+def _written(folder: Path, path: str, tensors: Mapping[str, Any]) -> File:
+    from prebake_build.baking.writer import write_tensors
+
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    return replace(write_tensors(folder / path, tensors), path=path)
+
+
+def _weights(taken: Any, prefixes: Mapping[str, str]) -> Weights:
     from prebake.weights.tensors import DTYPE_NAMES
 
     dtypes: dict[str, int] = {}
@@ -109,12 +117,13 @@ def _weights(taken: Any, folder: Path) -> Weights:
         name = DTYPE_NAMES[tensor.dtype]
         dtypes[name] = dtypes.get(name, 0) + 1
     return Weights(
-        files=(layout.WEIGHTS,),
+        files=tuple(prefixes),
         buffers=layout.BUFFERS if taken.hidden else None,
         tensors=len(taken.stored),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in taken.stored.values()),
         dtypes=dtypes,
         aliases=taken.aliases,
+        prefixes={path: prefix for path, prefix in prefixes.items() if prefix},
     )
 
 

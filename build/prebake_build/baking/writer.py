@@ -24,10 +24,11 @@ from pathlib import Path
 
 import torch
 
-from prebake.baked import layout
+from prebake.baked import hub, layout
 from prebake.baked.manifest import File
+from prebake.baked.model import BakedModel
 from prebake.documents.messages import reason
-from prebake.errors import ConfigError, PrebakeError
+from prebake.errors import ConfigError, DocumentError, PrebakeError
 from prebake.weights.tensors import ALIGNMENT, DTYPE_NAMES
 from prebake_build.files.atomic import sync_folder, sync_tree
 from prebake_build.files.digest import FULL
@@ -163,6 +164,36 @@ def new_folder(output: Path, name: str) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
+def write_view(output: Path) -> None:
+    """Write the view of all models in the output (`hub.FOLDER`), in place of the one that is there.
+
+    Use it inside `alone_in(output)`. Without a model from the hub, there is no view. Raises like `new_folder`.
+    """
+    place = output / hub.FOLDER
+    models = []
+    for path in sorted(output.glob(f"[!.]*/{layout.MANIFEST}")):
+        with suppress(DocumentError):  # of another version of Prebake
+            models.append(BakedModel.open(path.parent))
+    view = hub.view_of(models)
+    work: Path | None = None
+    try:
+        if not view:
+            shutil.rmtree(place, ignore_errors=True)
+            return
+        work = Path(tempfile.mkdtemp(prefix=f"{_WORK}{hub.FOLDER}.", dir=output))
+        folder = work / hub.FOLDER
+        folder.mkdir()
+        hub.write(view, folder, "..")
+        make_canonical(folder)
+        sync_tree(folder)
+        _put_in_place(folder, place)
+    except OSError as error:
+        raise _explained(error, output, hub.FOLDER) from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
 def _explained(error: OSError, output: Path, name: str) -> PrebakeError:
     what = f"{output}: cannot write the model {name}: {reason(error)}"
     if error.errno in FULL:
@@ -175,10 +206,11 @@ def _explained(error: OSError, output: Path, name: str) -> PrebakeError:
 def make_canonical(folder: Path) -> None:
     """Set the canonical mode, owner and mtime on the folder and everything below it."""
     for path in (*sorted(folder.rglob("*"), reverse=True), folder):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        if not path.is_symlink():  # a link has no mode
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if os.geteuid() == 0:
-            os.chown(path, 0, 0)
-        os.utime(path, (0, 0))
+            os.chown(path, 0, 0, follow_symlinks=False)
+        os.utime(path, (0, 0), follow_symlinks=False)
 
 
 def _put_in_place(new: Path, place: Path) -> None:

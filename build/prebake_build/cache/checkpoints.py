@@ -9,6 +9,7 @@
         │   ├── proof.json              the files that were hashed, and their state at that time
         │   └── files/
         ├── 0123456789abcdef.lock       flock: shared while in use, exclusive while written or removed
+        ├── 0123456789abcdef.parts.tmp/ unfinished downloads, which the next fetch of the key goes on with
         └── 0123456789abcdef.….tmp/     being fetched, or left by a process that died
 
 The holder of a key's exclusive lock may remove the key's temporary folders: their owner has ended.
@@ -33,7 +34,7 @@ from prebake_build.cache import proofs
 from prebake_build.cache.entries import ENTRY, Entry
 from prebake_build.files import atomic, digest
 from prebake_build.files.flock import locked
-from prebake_build.sources import Resolved, ResolvesByFetching, Source
+from prebake_build.sources import Resolved, ResolvesByFetching, Source, parts
 
 _FETCH_FIRST = "run `python -m prebake_build.baking.stage fetch` first"
 
@@ -87,7 +88,8 @@ class Cache:
                 return source.resolve()
         key = _key(source.uri, "")
         with self._exclusive(key), self._scratch(key, source.uri) as scratch:
-            resolved = source.resolve_into(scratch / "files")
+            with parts.keeping(self._parts(key)):
+                resolved = source.resolve_into(scratch / "files")
             entry_key = _key(source.uri, resolved.revision)
             # An entry in use exists already, and our own shared lock on it would block the exclusive one forever.
             if entry_key not in self._held:
@@ -153,7 +155,7 @@ class Cache:
         for lock in sorted(self.checkpoints.glob("*.lock")):
             with self._exclusive(lock.stem, wait=False) as alone:
                 if alone:
-                    removed += self._leftovers(lock.stem)
+                    removed += self._leftovers(lock.stem, with_parts=True)
                     if not (self.checkpoints / lock.stem).exists():
                         lock.unlink(missing_ok=True)
         return removed
@@ -173,7 +175,8 @@ class Cache:
     def _fetch(self, key: str, source: Source, resolved: Resolved) -> None:
         self._check_space(source.uri, sum(file.size for file in resolved.files))
         with self._scratch(key, source.uri) as scratch:
-            source.fetch(resolved, scratch / "files")
+            with parts.keeping(self._parts(key)):
+                source.fetch(resolved, scratch / "files")
             digest.check_files(scratch / "files", resolved.files, label=source.uri)
             self._install(key, scratch, source.uri, resolved)
 
@@ -220,8 +223,13 @@ class Cache:
     def _temporary(self, key: str) -> Path:
         return self.checkpoints / f"{key}.{uuid.uuid4().hex}.tmp"
 
-    def _leftovers(self, key: str) -> list[Path]:
-        found = sorted(self.checkpoints.glob(f"{key}.*.tmp"))
+    def _parts(self, key: str) -> Path:
+        return self.checkpoints / f"{key}.parts.tmp"
+
+    def _leftovers(self, key: str, *, with_parts: bool = False) -> list[Path]:
+        found = [
+            path for path in sorted(self.checkpoints.glob(f"{key}.*.tmp")) if with_parts or path != self._parts(key)
+        ]
         for path in found:
             _log.info("%s: removing the leftover of an interrupted fetch", path)
             shutil.rmtree(path)

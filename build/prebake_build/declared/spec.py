@@ -8,34 +8,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prebake.baked import layout
 from prebake.baked.warmup import Inputs, Warmup, read_warmup
 from prebake.documents import toml
-from prebake.documents.messages import describe, nearest, quote, reason
+from prebake.documents.messages import nearest, quote, reason
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, UnknownModelError
-from prebake_build.sources import Source, open_source
+from prebake.families.family import GROUP, family_names
+from prebake_build.families.family import DTYPES, BuildFamily, build_family, families_with, wanted_of
+from prebake_build.sources import ChoosesFiles, Source, open_source
 
 T = TypeVar("T")
 
-FAMILIES = ("transformers", "easyocr", "torch")
-DTYPES = ("float32", "bfloat16", "float16", "source")
 MAX_RETRIES = 10
-
-_CLASS = {
-    "transformers": re.compile(r"[A-Za-z_]\w*", re.ASCII),
-    "easyocr": re.compile(r"Reader"),
-    "torch": re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII),
-}
-_EXAMPLE = {
-    "transformers": "transformers:BlipForConditionalGeneration",
-    "easyocr": "easyocr:Reader",
-    "torch": "torch:package.module:factory",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,17 +36,15 @@ class ModelSpec:
     source: str
     """The URI as written."""
     family: str | None = None
-    """One of FAMILIES; None if it is inferred from `config.json`."""
+    """An installed family; None if it is inferred from `config.json`."""
     class_: str | None = None
     """The part after the family: a class of transformers, `Reader`, or `package.module:factory`."""
     dtype: str = "source"
     """One of DTYPES."""
     retries: int = 0
     """How often a failed load is retried, 0 to 10."""
-    quantize: bool = True
-    """easyocr: dynamic quantisation, upstream's default on a CPU."""
-    arguments: Mapping[str, Any]
-    """torch: keyword arguments of the factory; strings, numbers, booleans, and lists and tables of these."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The family's own keys (`BuildFamily.options`): `quantize` of easyocr, `arguments` of torch."""
     timeout: float | None = None
     """Seconds after which a waiting caller gets an error."""
     required: bool = True
@@ -89,7 +76,11 @@ class Spec:
 
     def open(self, model: ModelSpec) -> Source:
         """The source of one of the models; paths are relative to the folder of `models.toml`."""
-        return open_source(model.source, base=self.path.parent, where=f"{self.path}: models.{model.name}.source")
+        where = f"{self.path}: models.{model.name}"
+        source = open_source(model.source, base=self.path.parent, where=f"{where}.source")
+        if isinstance(source, ChoosesFiles):
+            return source.wanting(wanted_of(model.family, model.options, f"{where}.class"))
+        return source
 
 
 def read_spec(path: Path) -> Spec:
@@ -150,14 +141,14 @@ def _read_model(models: Table, name: str, base: Path, issues: _Issues) -> ModelS
         class_=class_,
         dtype=issues.collect(lambda: table.one_of("dtype", DTYPES, "source"), "source"),
         retries=issues.collect(lambda: _retries(table), 0),
-        quantize=issues.collect(lambda: table.take("quantize", bool, True), True),
-        arguments=issues.collect(lambda: _arguments(table), {}),
+        options=issues.collect(lambda: _options(table, family), {}),
         timeout=issues.collect(lambda: _timeout(table), None),
         required=issues.collect(lambda: table.take("required", bool, True), True),
         warmup=issues.collect(lambda: read_warmup(table), None),
     )
+    misfits = _misfits(table, spec)
     issues.collect(table.finish, None)
-    issues.extend(_misfits(table, spec))
+    issues.extend(misfits)
     return spec
 
 
@@ -174,16 +165,27 @@ def _class(table: Table, source: str) -> tuple[str | None, str | None]:
     if value is None:
         return ("easyocr", None) if reads_easyocr else (None, None)
     family, _, class_ = value.partition(":")
-    if family not in FAMILIES:
-        hint = nearest(family, FAMILIES) or f': did you mean "transformers:{family}"?' * bool(re.match("[A-Z]", family))
-        raise table.fail(
-            "class", f"{quote(family)} is not a known family (expected one of {', '.join(FAMILIES)}){hint}"
+    if family not in (known := family_names()):
+        hint = nearest(family, known) or (
+            f': did you mean "transformers:{family}"?'
+            if re.match("[A-Z]", family)
+            else f" (others come with a package that has an entry point of the group {GROUP})"
         )
-    if not _CLASS[family].fullmatch(class_):
-        raise table.fail("class", f"{quote(value)} is not of the form {quote(_EXAMPLE[family])}")
+        raise table.fail("class", f"{quote(family)} is not a known family (expected one of {', '.join(known)}){hint}")
+    build = _build(table, family)
+    if not build.pattern.fullmatch(class_):
+        raise table.fail("class", f"{quote(value)} is not of the form {quote(build.example)}")
     if source and reads_easyocr != (family == "easyocr"):
         raise table.fail("class", f"the family {family} cannot read the source {quote(source)}")
     return family, class_
+
+
+def _build(table: Table, family: str) -> BuildFamily:
+    return build_family(family, table.at("class"))
+
+
+def _options(table: Table, family: str | None) -> Mapping[str, Any]:
+    return _build(table, family).options(table) if family else {}
 
 
 def _retries(table: Table) -> int:
@@ -200,37 +202,25 @@ def _timeout(table: Table) -> float | None:
     return timeout
 
 
-def _arguments(table: Table) -> dict[str, Any]:
-    arguments = table.take("arguments", dict, {})
-    for key, value in arguments.items():
-        if (found := _not_plain(value)) is not None:
-            raise table.fail(f"arguments.{key}", f"the manifest (JSON) cannot contain {found}")
-    return arguments
-
-
-def _not_plain(value: object) -> str | None:
-    """The first part of `value` that JSON can't represent (TOML's dates and times, infinity, NaN), or None."""
-    if isinstance(value, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        return next((found for item in inner if (found := _not_plain(item)) is not None), None)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return None if isinstance(value, str | int | float) else describe(value)
-
-
 def _misfits(table: Table, spec: ModelSpec) -> list[str]:
     """Issues with keys that do not apply to this model's family."""
-    of = f"this model's family is {spec.family}" if spec.family else 'set `class = "FAMILY:…"` if it is'
     found = []
-    if "quantize" in set(table) and spec.family != "easyocr":
-        found.append(f"{table.at('quantize')}: is only for the family easyocr ({of})")
-    if "arguments" in set(table) and spec.family != "torch":
-        found.append(f"{table.at('arguments')}: is only for the family torch ({of})")
-    if spec.family == "easyocr" and isinstance(spec.warmup, Inputs):
+    family = _build(table, spec.family) if spec.family else None
+    of = f"this model's family is {spec.family}" if spec.family else 'set `class = "FAMILY:…"` if it is'
+    for key in table:
+        if key not in (family.keys if family else ()) and (of_others := families_with(key)):
+            table.raw(key)
+            found.append(f"{table.at(key)}: is only for the family {' or '.join(of_others)} ({of})")
+    if family is None:
+        return found
+    if family.no_inputs and isinstance(spec.warmup, Inputs):
         found.append(
-            f"{table.at('warmup')}: the family easyocr has two networks and no forward for inputs: write a function, "
+            f"{table.at('warmup')}: the family {spec.family} {family.no_inputs}: write a function, "
             'warmup = "package.module:function"'
         )
-    if spec.family == "easyocr" and spec.dtype not in ("float32", "source"):
-        found.append(f"{table.at('dtype')}: {quote(spec.dtype)} does not fit the family easyocr (it is float32)")
+    if spec.dtype not in family.dtypes:
+        fits = " or ".join(name for name in family.dtypes if name != "source")
+        found.append(
+            f"{table.at('dtype')}: {quote(spec.dtype)} does not fit the family {spec.family} (it is {fits or 'source'})"
+        )
     return found

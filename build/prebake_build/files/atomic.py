@@ -46,8 +46,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """fsync every file and folder below `folder`, and itself."""
-    for path in (folder, *folder.rglob("*")):
+    """fsync every file and folder below `folder`, and itself; links are part of their folders."""
+    for path in (folder, *(path for path in folder.rglob("*") if not path.is_symlink())):
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

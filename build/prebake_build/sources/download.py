@@ -1,4 +1,4 @@
-"""Downloads one file over HTTP(S) to disk; follows redirects and retries transient failures.
+"""Downloads one file over HTTP(S) to disk; follows redirects, retries transient failures, resumes what was interrupted.
 
 Uses `urllib` because huggingface_hub's HTTP client (requests, httpx, httpx2) depends on its version.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import http.client
 import logging
+import re
+import shutil
 import ssl
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -20,12 +23,15 @@ from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, SourceError
 from prebake_build.files.digest import CHUNK
+from prebake_build.sources import parts
 
 TRIES = 4
 TIMEOUT = 30.0
 """Maximum seconds without a byte."""
 BACK_OFF = 1.0
 """Seconds before the second try; doubled for each further try."""
+
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)", re.ASCII)
 
 _log = logging.getLogger(__name__)
 
@@ -70,14 +76,15 @@ def check_url(url: str, where: str) -> str:
 def download(url: str, path: Path, *, uri: str) -> None:
     """Stream `url` into the new file `path`; `uri` begins messages.
 
-    Raises SourceError; an OSError from writing (a full disk) passes through.
+    What arrived stays where `parts` keeps it: the next try, also that of a later process, asks for the rest, if the
+    server names the file's version (a strong ETag). Raises SourceError; an OSError from writing (a full disk) passes
+    through.
     """
+    growing = _Growing(parts.folder_or(path.parent) / f"{parts.name_of(url)}.part")
     for attempt in range(TRIES):
         try:
-            _stream(url, path, uri)
-            return
+            _stream(url, growing, path.name, uri)
         except _TransientError as error:
-            path.unlink(missing_ok=True)
             if attempt + 1 == TRIES:
                 raise SourceError(
                     f"{uri}: cannot fetch {_shown(url)}: {error} ({TRIES} tries): "
@@ -85,18 +92,63 @@ def download(url: str, path: Path, *, uri: str) -> None:
                 ) from None
             _log.warning("%s: %s: trying again", uri, error)
             time.sleep(BACK_OFF * 2**attempt)
+        else:
+            shutil.move(growing.part, path)
+            growing.forget()
+            return
 
 
-def _stream(url: str, path: Path, uri: str) -> None:
-    headers = {"User-Agent": "prebake-build", "Accept-Encoding": "identity"}
+@dataclass(frozen=True, slots=True)
+class _Growing:
+    """An unfinished download, and beside it the version of the file that it is the beginning of."""
+
+    part: Path
+
+    @property
+    def _tag(self) -> Path:
+        return self.part.with_suffix(".etag")
+
+    def wanted(self) -> dict[str, str]:
+        """The headers that ask for the rest, or none if there is nothing to go on with."""
+        if not self.part.is_file() or not self._tag.is_file() or not (size := self.part.stat().st_size):
+            return {}
+        return {"Range": f"bytes={size}-", "If-Range": self._tag.read_text(encoding="latin-1")}
+
+    def begin(self, etag: str) -> None:
+        """Forget what is there; `etag` is the version of what comes now, or empty."""
+        self.forget()
+        if etag.startswith('"'):  # a weak one does not promise the same bytes
+            self._tag.write_text(etag, encoding="latin-1")
+
+    def continues(self, headers: Any) -> bool:
+        """Whether an answer with these headers is the rest of this version."""
+        found = _RANGE.fullmatch(headers.get("Content-Range") or "")
+        size = self.part.stat().st_size if self.part.is_file() else 0
+        same = headers.get("ETag") in (None, self._tag.read_text(encoding="latin-1") if self._tag.is_file() else None)
+        return found is not None and same and int(found[1]) == size and (found[2] == "*" or int(found[2]) > size)
+
+    def forget(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self._tag.unlink(missing_ok=True)
+
+
+def _stream(url: str, growing: _Growing, name: str, uri: str) -> None:
+    headers = {"User-Agent": "prebake-build", "Accept-Encoding": "identity", **growing.wanted()}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310  check_url has checked the scheme
     try:
         with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as response:
-            _copy(response, path)
+            if response.status != 206:
+                growing.begin(response.headers.get("ETag") or "")
+            elif not growing.continues(response.headers):
+                growing.forget()
+                raise _TransientError("the server sent another part of the file than the one asked for")
+            _copy(response, growing.part, name)
     except urllib.error.HTTPError as error:
         error.close()
+        if error.code == 416:  # the file is shorter than what is there
+            growing.forget()
         answer = f"the server answers {error.code} {error.reason}"
-        if error.code >= 500 or error.code in (408, 429):
+        if error.code >= 500 or error.code in (408, 416, 429):
             raise _TransientError(answer) from None
         raise SourceError(f"{uri}: cannot fetch {_shown(url)}: {answer}") from None
     except urllib.error.URLError as error:
@@ -108,11 +160,12 @@ def _stream(url: str, path: Path, uri: str) -> None:
         raise _TransientError(reason(error)) from None
 
 
-def _copy(response: Any, path: Path) -> None:
+def _copy(response: Any, part: Path, name: str) -> None:
+    before = part.stat().st_size if part.is_file() else 0
     promised = response.headers.get("Content-Length")
-    total = int(promised) if promised and promised.isdigit() else None
-    found = 0
-    with path.open("wb") as file, _progress(path.name, total) as bar:
+    total = before + int(promised) if promised and promised.isdigit() else None
+    found = before
+    with part.open("ab") as file, _progress(name, total, before) as bar:
         while chunk := response.read(CHUNK):
             file.write(chunk)
             found += len(chunk)
@@ -122,9 +175,9 @@ def _copy(response: Any, path: Path) -> None:
         raise _TransientError(f"the connection ended after {found:,} of {total:,} bytes")
 
 
-def _progress(name: str, total: int | None) -> Any:
-    """A progress bar on a terminal, nothing elsewhere."""
-    return tqdm(desc=name, total=total, unit="B", unit_scale=True, disable=None)
+def _progress(name: str, total: int | None, before: int) -> Any:
+    """A progress bar with rate and time left on a terminal, nothing elsewhere."""
+    return tqdm(desc=name, total=total, initial=before, unit="B", unit_scale=True, disable=None)
 
 
 def _shown(url: str) -> str:

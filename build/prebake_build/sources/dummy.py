@@ -10,6 +10,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prebake.documents.messages import nearest, quote
 from prebake.errors import ConfigError, SourceError
@@ -31,7 +32,7 @@ class DummySource:
     dummy: Dummy
 
     @classmethod
-    def parse(cls, uri: str, rest: str, where: str) -> DummySource:
+    def parse(cls, uri: str, rest: str, where: str, base: Path = Path()) -> DummySource:
         """Raises ConfigError that begins with `where` for an unknown kind, option or value."""
         name, mark, query = rest.partition("?")
         options = _options(f"{where}: {quote(uri)}", query) if mark else {}
@@ -43,6 +44,11 @@ class DummySource:
         if not _SEED.fullmatch(seed):
             raise ConfigError(f"{where}: {quote(uri)}: seed {quote(seed)} is not an integer of up to 9 digits")
         return cls(uri=uri, dummy=Dummy(kind=kind, size=size, seed=int(seed), languages=languages))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The languages of a dummy of EasyOCR."""
+        return {"languages": list(self.dummy.languages)} if self.dummy.languages else {}
 
     def resolve(self) -> Resolved:
         """Generate, hash and discard. Raises ConfigError if EasyOCR does not know the languages."""

@@ -12,6 +12,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prebake.baked.manifest import set_digest
 from prebake.documents.messages import quote
@@ -20,6 +21,7 @@ from prebake_build.files import digest
 from prebake_build.sources import Resolved, Upstream
 from prebake_build.sources.archives import check_member
 from prebake_build.sources.download import check_url, download
+from prebake_build.sources.pieces import in_parallel
 from prebake_build.upstream.easyocr import Archive, archive_members, recognizer_of
 
 ENV_MIRROR = "EASYOCR_MIRROR"
@@ -36,7 +38,7 @@ class EasyOcrSource:
     languages: tuple[str, ...]
 
     @classmethod
-    def parse(cls, uri: str, rest: str, where: str) -> EasyOcrSource:
+    def parse(cls, uri: str, rest: str, where: str, base: Path = Path()) -> EasyOcrSource:
         """Raises ConfigError that begins with `where`.
 
         If EasyOCR is installed, checks that it knows the languages; otherwise `resolve` does, because `models.toml`
@@ -48,6 +50,11 @@ class EasyOcrSource:
         if importlib.util.find_spec("easyocr") is not None:
             recognizer_of(languages, where)
         return cls(uri=uri, languages=languages)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The languages, for the family."""
+        return {"languages": list(self.languages)}
 
     def upstream(self) -> tuple[Upstream, ...]:
         """What EasyOCR's tables publish about the zips."""
@@ -61,8 +68,9 @@ class EasyOcrSource:
 
     def resolve_into(self, folder: Path) -> Resolved:
         """Fetch into `folder`, and compare the members with EasyOCR's md5 sums. Raises like `resolve`."""
-        for archive in archive_members(self.languages, self.uri).values():
-            self._bring(archive, folder)
+        archives = archive_members(self.languages, self.uri).values()
+        in_parallel(lambda archive: self._bring(archive, folder), archives)
+        for archive in archives:
             check_member(folder / archive.name, archive.member, archive.md5)
         files = digest.files_of(folder)
         return Resolved(revision=set_digest(files), files=files)
@@ -76,8 +84,7 @@ class EasyOcrSource:
                 f"{self.uri}: {', '.join(locked)} were locked, but the installed EasyOCR uses "
                 f"{', '.join(archives)}: run `prebake lock`, or install the EasyOCR version used for the lock"
             )
-        for archive in archives.values():
-            self._bring(archive, folder)
+        in_parallel(lambda archive: self._bring(archive, folder), archives.values())
 
     def _bring(self, archive: Archive, folder: Path) -> None:
         download(_mirrored(archive), folder / archive.name, uri=self.uri)

@@ -1,28 +1,28 @@
 """`hf:ORG/NAME[@REVISION]`: a model of the Hugging Face hub, at one commit.
 
-Only the files that a PyTorch load needs are used: see `choose`. The hub publishes the sha256 of large files (LFS), but
+Of its files, `choose` takes those that the model's family needs. The hub publishes the sha256 of large files (LFS), but
 for small files only git's own hash: these are downloaded and hashed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prebake.baked import layout
 from prebake.baked.manifest import File
 from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, PrebakeError, SourceError
 from prebake_build.files import digest
-from prebake_build.sources import Resolved
+from prebake_build.sources import Resolved, parts
+from prebake_build.sources.pieces import in_parallel
+from prebake_build.sources.selection import Wanted, choose
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -32,20 +32,6 @@ _URI = re.compile(r"([\w.-]+/[\w.-]+)(?:@([^\s@]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 30.0
-
-# In transformers' order, with only its default names; variants (fp16, adapters) must be requested explicitly.
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-
-# Configuration, and the vocabulary files of transformers' tokenizers (VOCAB_FILES_NAMES, 5.23).
-_SMALL = re.compile(
-    r"(?:(?:generation_|preprocessor_|processor_|video_preprocessor_|tokenizer_|audio_tokenizer_)?config"
-    r"|tokenizer|special_tokens_map|added_tokens|(?:entity_|target_)?vocab|vocab-(?:src|tgt)|normalizer|emoji"
-    r"|word_shape|word_pronunciation|byte_maps|tekken|chat_template)\.json"
-    r"|(?:vocab|merges|dict)\.txt|bpe\.codes|(?:source|target)\.spm"
-    r"|(?:spiece|sentencepiece|sentencepiece\.bpe|tokenizer|spm|spm_char|tiktoken)\.model"
-    r"|chat_template\.jinja|additional_chat_templates/[\w.-]+\.jinja",
-    re.ASCII,
-)
 
 _ACCESS_HELP = (
     "set HF_TOKEN to a token that may read it; in an image build hand it over as a secret, never as a build argument: "
@@ -62,14 +48,20 @@ class HuggingFaceSource:
     """`ORG/NAME`"""
     revision: str | None
     """A branch, tag or commit; None for the default branch."""
+    wanted: Wanted = field(default_factory=Wanted)
+    """What the model's family needs."""
 
     @classmethod
-    def parse(cls, uri: str, rest: str, where: str) -> HuggingFaceSource:
+    def parse(cls, uri: str, rest: str, where: str, base: Path = Path()) -> HuggingFaceSource:
         """Raises ConfigError that begins with `where`."""
         found = _URI.fullmatch(rest)
         if not found or any(part in (".", "..") for part in found[1].split("/")):
             raise ConfigError(f'{where}: {quote(uri)} is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"')
         return cls(uri=uri, repo=found[1], revision=found[2])
+
+    def wanting(self, wanted: Wanted) -> HuggingFaceSource:
+        """The same repository, of which other files are wanted."""
+        return replace(self, wanted=wanted)
 
     def resolve(self) -> Resolved:
         """Ask the hub for the commit, the files and the licence. Raises SourceError."""
@@ -84,7 +76,8 @@ class HuggingFaceSource:
                 return Path(hub.hf_hub_download(self.repo, path, revision=commit, local_dir=folder))
 
             files = []
-            for path in choose(known, lambda path: bring(path).read_text(encoding="utf-8"), self.uri):
+            sizes = {path: sibling.size for path, sibling in known.items() if sibling.size is not None}
+            for path in choose(known, lambda path: _text(bring(path), self.uri), self.uri, self.wanted, sizes):
                 lfs = known[path].lfs
                 if lfs is not None and _SHA256.fullmatch(lfs.sha256):
                     files.append(File(path=path, size=lfs.size, sha256=lfs.sha256))
@@ -94,15 +87,29 @@ class HuggingFaceSource:
             return Resolved(revision=f"commit:{commit}", files=tuple(files), licence=_licence(info))
 
     def fetch(self, resolved: Resolved, folder: Path) -> None:
-        """Download the files at the locked commit. Raises SourceError."""
+        """Download the files at the locked commit, several at a time.
+
+        Files that a failed attempt completed are not downloaded again. Raises SourceError.
+        """
         commit = resolved.revision.removeprefix("commit:")
         if not _COMMIT.fullmatch(commit):
             raise SourceError(f"{self.uri}: {quote(resolved.revision)} is not a commit of the hub: run `prebake lock`")
-        with self._asking() as hub:
-            for file in resolved.files:
-                hub.hf_hub_download(self.repo, file.path, revision=commit, local_dir=folder)
-        # The hub's client adds its own metadata files to the download.
-        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        # Not `folder` itself: the hub's client adds metadata files, by which it knows the files that are complete.
+        kept = parts.folder_or(folder) / ".hub"
+        try:
+            with self._asking() as hub:
+                in_parallel(
+                    lambda file: hub.hf_hub_download(self.repo, file.path, revision=commit, local_dir=kept),
+                    resolved.files,
+                )
+        except BaseException:
+            if not any((kept / file.path).exists() for file in resolved.files):
+                shutil.rmtree(kept, ignore_errors=True)
+            raise
+        for file in resolved.files:
+            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(kept / file.path, folder / file.path)
+        shutil.rmtree(kept)
 
     @contextmanager
     def _asking(self) -> Iterator[HfApi]:
@@ -156,41 +163,11 @@ class HuggingFaceSource:
         )
 
 
-def choose(paths: Iterable[str], read: Callable[[str], str], where: str) -> tuple[str, ...]:
-    """The repository's files that a PyTorch load needs, sorted.
-
-    Weights: the first of transformers' default names, safetensors before pickle, with all shards listed in the index
-    (`read` returns its text). Also configuration, tokenizer, processor and chat templates. Never TensorFlow, Flax,
-    ONNX, GGUF, images, or leftovers of training. Raises SourceError that begins with `where`.
-    """
-    there = set(paths)
-    first = next((name for name in _WEIGHTS if name in there), None)
-    if first is None:
-        weights = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".onnx")
-        found = sorted(path for path in there if path.endswith(weights))
-        raise SourceError(
-            f"{where}: has no PyTorch weights under a default name (expected one of {', '.join(_WEIGHTS)}; "
-            f"found {', '.join(found) or 'none at all'}): name single files with a url: source, "
-            "or convert a copy and use path:"
-        )
-    chosen = {first, *(path for path in there if _SMALL.fullmatch(path))}
-    if first.endswith(".index.json"):
-        shards = _shards(read(first), f"{where}: {first}")
-        missing = sorted(shards - there)
-        if missing:
-            raise SourceError(f"{where}: {first} lists missing shards: {', '.join(missing)}")
-        chosen |= shards
-    return tuple(sorted(chosen))
-
-
-def _shards(text: str, where: str) -> set[str]:
+def _text(path: Path, uri: str) -> str:
     try:
-        names = set(json.loads(text)["weight_map"].values())
-        if names and all(isinstance(name, str) and layout.is_inside(name) for name in names):
-            return names
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise SourceError(f"{where}: is not an index of shards (expected a weight_map from tensors to files)")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{uri}: {path.name} is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def _licence(info: ModelInfo) -> str | None:

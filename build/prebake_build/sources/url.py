@@ -34,7 +34,7 @@ class UrlSource:
     """The sha256 that the URI pins, or None."""
 
     @classmethod
-    def parse(cls, uri: str, rest: str, where: str) -> UrlSource:
+    def parse(cls, uri: str, rest: str, where: str, base: Path = Path()) -> UrlSource:
         """Raises ConfigError that begins with `where`."""
         url, hash_, fragment = rest.partition("#")
         check_url(url, where)

@@ -93,6 +93,8 @@ class Weights:
     """safetensors dtype name → number of tensors."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Tied name that is not stored → stored name whose tensor it shares."""
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    """File → what its tensors' names lack in front; for models of several components, each with a file of its own."""
 
     @classmethod
     def from_table(cls, table: Table) -> Weights:
@@ -103,7 +105,11 @@ class Weights:
             bytes=table.take("bytes", int),
             dtypes=table.mapping("dtypes", int),
             aliases=table.mapping("aliases", str, {}),
+            prefixes=table.mapping("prefixes", str, {}),
         )
+        for file in weights.prefixes:
+            if file not in weights.files:
+                raise table.fail("prefixes", f"{quote(file)} is not among weights.files")
         table.finish()
         return weights
 
@@ -115,6 +121,7 @@ class Weights:
             "bytes": self.bytes,
             "dtypes": dict(self.dtypes),
             "aliases": dict(self.aliases),
+            **({"prefixes": dict(self.prefixes)} if self.prefixes else {}),
         }
 
     @property

@@ -32,6 +32,10 @@ class BakedModel:
         """The files that hold tensors."""
         return tuple(self.folder / file for file in self.manifest.weights.all_files)
 
+    def prefix(self, weights: Path) -> str:
+        """What the names of the tensors in this file lack in front."""
+        return self.manifest.weights.prefixes.get(weights.relative_to(self.folder).as_posix(), "")
+
 
 def find_models(root: Path) -> list[BakedModel]:
     """Every model folder under the root, sorted by name.

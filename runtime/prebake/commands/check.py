@@ -20,6 +20,7 @@ from prebake.startup import deferred, quickstart, readahead
 from prebake.telemetry import report, timeline
 from prebake.telemetry.budget import Budget, Start, exceeded
 from prebake.telemetry.services import Service, find_service
+from prebake.tiers.drift import drift
 
 if TYPE_CHECKING:
     from prebake.commands.arguments import Commands
@@ -59,6 +60,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--service", metavar="NAME", help="service that gives the first answer: an installed one, or MODULE:OBJECT"
     )
+    parser.add_argument(
+        "--strict", action="store_true", help="fail if an installed package's version differs from that of a bake"
+    )
     parser.add_argument("--warn-only", action="store_true", help="report exceeded limits, but exit 0")
     parser.set_defaults(run=_check)
 
@@ -78,6 +82,7 @@ def _check(options: argparse.Namespace) -> int:
         _write(options.record_reads, recorder.text(without=[file for baked in models.baked for file in baked.weights]))
     start = Start.of(timeline.process)
     findings = exceeded(start, budget, baseline)
+    drifted = [line for baked in models.baked for line in drift(baked)]
     told = report.document(timeline.process, models.status(), baseline)
     if options.trace:
         _write(options.trace, json.dumps(report.chrome_trace(timeline.process)))
@@ -88,14 +93,22 @@ def _check(options: argparse.Namespace) -> int:
     if options.save:
         _write(options.save, start.text)
     if options.json:
-        print(json.dumps({"baseline": None} | told | {"start": start.to_dict(), "over_budget": findings}, indent=2))
+        print(
+            json.dumps(
+                {"baseline": None} | told | {"start": start.to_dict(), "over_budget": findings, "drift": drifted},
+                indent=2,
+            )
+        )
     else:
         print(report.text(timeline.process))
         print("\n".join(_model_lines(models)))
         print(f"\n{report.headline(told)}")
     for finding in findings:
         print(f"prebake: over budget: {finding}", file=sys.stderr)
-    return 1 if findings and not options.warn_only else 0
+    if options.strict:
+        for line in drifted:
+            print(f"prebake: version drift: {line}", file=sys.stderr)
+    return 1 if (findings and not options.warn_only) or (drifted and options.strict) else 0
 
 
 def _recorder() -> Recorder:

@@ -30,6 +30,17 @@ def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     return f': did you mean "{found[0]}"?' if found else ""
 
 
+def listed(known: list[str] | tuple[str, ...]) -> str:
+    """` (known: a, b)`, at most 20 of them; empty if there is none."""
+    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+    return f" (known: {', '.join(known[:20])}{more})" if known else ""
+
+
+def short(text: str) -> str:
+    """A key or name as messages show it, cut at 80 characters."""
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def quote(value: str) -> str:
     """A value as messages show it: in double quotes, cut at 80 characters, lone surrogates escaped."""
     text = json.dumps(value if len(value) <= 80 else value[:77] + "...", ensure_ascii=False)

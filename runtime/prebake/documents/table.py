@@ -1,8 +1,8 @@
 """Reads JSON and TOML into typed objects; every error names the file and the path inside it.
 
 A `Table` wraps one mapping. Take its values by name and type, then call `finish()`, which refuses keys that were not
-taken and suggests the nearest known key. Documents are parsed into types here, so no other code handles
-`dict[str, Any]`.
+taken and suggests the nearest known key, or lists the known keys. Documents are parsed into types here, so no other
+code handles `dict[str, Any]`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from prebake.documents.messages import KINDS, describe, nearest, quote, reason, spelled
+from prebake.documents.messages import KINDS, describe, listed, nearest, quote, reason, short, spelled
 from prebake.errors import DocumentError, NewerFormatError
 
 T = TypeVar("T")
@@ -108,7 +108,8 @@ class Table:
         """Raise the error for any key that was not taken."""
         for key in self:
             if key not in self._known:
-                raise self.fail(key, f"unknown key{nearest(key, self._known)}")
+                known = tuple(dict.fromkeys(self._known))
+                raise self.fail(short(key), f"unknown key{nearest(key, known) or listed(known)}")
 
 
 def read_json(path: Path, newest: int, what: str) -> Table:

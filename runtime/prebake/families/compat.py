@@ -14,7 +14,7 @@ _EXTENSIONS = ("_C_stable", "_C")
 """torchvision's extension module: in 0.29, and up to 0.28. Declaring an operator twice aborts the process."""
 
 
-def torchvision_operators() -> None:
+def torchvision_operators(*, being_imported: bool = False) -> None:
     """Make `import torchvision` work with a PyTorch that torchvision's extension module was not built for.
 
     PyPI's torchvision is built for CUDA. With a CPU build of torch, its `_C` library can't be loaded, and
@@ -24,9 +24,10 @@ def torchvision_operators() -> None:
 
     Call it before the first import of torchvision, from any thread, as often as needed. It does nothing if `_C` loads,
     the operators exist already, or torchvision is not installed: `_C` must find its operators undeclared.
+    `being_imported` says that the import has begun, and none of torchvision's code has run.
     """
     with _LOCK:
-        if "torchvision" in sys.modules:
+        if "torchvision" in sys.modules and not being_imported:
             return
         extension = _extension()
         if extension is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,9 @@ import torch
 from prebake.modules.skeleton import default_dtype
 
 _thread = threading.local()
+
+Make = Callable[[Any, str, Mapping[str, Any]], Any]
+"""Makes the model for a call of `from_pretrained`, from its class, path and keyword arguments."""
 
 
 @contextmanager
@@ -35,6 +38,40 @@ def skeleton_of(dtype: torch.dtype) -> Iterator[None]:
             yield
     finally:
         _thread.constructs = before
+
+
+@contextmanager
+def loaded_by(make: Make | None, made: list[Any]) -> Iterator[None]:
+    """In this thread, `PreTrainedModel.from_pretrained` returns what `make` makes, and its results are added to `made`.
+    With None, the function loads as usual."""
+    from transformers import PreTrainedModel
+
+    if not hasattr(PreTrainedModel.from_pretrained, "_prebake"):
+        PreTrainedModel.from_pretrained = classmethod(_from_pretrained(PreTrainedModel.from_pretrained.__func__))
+    before = getattr(_thread, "loads", None)
+    _thread.loads = (make, made)
+    try:
+        yield
+    finally:
+        _thread.loads = before
+
+
+def _from_pretrained(original: Any) -> Any:
+    @functools.wraps(original)
+    def from_pretrained(cls: Any, path: Any, *arguments: Any, **given: Any) -> Any:
+        loads = getattr(_thread, "loads", None)
+        if loads is None:
+            return original(cls, path, *arguments, **given)
+        make, made = loads
+        _thread.loads = None  # the original may load parts of its own
+        try:
+            result = make(cls, path, given) if make else original(cls, path, *arguments, **given)
+        finally:
+            _thread.loads = loads
+        made.append(result)
+        return result
+
+    return _marked(from_pretrained)
 
 
 def _constructs() -> bool:

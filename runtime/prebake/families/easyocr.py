@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,9 +32,14 @@ _MOST_CLASSES = 100_000
 
 
 class EasyOcrFamily:
+    install: str = "'prebake[easyocr]'"
+    build: str = "prebake_build.families.easyocr:EasyOcrBuild"
     packages: tuple[str, ...] = ("torch", "easyocr")
     modules: str = r"easyocr\.(craft|model\.[a-z]\w*)"
     without_torch: tuple[str, ...] = ("numpy", "cv2", "PIL.Image", "bidi", "yaml")
+
+    def __init__(self, allow: Sequence[str] = ()) -> None:
+        """Needs no code of the application."""
 
     def vocabulary(self) -> tuple[object, ...]:
         return ()

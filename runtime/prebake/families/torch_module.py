@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prebake.baked.model import BakedModel
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class TorchFamily:
+    install: str = "torch"
+    build: str = "prebake_build.families.torch_module:TorchBuild"
     packages: tuple[str, ...] = ()
     """None: the user's code has no version to compare with that of a structure."""
     modules: str = ""
@@ -91,8 +94,13 @@ def _where(baked: BakedModel) -> str:
     return f"{baked.folder}: class"
 
 
+def with_folder(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The arguments in the options of a manifest; `folder` is one of them if the factory takes it."""
+    return {**options.get("arguments", {}), **({"folder": folder} if options.get("folder") else {})}
+
+
 def _arguments(baked: BakedModel) -> Mapping[str, Any]:
     options = Table(baked.manifest.options, f"{baked.folder}: options")
-    arguments: Mapping[str, Any] = options.take("arguments", dict, {})
+    found = {"arguments": options.take("arguments", dict, {}), "folder": options.take("folder", bool, False)}
     options.finish()
-    return arguments
+    return with_folder(found, baked.folder)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prebake.baked.model import BakedModel
-from prebake.documents.messages import quote
+from prebake.documents.messages import nearest, quote, short
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, LoadError
 from prebake.families import compat
@@ -52,6 +53,8 @@ HASH = "_original_object_hash"
 
 
 class TransformersFamily:
+    install: str = "'prebake[transformers]'"
+    build: str = "prebake_build.families.transformers:TransformersBuild"
     packages: tuple[str, ...] = ("torch", "transformers")
     modules: str = (
         r"transformers\.(activations|configuration_utils|pytorch_utils|(utils\.)?backbone_utils"
@@ -61,6 +64,9 @@ class TransformersFamily:
     without_torch: tuple[str, ...] = (
         "numpy", "huggingface_hub.hf_api", "tqdm.auto", "regex", "tokenizers", "safetensors", "yaml", "PIL.Image"
     )  # fmt: skip
+
+    def __init__(self, allow: Sequence[str] = ()) -> None:
+        """Needs no code of the application."""
 
     def vocabulary(self) -> tuple[object, ...]:
         from transformers import GenerationConfig, PretrainedConfig
@@ -89,24 +95,9 @@ class TransformersFamily:
         _model_class(baked)
 
     def skeleton(self, baked: BakedModel) -> nn.Module:
-        from prebake.families.construction import skeleton_of
-        from prebake.modules.skeleton import without_values
-
-        cls = _model_class(baked)
-        config = cls.config_class.from_pretrained(baked.folder, local_files_only=True)
-        config.name_or_path = str(baked.folder)
-        for part in (config, *(getattr(config, name) for name in config.sub_configs)):
-            if part is not None:
-                part.dtype = _dtype(baked)  # 4.57 does not do it in `_from_config`
-        with skeleton_of(_dtype(baked)):
-            module = without_values(lambda: cls._from_config(config, dtype=_dtype(baked)))
-        frozen = set(baked.manifest.options.get("frozen", ()))
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(name not in frozen)  # from_pretrained overrides the constructor's choice too
-        module.eval()
-        if module.can_generate():
-            module.generation_config = _generation_config(baked) or module.generation_config
-        return cast("nn.Module", module)
+        return skeleton(
+            _model_class(baked), baked.folder, _dtype(baked), frozen=set(baked.manifest.options.get("frozen", ()))
+        )
 
     def ordinary(self, baked: BakedModel) -> nn.Module:
         module, info = _model_class(baked).from_pretrained(
@@ -129,6 +120,30 @@ class TransformersFamily:
             return {}
         found = processor_class(name, f"{baked.folder}: options.processor")
         return {"processor": found.from_pretrained(baked.folder, local_files_only=True, trust_remote_code=False)}
+
+
+def skeleton(
+    cls: Any, folder: Path, dtype: Any, *, config: Any = None, frozen: Collection[str] = frozenset()
+) -> nn.Module:
+    """A model of this class without values, as `from_pretrained` builds it; the configuration is the folder's, unless
+    one is given. `frozen` lists parameters without gradient."""
+    from prebake.families.construction import skeleton_of
+    from prebake.modules.skeleton import without_values
+
+    if config is None:
+        config = cls.config_class.from_pretrained(folder, local_files_only=True)
+    config.name_or_path = str(folder)
+    for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+        if part is not None:
+            part.dtype = dtype  # 4.57 does not do it in `_from_config`
+    with skeleton_of(dtype):
+        module = without_values(lambda: cls._from_config(config, dtype=dtype))
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)  # from_pretrained overrides the constructor's choice too
+    module.eval()
+    if module.can_generate():
+        module.generation_config = _generation_config(folder) or module.generation_config
+    return cast("nn.Module", module)
 
 
 def _model_class(baked: BakedModel) -> Any:
@@ -171,7 +186,10 @@ def class_named(name: str, where: str) -> type | None:
     try:
         found = getattr(transformers, name)
     except AttributeError:
-        raise ConfigError(f"{where}: transformers {transformers.__version__} has no {name}") from None
+        known = [known for known in dir(transformers) if _CLASS.fullmatch(known) and not known.endswith("Config")]
+        raise ConfigError(
+            f"{where}: transformers {transformers.__version__} has no {short(name)}{nearest(short(name), known)}"
+        ) from None
     return found if isinstance(found, type) else None
 
 
@@ -196,26 +214,30 @@ def _check_options(baked: BakedModel) -> None:
 
 
 def _dtype(baked: BakedModel) -> Any:
+    return dtype_named(str(baked.manifest.options.get("dtype", "float32")), f"{baked.folder}: options.dtype")
+
+
+def dtype_named(name: str, where: str) -> Any:
+    """The torch dtype of this name. Raises ConfigError if there is none."""
     import torch
 
-    name = str(baked.manifest.options.get("dtype", "float32"))
     found = vars(torch).get(name)  # not getattr: torch imports some of its modules on attribute access
     if not isinstance(found, torch.dtype):
-        raise ConfigError(f"{baked.folder}: options.dtype: {quote(name)} is not a torch dtype")
+        raise ConfigError(f"{where}: {quote(name)} is not a torch dtype")
     return found
 
 
-def _generation_config(baked: BakedModel) -> Any:
+def _generation_config(folder: Path) -> Any:
     """From `generation_config.json`, else from `config.json`; None if the constructor's is kept (4.57)."""
     import transformers
     from transformers import GenerationConfig
 
-    if (baked.folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(baked.folder, local_files_only=True)
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
     if int(transformers.__version__.partition(".")[0]) < 5:
         return None
     return GenerationConfig.from_pretrained(
-        baked.folder, config_file_name="config.json", _from_model_config=True, local_files_only=True
+        folder, config_file_name="config.json", _from_model_config=True, local_files_only=True
     )
 
 

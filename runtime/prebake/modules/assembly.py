@@ -69,6 +69,11 @@ def _extra(prefix: str, owner: nn.Module) -> Slot:
     return Slot(f"{prefix}_extra_state", "extra", tensor, owner.set_extra_state)
 
 
+def identity_of(tensor: torch.Tensor) -> tuple[object, ...]:
+    """A key that is equal for tensors with the same elements: same storage, dtype, offset, shape and strides."""
+    return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
+
+
 def assign(module: nn.Module, tensors: Mapping[str, torch.Tensor], aliases: Mapping[str, str]) -> None:
     """Assign the tensors to the skeleton; only unaligned tensors are copied (see `aligned`). Tied names share one
     parameter.

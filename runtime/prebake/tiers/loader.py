@@ -23,6 +23,7 @@ from prebake.baked.model import BakedModel
 from prebake.documents.messages import nearest, one_line, quote
 from prebake.errors import ConfigError, IntegrityError, LoadError, TensorFileError
 from prebake.families.family import Family, family_of
+from prebake.tiers import drift
 from prebake.tiers.locks import FRAMEWORK_LOCK, IMPORTS
 from prebake.tiers.warmup import warm_up
 
@@ -40,8 +41,6 @@ Span = Callable[[str, str | None], AbstractContextManager[object]]
 """Makes a context manager around each step, from the step's name and the model's name (None if the step is for several
 models). `timeline.span` is one."""
 
-_PACKAGES = {"transformers": "'prebake[transformers]'", "easyocr": "'prebake[easyocr]'", "torch": "torch"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
@@ -49,7 +48,8 @@ class LoadedModel:
 
     name: str
     model: nn.Module
-    """In evaluation mode. For easyocr: both networks as one module, quantised if the reader's are."""
+    """In evaluation mode. For easyocr: both networks as one module, quantised if the reader's are. For
+    sentence-transformers: the `SentenceTransformer`. For diffusers: the networks as one module, by their names."""
     tier: Tier
     fallback_reason: str | None
     """Why faster tiers failed, or None if the first tier succeeded."""
@@ -70,6 +70,19 @@ class LoadedModel:
         """easyocr: the `easyocr.Reader`. Raises LoadError for other families."""
         return self._part("reader")
 
+    @property
+    def tensors(self) -> Any:
+        """tensors: the object in the file, as `torch.load` returns it. Raises LoadError for other families.
+
+        Its tensors share memory with `model`: what is written to one of them is seen by every user of the model.
+        """
+        return self._part("tensors")
+
+    @property
+    def pipeline(self) -> Any:
+        """diffusers: the pipeline. Raises LoadError for other families."""
+        return self._part("pipeline")
+
     def warm_up(self) -> bool:
         """Run the warm-up that `models.toml` declares; False if it declares none.
 
@@ -79,8 +92,9 @@ class LoadedModel:
 
     def _part(self, part: str) -> Any:
         if part not in self.parts:
+            article = "" if part.endswith("s") else "a "
             raise LoadError(
-                f"{self.name}: this model of family {self.baked.manifest.family} was baked without a {part}"
+                f"{self.name}: this model of family {self.baked.manifest.family} was baked without {article}{part}"
             )
         return self.parts[part]
 
@@ -135,10 +149,10 @@ class Loader:
                 check_hashes(baked.manifest, baked.folder)
         module, tier, why = self.module(baked)
         with FRAMEWORK_LOCK, IMPORTS, self.span("equip", baked.name):
-            parts = self._family(baked).equip(baked, module)
+            parts = dict(self._family(baked).equip(baked, module))
         return LoadedModel(
             name=baked.name,
-            model=module,
+            model=parts.pop("model", module),
             tier=tier,
             fallback_reason=why,
             seconds=time.monotonic() - started,
@@ -154,6 +168,7 @@ class Loader:
         with FRAMEWORK_LOCK, IMPORTS:
             family = self._family(baked)
             self._prepare(family, baked)
+        drift.warn(baked)
         return self._first_tier(family, baked)
 
     def _family(self, baked: BakedModel) -> Family:
@@ -168,8 +183,7 @@ class Loader:
                 import prebake.weights.tensors  # noqa: F401
         except ImportError as error:
             raise LoadError(
-                f"{baked.name}: cannot import a package that its family needs: {error} "
-                f"(pip install {_PACKAGES[baked.manifest.family]})"
+                f"{baked.name}: cannot import a package that its family needs: {error} (pip install {family.install})"
             ) from error
 
     def _first_tier(self, family: Family, baked: BakedModel) -> tuple[nn.Module, Tier, str | None]:
@@ -199,7 +213,9 @@ class Loader:
         weights = baked.manifest.weights
         open_file = self._opener(tier)
         with self.span("map" if tier == "mapped" else "read", baked.name):
-            tensors = {name: tensor for path in baked.weights for name, tensor in open_file(path).items()}
+            tensors = {
+                baked.prefix(path) + name: tensor for path in baked.weights for name, tensor in open_file(path).items()
+            }
         if (module := self._restored(family, baked, tensors)) is not None:
             return module
         with FRAMEWORK_LOCK:

@@ -140,15 +140,16 @@ def test_a_changed_checkpoint_means_a_new_bake(linear: Path, capsys: pytest.Capt
 
 
 def test_every_part_of_what_a_manifest_says_is_in_the_recipe() -> None:
-    model = ModelSpec(name="m", source="path:c", arguments={})
+    model = ModelSpec(name="m", source="path:c")
     resolved = Resolved(revision="commit:1", files=())
     known = {recipe_digest(model, resolved)}
-    changes: dict[str, Any] = {"class_": "X", "dtype": "float16", "quantize": False, "arguments": {"a": 1},
-                               "warmup": "app:warm"}  # fmt: skip
+    changes: dict[str, Any] = {"class_": "X", "dtype": "float16", "warmup": "app:warm"}
+    options: list[dict[str, Any]] = [{"quantize": False}, {"arguments": {"a": 1}}, {"languages": ["ko"]}]
     for changed in (
         recipe_digest(model, replace(resolved, revision="commit:2")),
         recipe_digest(model, replace(resolved, licence="mit")),
         *(recipe_digest(replace(model, **{key: value}), resolved) for key, value in changes.items()),
+        *(recipe_digest(replace(model, options=changed), resolved) for changed in options),
     ):
         assert changed not in known
         known.add(changed)
@@ -164,7 +165,7 @@ def test_the_recipe_of_a_model_without_a_warm_up_is_what_it_was_before_there_wer
         return canonical_json(document)
 
     monkeypatch.setattr("prebake_build.baking.bake.canonical_json", noting)
-    model = ModelSpec(name="m", source="path:c", arguments={})
+    model = ModelSpec(name="m", source="path:c")
     for warmup in (None, Inputs(values={"x": Zeros(shape=(1,))})):
         recipe_digest(replace(model, warmup=warmup), Resolved(revision="commit:1", files=()))
     assert documents[0]["model"] == {

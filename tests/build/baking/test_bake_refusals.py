@@ -23,6 +23,7 @@ from helpers.baking import (
     without_privileges,
 )
 from prebake.baked.manifest import File
+from prebake.families.family import NAMES
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -32,10 +33,9 @@ pytestmark = pytest.mark.usefixtures("in_process")
     [
         (LINEAR + "dtyp = 3\n", 'FILE: models.m.dtyp: unknown key: did you mean "dtype"?'),
         ('[models.m]\nsource = "path:c"\nclass = "torchy:a:b"\n',
-         'FILE: models.m.class: "torchy" is not a known family (expected one of transformers, easyocr, torch): did you '
-         'mean "torch"?'),
-        ('[models.m]\nsource = "ftp:c"\n',
-         'FILE: models.m.source: "ftp:c" has no known scheme (expected one of hf:, easyocr:, url:, path:, dummy:)'),
+         f'FILE: models.m.class: "torchy" is not a known family (expected one of {", ".join(NAMES)}): did you mean '
+         '"torch"?'),
+        ('[models.m]\nsource = "path:"\n', 'FILE: models.m.source: "path:" is not of the form "path:FOLDER"'),
         ('[models.m]\nsource = "path:c"\ndtype = "float31"\n',
          'FILE: models.m.dtype: "float31" is not one of float32, bfloat16, float16, source: did you mean "float32"?'),
         ("[models]\n", "FILE: models: is empty (expected a table [models.NAME] for each model)"),

@@ -156,7 +156,8 @@ def test_a_hub_in_trouble_is_told_and_leaves_nothing(
     code, err = bake(capsys, locked)
     assert (code, err[: len(message) + 16]) == (1, "prebake: error: " + message)
     assert list((locked.parent / "models").iterdir()) == []
-    assert not list(Path(os.environ["PREBAKE_CACHE"]).rglob("*.tmp"))
+    left = [path.name[16:] for path in Path(os.environ["PREBAKE_CACHE"]).rglob("*.tmp")]
+    assert left in ([], [".parts.tmp"])  # the files that were complete, for the next attempt
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_any_lock_comes_back_as_it_was_written(lock: Lock, tmp_path_factory: pyt
     ("old", "new", "message"),
     [
         ("format = 1", "", "format: is missing (expected a whole number)"),
-        ("format = 1", "format = 1\nextra = 1", "extra: unknown key"),
+        ("format = 1", "format = 1\nextra = 1", "extra: unknown key (known: format, models)"),
         ("size = 2", "size = 2.5", "models.caption.files[0].size: expected a whole number, found a number (2.5)"),
         ("size = 2", "size = -2", "models.caption.files[0].size: -2 is negative"),
         ('"config.json"', '"../x"', 'models.caption.files[0].path: "../x" leaves the model\'s folder'),
@@ -157,7 +157,11 @@ def test_any_lock_comes_back_as_it_was_written(lock: Lock, tmp_path_factory: pyt
         (f'"sha256:{ZERO}"', '"abc"', f'models.caption.baked.set_digest: "abc" is not {DIGEST}'),
         ('"' + "0" * 32 + '"', '"0"', 'models.ocr.upstream[0].md5: "0" is not 32 hexadecimal digits'),
         ('"a.pth"', '"/a"', 'models.ocr.upstream[0].member: "/a" leaves the checkpoint'),
-        ('"no network"', '"x"\nrevision = "commit:1"', "models.ocr.revision: unknown key"),
+        (
+            '"no network"',
+            '"x"\nrevision = "commit:1"',
+            "models.ocr.revision: unknown key (known: source, unresolved, upstream)",
+        ),
         ("models.ocr", "models.OCR", 'models.OCR: "OCR" is not a valid model name'),
     ],
 )

@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 from helpers import ROOT
 from prebake.baked.warmup import Inputs, Numbers, Zeros
 from prebake.errors import ConfigError, UnknownModelError
+from prebake.families.family import NAMES
 from prebake_build.declared.spec import ModelSpec, read_spec
+from prebake_build.sources import IN_THE_BOX
 from prebake_build.sources.path import PathSource
 
 DTYPES = "float32, bfloat16, float16, source"
 BLIP = "transformers:BlipForConditionalGeneration"
-NO_FAMILY = "not a known family (expected one of transformers, easyocr, torch)"
-NO_SCHEME = "has no known scheme (expected one of hf:, easyocr:, url:, path:, dummy:)"
+NO_FAMILY = f"not a known family (expected one of {', '.join(NAMES)})"
+NO_SCHEME = f"has no known scheme (expected one of {', '.join(name + ':' for name in IN_THE_BOX)})"
+OTHERS = " (others come with a package that has an entry point of the group prebake.sources)"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -45,15 +48,13 @@ def test_the_repositorys_own_file_is_read() -> None:
             family="transformers",
             class_="BlipForConditionalGeneration",
             dtype="float32",
-            arguments={},
         ),
-        ModelSpec(name="ocr", source="easyocr:ko+en", family="easyocr", arguments={}),
+        ModelSpec(name="ocr", source="easyocr:ko+en", family="easyocr", options={"quantize": True}),
         ModelSpec(
             name="florence",
             source="hf:florence-community/Florence-2-base",
             dtype="float32",
             retries=3,
-            arguments={},
         ),
     )
 
@@ -82,7 +83,7 @@ def test_every_key_has_its_place(tmp_path: Path) -> None:
             retries=10,
             timeout=30.0,
             required=False,
-            arguments={"hidden": 4, "names": ["a", "b"], "nested": {"ratio": 0.5}},
+            options={"arguments": {"hidden": 4, "names": ["a", "b"], "nested": {"ratio": 0.5}}},
         ),
     )
 
@@ -118,7 +119,7 @@ def test_a_warm_up_is_a_function_or_inputs(tmp_path: Path) -> None:
 def test_the_family_is_left_open_unless_the_source_says_it(tmp_path: Path) -> None:
     text = '[models.a]\nsource = "path:x"\n[models.b]\nsource = "easyocr:en"\nquantize = false\n'
     a, b = read_spec(write(tmp_path, text)).models
-    assert (a.family, a.class_, b.family, b.class_, b.quantize) == (None, None, "easyocr", None, False)
+    assert (a.family, a.class_, b.family, b.class_, b.options) == (None, None, "easyocr", None, {"quantize": False})
 
 
 def test_relative_paths_start_where_models_toml_is(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ('dtype = "float31"', f'dtype: "float31" is not one of {DTYPES}: did you mean "float32"?'),
         ("dtype = 32", "dtype: expected a string, found a whole number (32)"),
         ("retires = 3", 'retires: unknown key: did you mean "retries"?'),
-        ("colour = 3", "colour: unknown key"),
+        ("colour = 3", "colour: unknown key (known: source, class, dtype, retries, timeout, required, warmup)"),
         ("retries = -1", "retries: -1 is not between 0 and 10"),
         ("retries = 11", "retries: 11 is not between 0 and 10"),
         ("retries = true", "retries: expected a whole number, found true or false (True)"),
@@ -169,7 +170,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ('class = "easyocr:Reader"', 'class: the family easyocr cannot read the source "path:weights"'),
         ('class = "transformers:Blip"\nquantize = true',
          "quantize: is only for the family easyocr (this model's family is transformers)"),
-        ("arguments = {}", 'arguments: is only for the family torch (set `class = "FAMILY:…"` if it is)'),
+        ("arguments = {}", 'arguments: is only for the family timm or torch (set `class = "FAMILY:…"` if it is)'),
         ('class = "torch:a:b"\narguments = { day = [2026-01-02] }',
          "arguments.day: the manifest (JSON) cannot contain a date"),
         ("warmup = 1", 'warmup: expected "package.module:function" or a table of inputs, found a whole number (1)'),
@@ -191,9 +192,9 @@ def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, messag
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("huggingface:a/b", f'"huggingface:a/b" {NO_SCHEME}'),
+        ("huggingface:a/b", f'"huggingface:a/b" {NO_SCHEME}{OTHERS}'),
         ("hff:a/b", f'"hff:a/b" {NO_SCHEME}: did you mean "hf"?'),
-        ("a/b", f'"a/b" {NO_SCHEME}'),
+        ("a/b", f'"a/b" {NO_SCHEME}{OTHERS}'),
         ("hf:a", '"hf:a" is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"'),
         ("easyocr:ko,en", '"easyocr:ko,en" is not of the form "easyocr:ko+en", each language once'),
         ("url:ftp://a/b", '"ftp://a/b" is not an http:// or https:// URL with a host'),

@@ -15,7 +15,7 @@ from helpers.hub_server import COMMIT, REPO, HubServer
 from prebake.errors import ConfigError, IntegrityError, SourceError
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.sources import Resolved
-from prebake_build.sources.hugging_face import choose
+from prebake_build.sources.selection import choose
 
 # --- resolving ---------------------------------------------------------------------------------------------------
 
@@ -73,6 +73,22 @@ def test_shards_are_those_that_the_index_names(hub: HubServer) -> None:
 
 
 # --- fetching ----------------------------------------------------------------------------------------------------
+
+
+def test_files_that_a_failed_fetch_completed_are_not_fetched_again(hub: HubServer) -> None:
+    with Cache() as cache:
+        resolved = source().resolve()
+        hub.served["pytorch_model.bin"] = b"cut"
+        with pytest.raises(SourceError):
+            cache.checkpoint(source(), resolved)
+        assert len(list(cache.checkpoints.glob("*.parts.tmp/.hub/vocab.txt"))) == 1
+        hub.served.clear()
+        hub.requests.clear()
+        folder = cache.checkpoint(source(), resolved)
+        fetched = [request.path.rpartition("/")[2] for request in hub.requests if request.method == "GET"]
+        assert "vocab.txt" not in fetched
+        assert not list(cache.checkpoints.glob("*.tmp"))
+    assert (folder / "pytorch_model.bin").read_bytes() == FILES["pytorch_model.bin"]
 
 
 def test_fetching_writes_exactly_the_locked_files(hub: HubServer, tmp_path: Path) -> None:

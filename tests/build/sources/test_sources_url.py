@@ -130,9 +130,9 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(response: object, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(response: object, part: Path, name: str) -> None:
+        part.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(part))
 
     monkeypatch.setattr("prebake_build.sources.download._copy", full)
     tiny = source(f"{server.url}/models/weights.pt")
@@ -140,6 +140,76 @@ def test_a_full_disk_is_said_and_leaves_nothing(server: FileServer, monkeypatch:
         cache.resolve(tiny)
     assert str(error.value).startswith(f"{tiny.uri}: no space left while writing below {cache.checkpoints}/")
     assert [path.suffix for path in cache.checkpoints.iterdir()] == [".lock"]
+
+
+# --- resumed -----------------------------------------------------------------------------------------------------
+
+BODY = bytes(range(256)) * 40
+
+
+def cut(at: int, etag: str | None = '"v1"') -> Answer:
+    """An answer whose connection ends after `at` bytes."""
+    headers = {"Content-Length": str(len(BODY)), "X-Cut": "1", **({"ETag": etag} if etag else {})}
+    return Answer(headers=headers, body=BODY[:at])
+
+
+def rest(start: int, body: bytes = BODY) -> Answer:
+    headers = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
+    return Answer(status=206, headers=headers, body=body[start:])
+
+
+def test_an_interrupted_download_goes_on_where_it_ended(server: FileServer) -> None:
+    server.script = [cut(1000), rest(1000)]
+    resolved = source(f"{server.url}/w.pt").resolve()
+    assert resolved.revision == f"sha256:{sha256(BODY)}"
+    assert [request.range for request in server.requests] == [None, "bytes=1000-"]
+
+
+def test_the_next_process_goes_on_too(server: FileServer) -> None:
+    server.script = [cut(500), *[Answer(status=502)] * 3]
+    tiny = source(f"{server.url}/w.pt")
+    with Cache() as cache:
+        with pytest.raises(SourceError, match="502 Bad Gateway"):
+            cache.resolve(tiny)
+        assert [path.name[16:] for path in sorted(cache.checkpoints.iterdir())] == [".lock", ".parts.tmp"]
+        server.script = [rest(500)]
+        server.requests.clear()
+        folder = cache.checkpoint(tiny, cache.resolve(tiny))
+        assert (folder / "w.pt").read_bytes() == BODY
+        assert [request.range for request in server.requests] == ["bytes=500-"]
+        assert not list(cache.checkpoints.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"v1"'], ids=["no version", "a weak one"])
+def test_without_a_version_it_begins_again(server: FileServer, etag: str | None) -> None:
+    server.script = [cut(1000, etag), Answer(body=BODY)]
+    assert source(f"{server.url}/w.pt").resolve().revision == f"sha256:{sha256(BODY)}"
+    assert [request.range for request in server.requests] == [None, None]
+
+
+@pytest.mark.parametrize("etag", ['"v1"', '"v2"'], ids=["shorter", "another version"])
+def test_the_rest_of_another_version_is_not_taken(server: FileServer, etag: str) -> None:
+    new = b"new" * (1 if etag == '"v1"' else 1000)
+    server.script = [cut(1000), Answer(headers={"ETag": etag}, body=new), Answer(body=new)]  # it ignores If-Range
+    assert source(f"{server.url}/w.pt").resolve().revision == f"sha256:{sha256(new)}"
+    assert [request.range for request in server.requests] == [None, "bytes=1000-", None]
+
+
+def test_a_file_that_became_shorter_is_begun_again(server: FileServer) -> None:
+    server.script = [cut(1000), Answer(status=416), Answer(body=b"new")]
+    assert source(f"{server.url}/w.pt").resolve().revision == f"sha256:{sha256(b'new')}"
+    assert [request.range for request in server.requests] == [None, "bytes=1000-", None]
+
+
+def test_another_part_than_the_one_asked_for_is_not_taken(server: FileServer) -> None:
+    server.script = [cut(1000), rest(900), Answer(body=BODY)]
+    assert source(f"{server.url}/w.pt").resolve().revision == f"sha256:{sha256(BODY)}"
+    assert [request.range for request in server.requests] == [None, "bytes=1000-", None]
+
+
+def test_nothing_is_drawn_where_there_is_no_terminal(server: FileServer, capfd: pytest.CaptureFixture[str]) -> None:
+    source(f"{server.url}/models/weights.pt").resolve()
+    assert capfd.readouterr() == ("", "")
 
 
 # --- the URI -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from helpers.baking import prebake
 from helpers.runtime_fakes import bake_module, change_manifest, python
 from helpers.serving import Pretended
 from prebake.baked.manifest import Loading
+from prebake.baked.model import BakedModel
 from prebake.baked.warmup import Inputs, Warmup, Zeros
 from prebake.commands import check as commands
 from prebake.telemetry import timeline
@@ -35,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Timeline:
     monkeypatch.setattr(timeline, "process", made)
     models = Pretended(caption=None)
     models.states["caption"] = State.READY
-    monkeypatch.setattr(commands, "start_all", lambda root, service, recorder, allow: models)
+    monkeypatch.setattr(commands, "start_all", lambda *_: models)
     return made
 
 
@@ -51,6 +52,25 @@ def test_check_gives_json(started: Timeline, capsys: pytest.CaptureFixture[str])
     assert document["start"] == {"ready": 2.0, "first_answer": 3.0, "peak_memory": 900_000_000}
     assert document["over_budget"] == ["ready after 2.00 s, allowed are 1 s"]
     assert (document["baseline"], document["models"]["caption"]["tier"]) == (None, "mapped")
+
+
+def test_a_version_that_drifted_fails_a_strict_check(
+    started: Timeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = bake_module(tmp_path, "net", "helpers.runtime_fakes:plain")
+    change_manifest(folder, requires={"no-such-package": "3"})
+    models: Any = commands.start_all(tmp_path)
+    models.baked.append(BakedModel.open(folder))
+    line = (
+        "net: baked with no-such-package 3, but none is installed: starts are slower: bake it again with the installed "
+        "version, or install no-such-package==3"
+    )
+    code, out, err = prebake(capsys, "check", "--json")
+    assert (code, json.loads(out)["drift"], err) == (0, [line], "")
+    code, _, err = prebake(capsys, "check", "--strict", "--warn-only")
+    assert (code, err) == (1, f"prebake: version drift: {line}\n")
+    models.baked.clear()
+    assert prebake(capsys, "check", "--strict")[0] == 0
 
 
 FINDINGS = {

@@ -223,10 +223,10 @@ def test_every_mapped_tensor_starts_where_the_allocator_would_put_it(tmp_path: P
 
 
 def test_the_configuration_of_a_dequantized_checkpoint_declares_no_quantization(tmp_path: Path) -> None:
-    from prebake_build.baking.ordinary import _config_text
+    from prebake_build.families.transformers import config_text
 
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}, "model_type": "llama"}')
-    text = _config_text(tmp_path / "config.json", None, dequantized=True)
+    text = config_text(tmp_path / "config.json", None, dequantized=True)
     assert text is not None
     assert json.loads(text) == {"model_type": "llama"}
-    assert _config_text(tmp_path / "config.json", None, dequantized=False) is None
+    assert config_text(tmp_path / "config.json", None, dequantized=False) is None

@@ -119,7 +119,10 @@ def test_a_recorded_start_is_read_as_it_was(
             '{"format": 1, "ready": 1, "first_answer": null, "peak_memory": 0}',
             "peak_memory: 0 is not above 0",
         ),
-        ('{"format": 1, "ready": 1, "peak_memory": 1, "seconds": 1}', "seconds: unknown key"),
+        (
+            '{"format": 1, "ready": 1, "peak_memory": 1, "seconds": 1}',
+            "seconds: unknown key (known: format, ready, first_answer, peak_memory)",
+        ),
         ('{"format": 1, "peak_memory": 1}', "ready: is missing (expected a number)"),
     ],
 )

@@ -18,6 +18,7 @@ from prebake import load
 from prebake.baked import layout
 from prebake.baked.model import BakedModel
 from prebake.errors import ConfigError, DocumentError, IntegrityError, LoadError, TensorFileError
+from prebake.families.family import NAMES
 from prebake.modules.assembly import slots
 from prebake.telemetry import timeline
 from prebake.tiers.loader import TIERS, Loader, Tier, check_tiers
@@ -200,7 +201,7 @@ def test_an_unknown_family_is_wrong_configuration_with_the_nearest(tmp_path: Pat
     with pytest.raises(ConfigError) as error:
         load(folder)
     assert str(error.value) == (
-        f'{folder}: family: "troch" is not one of transformers, easyocr, torch: did you mean "torch"?'
+        f'{folder}: family: "troch" is not an installed family (installed: {", ".join(NAMES)}): did you mean "torch"?'
     )
 
 

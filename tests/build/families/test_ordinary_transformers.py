@@ -83,7 +83,7 @@ def test_missing_weights_are_refused_where_the_framework_would_make_them_up(bert
 @pytest.mark.parametrize(
     ("class_", "expected"),
     [
-        ("BertForImages", r"models.m.class: transformers [\d.]+ has no BertForImages"),
+        ("BertForImages", r"models.m.class: transformers [\d.]+ has no BertForImages.*"),
         ("BertConfig", r"models.m.class: BertConfig of transformers is not a model"),
         ("BertTokenizer", r"models.m.class: BertTokenizer of transformers is not a model"),
         ("logging", r"models.m.class: logging of transformers is not a model"),
@@ -218,7 +218,8 @@ def test_a_package_that_is_missing_is_named(bert: Path, monkeypatch: pytest.Monk
     def missing(*_: Any, **__: Any) -> None:
         raise ImportError("BertTokenizer requires the sentencepiece library")
 
-    monkeypatch.setattr("prebake_build.baking.ordinary._processor", missing)
+    monkeypatch.setattr("prebake_build.families.transformers._processor", missing)
     assert refused(ConfigError, recipe(), bert) == (
-        "models.m: cannot import a package it needs: BertTokenizer requires the sentencepiece library"
+        "models.m: cannot import a package it needs: BertTokenizer requires the sentencepiece library "
+        "(pip install 'prebake[transformers]')"
     )

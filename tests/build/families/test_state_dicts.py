@@ -19,9 +19,9 @@ from torch import nn
 from helpers.baking import Evil
 from helpers.networks import Tagger
 from prebake.errors import SourceError, TensorFileError
-from prebake_build.baking.convert import identity_of
+from prebake.modules.assembly import identity_of
 from prebake_build.baking.prove import difference_of
-from prebake_build.baking.state_dicts import cast, completed, read_state_dict
+from prebake_build.families.state_dicts import cast, completed, read_state_dict
 
 WHERE = "models.m"
 
@@ -117,8 +117,8 @@ def test_what_a_pickle_holds_beside_tensors_is_named(tmp_path: Path, content: An
 
 @pytest.mark.parametrize(
     "content",
-    [{"state_dict": {"w": torch.ones(1)}}, [torch.ones(1)], torch.ones(1), {1: torch.ones(1)}, {"w": 3}],
-    ids=["nested", "list", "tensor", "numbered", "numbers"],
+    [[torch.ones(1)], torch.ones(1), {1: torch.ones(1)}, {"w": 3}, {"w": {}}],
+    ids=["list", "tensor", "numbered", "numbers", "empty"],
 )
 def test_what_is_no_state_dict_is_said(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pth")

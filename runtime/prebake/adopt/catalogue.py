@@ -1,0 +1,92 @@
+"""The baked models by their sources: what a redirected load asks.
+
+Two sources are the same if they are the same model at the same revision. A revision that a load requests matches the
+commit that was baked, or the name under which `models.toml` declares it. If a load requests none, the only revision
+baked matches; `main` counts as none, since libraries pass it on where the user named no revision.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prebake.baked import hub, layout
+from prebake.baked.model import BakedModel, find_models
+
+PATH = "path:"
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The baked models of a root."""
+
+    models: Sequence[BakedModel] = field(default=())
+
+    @classmethod
+    def read(cls, root: Path) -> Catalogue:
+        """Read the manifests; a root that does not exist, or has no folder, gives an empty catalogue.
+
+        Raises DocumentError or ConfigError for a folder that is not a baked model.
+        """
+        if not root.is_dir() or not any(path.is_dir() and path.name[0] != "." for path in root.iterdir()):
+            return cls()
+        return cls(find_models(root))
+
+    def find(self, uri: str, class_: str | None = None) -> BakedModel | None:
+        """The baked model of this source, as `models.toml` spells it, or None.
+
+        If several models have the same source, the first of this class (`family:class`), else the first.
+        """
+        found = self.matches(uri)
+        return next((baked for baked in found if class_of(baked) == class_), found[0] if found else None)
+
+    def matches(self, uri: str) -> tuple[BakedModel, ...]:
+        """All baked models of this source."""
+        if uri.startswith(hub.URI):
+            return hub.requested(self.models, *hub.split(uri))
+        if uri.startswith(PATH):
+            return self._from_path(uri)
+        return tuple(baked for baked in self.models if baked.manifest.source.uri == uri)
+
+    @property
+    def described(self) -> str:
+        """The models and their sources, for messages."""
+        named = [f"{baked.name} ({baked.manifest.source.uri})" for baked in self.models]
+        return ", ".join(named) or "nothing"
+
+    def _from_path(self, uri: str) -> tuple[BakedModel, ...]:
+        """By the folder's place; the baked folder itself, and a folder of links into it, are the model too."""
+        asked = uri.removeprefix(PATH)
+        absolute = os.path.abspath(asked)  # noqa: PTH100  # resolves no links
+        real = os.path.realpath(asked)
+        # a view's folder has links to files, so its configuration says where it leads
+        beside = os.path.dirname(os.path.realpath(Path(asked, "config.json")))  # noqa: PTH120
+        found = []
+        for baked in self.models:
+            declared = baked.manifest.source.uri
+            same = declared.startswith(PATH) and _place(declared) == absolute
+            if same or os.path.realpath(baked.folder) in (real, beside):
+                found.append(baked)
+        return tuple(found)
+
+
+def class_of(baked: BakedModel) -> str:
+    """The class as `models.toml` spells it, with its family."""
+    return f"{baked.manifest.family}:{baked.manifest.class_}"
+
+
+def catalogue() -> Catalogue:
+    """The catalogue of this process: the models under `PREBAKE_ROOT`, read once."""
+    root = layout.default_root()
+    if root not in _read:
+        _read[root] = Catalogue.read(root)
+    return _read[root]
+
+
+_read: dict[Path, Catalogue] = {}
+
+
+def _place(uri: str) -> str:
+    return os.path.abspath(uri.removeprefix(PATH))  # noqa: PTH100

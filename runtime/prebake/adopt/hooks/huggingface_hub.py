@@ -1,0 +1,209 @@
+"""huggingface_hub: downloads of baked repositories are answered from the view, without a network.
+
+Libraries read configurations, tokenizers and processors through these functions, so they get those of the baked model,
+under the name that the user passed. Read from 0.36 and 2.4.
+
+A file that the view lacks does not exist for a library that looks for optional files, as offline. Code of the
+application that asks for it by name gets it from the hub, as without Prebake.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from prebake.adopt import redirect
+from prebake.adopt.catalogue import catalogue
+from prebake.adopt.hooks import from_hub
+from prebake.adopt.loads import Load, is_inside
+from prebake.adopt.view import view_folder
+from prebake.baked import hub, layout
+
+if TYPE_CHECKING:
+    from prebake.baked.model import BakedModel
+
+Function = Callable[..., Any]
+
+LIBRARIES = frozenset({
+    "accelerate", "diffusers", "huggingface_hub", "open_clip", "peft", "sentence_transformers", "timm", "tokenizers",
+    "transformers",
+})  # fmt: skip
+"""Packages whose downloads are steps of their own loads."""
+
+
+def install(module: ModuleType) -> None:
+    """Replace the functions of one of the three modules, once it is imported."""
+    name = module.__name__.rpartition(".")[2]
+    if name == "file_download":
+        _replace(module, "hf_hub_download", _hf_hub_download)
+        _replace(module, "try_to_load_from_cache", _from_view)
+    elif name == "_snapshot_download":
+        _replace(module, "snapshot_download", _snapshot_download)
+        vars(module)["hf_hub_download"] = _original(module.hf_hub_download)  # its own steps
+    else:
+        if hasattr(module.HfApi, "resolve_revision"):  # since 1
+            _replace(module.HfApi, "resolve_revision", _from_view)
+        _replace(module.HfApi, "list_repo_tree", _list_repo_tree)
+        vars(module)["list_repo_tree"] = module.api.list_repo_tree  # the function of this name
+
+
+def _replace(place: Any, name: str, wrap: Callable[[Function, inspect.Signature], Function]) -> None:
+    original = getattr(place, name)
+    if not hasattr(original, "_prebake"):
+        wrapped: Any = functools.wraps(original)(wrap(original, inspect.signature(original)))
+        wrapped._prebake = original
+        setattr(place, name, wrapped)
+
+
+def _original(function: Any) -> Any:
+    return getattr(function, "_prebake", function)
+
+
+def _hf_hub_download(original: Function, signature: inspect.Signature) -> Function:
+    def hf_hub_download(*args: Any, **kwargs: Any) -> Any:
+        asked = _Asked.of(signature, args, kwargs)
+        if asked is None or is_inside():
+            return original(*args, **kwargs)
+        file = "/".join(part for part in (asked.arguments.get("subfolder"), asked.arguments.get("filename")) if part)
+        own = _asking() in LIBRARIES
+        has = asked.snapshot is not None and (asked.snapshot / file).is_file()
+        if own:
+            return original(*args, **kwargs) if asked.baked is None else asked.call(original)
+        return redirect.serve(
+            Load(library="huggingface_hub", function="hf_hub_download", uri=asked.uri, detail={"file": file},
+                 reason=(asked.baked and not has and f"the baked model has no {file}") or None),
+            baked=asked.baked if has else None,
+            folder=lambda baked: asked.file(original, file),
+            original=lambda: original(*args, **kwargs),
+            complete=lambda load, result: from_hub.completed(load, result),
+        )  # fmt: skip
+
+    return hf_hub_download
+
+
+def _snapshot_download(original: Function, signature: inspect.Signature) -> Function:
+    def snapshot_download(*args: Any, **kwargs: Any) -> Any:
+        asked = _Asked.of(signature, args, kwargs)
+        if asked is None or is_inside():
+            return original(*args, **kwargs)
+        if _asking() in LIBRARIES:
+            return original(*args, **kwargs) if asked.baked is None else asked.call(original)
+        return redirect.serve(
+            Load(library="huggingface_hub", function="snapshot_download", uri=asked.uri),
+            baked=asked.baked,
+            folder=lambda baked: asked.tree(original),
+            original=lambda: original(*args, **kwargs),
+            complete=lambda load, result: from_hub.completed(load, result),
+        )
+
+    return snapshot_download
+
+
+def _from_view(original: Function, signature: inspect.Signature) -> Function:
+    """For functions that only look at the cache, or would rather not: they look at the view."""
+
+    def from_view(*args: Any, **kwargs: Any) -> Any:
+        asked = None if is_inside() else _Asked.of(signature, args, kwargs)
+        return original(*args, **kwargs) if asked is None or asked.baked is None else asked.call(original)
+
+    return from_view
+
+
+def _list_repo_tree(original: Function, signature: inspect.Signature) -> Function:
+    """Libraries look for optional files in this list; the application gets the hub's."""
+
+    def list_repo_tree(*args: Any, **kwargs: Any) -> Any:
+        asked = None if is_inside() else _Asked.of(signature, args, kwargs)
+        if asked is None or asked.baked is None or _asking() not in LIBRARIES:
+            return original(*args, **kwargs)
+        from huggingface_hub.hf_api import RepoFile
+
+        folder = asked.arguments.get("path_in_repo")
+        start, deep = f"{folder}/" if folder else "", asked.arguments.get("recursive")
+        return [
+            RepoFile(path=file.path, size=file.size, oid="")  # type: ignore[no-untyped-call]
+            for file in asked.baked.manifest.files
+            if file.path.startswith(start) and (deep or "/" not in file.path[len(start) :])
+        ]
+
+    return list_repo_tree
+
+
+def _asking() -> str:
+    """The package that asks huggingface_hub for something, perhaps through another of its functions."""
+    depth = 2
+    while (package := redirect.caller(depth)) == "huggingface_hub":
+        depth += 1
+    return package
+
+
+class _Asked:
+    """A call for a model's repository."""
+
+    def __init__(self, arguments: dict[str, Any], accepts: Mapping[str, object]) -> None:
+        self.arguments = arguments
+        self._accepts = accepts
+        self.uri = from_hub.repo_uri(arguments["repo_id"], arguments.get("revision"))
+        self.baked: BakedModel | None = None
+        self.view: Path | None = None
+        if self.uri is not None and not redirect.observing() and (baked := catalogue().find(self.uri)) is not None:
+            self.view = view_folder(catalogue(), layout.default_root())
+            self.baked = baked if self.view is not None and hub.commit_of(baked) else None
+
+    @classmethod
+    def of(cls, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Asked | None:
+        """None for other kinds of repositories, and calls that do not fit the function."""
+        try:
+            bound = dict(signature.bind_partial(*args).arguments)
+        except TypeError:
+            return None
+        bound.update(kwargs)  # also those that the function accepts no more, and ignores
+        if bound.get("repo_type") not in (None, "model") or bound.get("dry_run") or "repo_id" not in bound:
+            return None
+        return cls(bound, signature.parameters)
+
+    @property
+    def snapshot(self) -> Path | None:
+        """The view's folder of the commit."""
+        if self.baked is None or self.view is None:
+            return None
+        repo, commit = hub.repo_of(self.baked), hub.commit_of(self.baked)
+        return self.view / hub.folder_of(repo or "") / "snapshots" / (commit or "")
+
+    def call(self, original: Function) -> Any:
+        """The library's function on the view: offline, at the commit that was baked."""
+        changed: dict[str, Any] = {"cache_dir": str(self.view), "local_files_only": True, "force_download": False}
+        given = {key: value for key, value in self.arguments.items() if key not in ("self", "local_dir")}
+        first = [self.arguments["self"]] if "self" in self.arguments else []
+        return original(*first, **given | {key: value for key, value in changed.items() if key in self._accepts})
+
+    def file(self, original: Function, file: str) -> Any:
+        """One file of the view, or its copy in the caller's folder."""
+        if self.arguments.get("local_dir") is None:
+            return self.call(original)
+        return str(_copied(Path(str(self.snapshot)), Path(self.arguments["local_dir"]), file))
+
+    def tree(self, original: Function) -> Any:
+        """The view's folder of the commit, or its copy in the caller's folder."""
+        if self.arguments.get("local_dir") is None:
+            return self.call(original)
+        from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+
+        source, target = Path(str(self.snapshot)), Path(self.arguments["local_dir"])
+        files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+        patterns = {key: self.arguments.get(key) for key in ("allow_patterns", "ignore_patterns")}
+        for file in filter_repo_objects(files, **patterns):
+            _copied(source, target, file)
+        return str(target.resolve())
+
+
+def _copied(source: Path, target: Path, file: str) -> Path:
+    place = target / file
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / file, place)
+    return place

@@ -1,0 +1,56 @@
+"""`prebake run`: execute a command with baked models in place of those that it would load."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prebake.adopt import ENV_OFF, ENV_REPORT, ENV_STRICT
+from prebake.baked import layout
+from prebake.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prebake.commands.arguments import Commands
+
+_DESCRIPTION = f"""\
+Execute a command, and prepare every Python process below it: frameworks start sooner, and models that are baked are
+mapped where the libraries would load them. The command's code does not change. {ENV_OFF}=0 turns everything off.
+"""
+_EPILOG = """\
+examples:
+  prebake run -- uvicorn app:app --workers 2
+  prebake run --strict --report 127.0.0.1:9400 -- python -m worker
+
+Exit codes: the command's own; 2 wrong use; 126 the command cannot be executed; 127 it is not found.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "run", help="execute a command with its models mapped", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="prebake run [--strict] [--report ADDRESS] [--root DIR] -- COMMAND ...",
+    )  # fmt: skip
+    parser.add_argument(
+        "--strict", action="store_true",
+        help=f"refuse loads of models that are not baked, and ask no hub (also: {ENV_STRICT}=1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--report", metavar="ADDRESS",
+        help=f"where the report goes: a file, unix:PATH, or 127.0.0.1:PORT (also: {ENV_REPORT})",
+    )  # fmt: skip
+    parser.add_argument("--root", type=Path, metavar="DIR", help=f"folder of baked models (default: {layout.ENV_ROOT})")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command and its arguments")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from prebake.adopt.launch import environment, execute, inherited
+
+    command = options.words[1:] if options.words[:1] == ["--"] else options.words
+    if not command:
+        raise ConfigError("run: no command: write it after --, as in `prebake run -- uvicorn app:app`")
+    env = environment(inherited(), root=options.root, strict=options.strict, report=options.report)
+    return execute(command, env)
