@@ -20,8 +20,12 @@ BOUND = (
 )  # fmt: skip
 """Names and prefixes, or exemptions with a `-`; the first that matches decides."""
 KEPT = ("PATH", "HOME", "TZ", "OMP_NUM_THREADS", "TMPDIR", "PREBAKE_SNAPSHOT_PROGRAMS", "PREBAKE_SNAPSHOT_WARM")
-TUNABLES = "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0"
-"""glibc keeps all memory in one heap, which can be mapped from a file (see `memory`)."""
+DURING_DUMP = {
+    "GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set for the dumped process alone. glibc keeps all memory in one heap, which can be mapped from a file (see `memory`);
+tokenizers starts no threads, which could not be ended."""
 SECRETS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE")
 
 
@@ -50,18 +54,16 @@ def is_secret(name: str) -> bool:
 
 
 def of_dump(environment: Mapping[str, str], more: Iterable[str] = ()) -> dict[str, str]:
-    """The environment for the process that will be dumped. `more` are further bound names."""
+    """The environment for the process that will be dumped, without `DURING_DUMP`. `more` are further bound names."""
     patterns = [*more, *BOUND]
-    kept = {
+    return {
         name: value
         for name, value in environment.items()
         if name in KEPT or (matches(name, patterns) and (name in more or not is_secret(name)))
     }
-    kept["GLIBC_TUNABLES"] = TUNABLES
-    return kept
 
 
 def bound(environment: Mapping[str, str], more: Iterable[str] = ()) -> list[str]:
     """`NAME=VALUE` of the variables that a restore must find."""
-    patterns = ["-GLIBC_TUNABLES", *more, *BOUND]
+    patterns = [*more, *BOUND]
     return sorted(f"{name}={value}" for name, value in environment.items() if matches(name, patterns))

@@ -32,6 +32,8 @@ def let_go() -> None:
     for library in mapped_libraries(_OPENMP):
         if pause := getattr(library, "omp_pause_resource_all", None):
             pause(PAUSE_HARD)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)  # ends its threads; `renew` sets the number again
     # Libraries that can cope with a fork, such as OpenBLAS, end their threads before one (man 3 pthread_atfork).
     if (child := os.fork()) == 0:
         os._exit(0)

@@ -87,7 +87,7 @@ def _handlers() -> list[logging.Handler]:
 
 
 def _allocator() -> None:
-    """Undo `environment.TUNABLES`: large blocks get mappings of their own again. The thresholds are those that glibc
+    """Undo what `environment.DURING_DUMP` sets: large blocks get mappings of their own again. The thresholds are those that glibc
     itself ends up with after it freed a large block (man 3 mallopt)."""
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_MAX, 65536)
@@ -138,6 +138,8 @@ def _processors() -> None:
     count = int(declared) if declared.isdigit() and int(declared) else processors()
     if "torch" in sys.modules and sys.modules["torch"].get_num_threads() != count:
         sys.modules["torch"].set_num_threads(count)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(count)
     for library in _libraries:
         for name in _SET_THREADS:  # starts the threads at once, if the number is another one
             setter, getter = getattr(library, name, None), getattr(library, name.replace("_set_", "_get_"), None)

@@ -39,7 +39,8 @@ def dump_and_go_on(declared: dict[str, Any], watched: Sequence[Path], before: Fu
     for function in reversed(before):
         function()
     more, at_start = declared["variables"], declared["environment"]
-    own = {name: value for name, value in os.environ.items() if at_start.get(name) != value}
+    given = {**at_start, **environment.DURING_DUMP}
+    own = {name: value for name, value in os.environ.items() if given.get(name) != value}
     os.environ.clear()
     renew.prepare()
     let_go()
