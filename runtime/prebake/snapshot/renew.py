@@ -87,8 +87,8 @@ def _handlers() -> list[logging.Handler]:
 
 
 def _allocator() -> None:
-    """Undo what `environment.DURING_DUMP` sets: large blocks get mappings of their own again. The thresholds are those that glibc
-    itself ends up with after it freed a large block (man 3 mallopt)."""
+    """Undo what `environment.DURING_DUMP` sets: large blocks get mappings of their own again. The thresholds are those
+    that glibc itself ends up with after it freed a large block (man 3 mallopt)."""
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_MAX, 65536)
         mallopt(M_MMAP_THRESHOLD, 32 << 20)
