@@ -132,6 +132,16 @@ RUN --network=none \
     /opt/prebake/bin/python -m prebake_build.baking.stage bake "${MODEL}" \
       --models /fetched/models.toml --output /out/models
 
+# snapshot-programs: the restorer and the library of snapshots (docs/snapshot.md). The compiler is in no image.
+FROM base AS compiler
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc >/dev/null && rm -rf /var/lib/apt/lists/*
+FROM compiler AS compiled
+RUN --network=none --mount=type=bind,source=runtime,target=/source \
+    PYTHONPATH=/source PYTHONDONTWRITEBYTECODE=1 python3 -m prebake snapshot --build-programs /out/opt/prebake/libexec/prebake \
+ && find /out -exec touch --date=@0 {} +
+FROM scratch AS snapshot-programs
+COPY --link --from=compiled /out /
+
 # weights: only the baked model
 FROM scratch AS weights
 COPY --link --from=bake /out /

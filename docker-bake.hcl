@@ -164,6 +164,15 @@ variable "READAHEAD" {
   }
 }
 
+variable "SNAPSHOT" {
+  default     = ""
+  description = "1: the build starts the service once and writes it to a layer; containers go on from there where the host allows it (docs/snapshot.md). warm: each model answers once before. Empty: no snapshot."
+  validation {
+    condition     = contains(["1", "warm", ""], SNAPSHOT)
+    error_message = "SNAPSHOT: expected \"1\", \"warm\", or nothing."
+  }
+}
+
 variable "COMPRESSION" {
   default     = "uncompressed"
   description = "Compression of the layers: uncompressed (weights barely compress, and unpacking takes as long as pulling), zstd, gzip, estargz."
@@ -216,6 +225,30 @@ function "with_readahead" {
     "COPY --link --from=started /listed /",
     with_weights("listed"),
   ])
+}
+
+# The image, plus a layer on top with the started service, and the program that restores it.
+function "with_snapshot" {
+  params = [dockerfile, last]
+  result = join("\n", [
+    trimspace(replace(dockerfile, "FROM ${last}\n", "FROM ${last} AS loaded\n")),
+    "COPY --link --from=snapshot-programs / /",
+    "FROM loaded AS dumped",
+    "USER 0:0",
+    "RUN --network=none PREBAKE_SNAPSHOT_WARM=${SNAPSHOT == "warm" ? 1 : 0} prebake snapshot --output /dumped/snapshot \\",
+    "      -- /opt/prebake/bin/prebake serve --host 0.0.0.0 --port 8000 \\",
+    " && find /dumped -exec touch --date=@0 {} +",
+    "FROM loaded",
+    "COPY --link --from=dumped /dumped /",
+    "ENTRYPOINT [\"/opt/prebake/libexec/prebake/prebake-restore\", \"/snapshot\", \"/opt/prebake/bin/prebake\"]",
+    "CMD [\"serve\", \"--host\", \"0.0.0.0\", \"--port\", \"8000\"]",
+    "",
+  ])
+}
+
+function "image" {
+  params = []
+  result = READAHEAD == "" ? with_weights("runtime") : with_readahead("runtime")
 }
 
 function "weights_contexts" {
@@ -279,6 +312,13 @@ target "runtime" {
   output      = ["type=cacheonly"]
 }
 
+target "snapshot-programs" {
+  inherits    = ["_common"]
+  description = "The restorer of snapshots (a part of `image`)"
+  target      = "snapshot-programs"
+  output      = ["type=cacheonly"]
+}
+
 target "weights-model" {
   inherits    = ["_common"]
   description = "One baked model (a part of `image` and `weights`)"
@@ -292,8 +332,12 @@ target "weights-model" {
 target "image" {
   inherits          = ["_image"]
   description       = "The service and its baked models"
-  dockerfile-inline = READAHEAD == "" ? with_weights("runtime") : with_readahead("runtime")
-  contexts          = merge({ runtime = "target:runtime" }, weights_contexts())
+  dockerfile-inline = SNAPSHOT == "" ? image() : with_snapshot(image(), READAHEAD == "" ? "runtime" : "listed")
+  contexts = merge(
+    { runtime = "target:runtime" },
+    SNAPSHOT == "" ? {} : { snapshot-programs = "target:snapshot-programs" },
+    weights_contexts(),
+  )
   args              = SOURCE_DATE_EPOCH == "" ? {} : { SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH }
   tags              = ["${IMAGE}:${TAG}"]
   labels            = about("Prebake", "Image analysis with its model weights baked in, mapped at start")
