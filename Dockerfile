@@ -1,49 +1,30 @@
-# The image of the reference service. docker-bake.hcl lists what can be built from these stages, and assembles the final
-# image: one layer per model on top of the stage `runtime`.
-#
-#   base ── dependencies ─┬─ runtime ── baseline
-#                         └─ builder ─┬─ runtime-wheel, build-wheel, service-wheel, naive-checkpoints
-#                                     └─ converter ── fetched ── bake ── weights (one per model)
-#
-# There is no `# syntax=` line: the engine's built-in frontend is enough, so nothing has to be pulled for it.
-# docs/decisions/0003-image-layers.md explains the boundaries of the stages.
-
+# Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
+# prebake init, template 1, sha256:7198c0c46cef6d24
+# This file is yours; docker-bake.hcl sets its arguments. `prebake init --check` shows what a newer Prebake would write.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
-
-# wheels: empty, unless WHEELS=DIR replaces it with a folder of wheels: for wheels that are on no index, and for builds
-# without an index
+# Empty, unless the variables PREBAKE, WHEELS and CHECKPOINTS name folders
+FROM scratch AS prebake
 FROM scratch AS wheels
-
-# checkpoints: empty, unless CHECKPOINTS=DIR replaces it with a folder, for sources of the form `path:/checkpoints/…`
 FROM scratch AS checkpoints
-
-# base: an empty virtual environment, at the same path for every base image. The official Python images ship their
-# standard library without bytecode, and a read-only root can't store any at run time.
+# base: an empty environment, the standard library's byte code (a read-only root can't store it later), and a last
+# choice for temporary files (/usr/tmp). SEAL: byte code without times, and all times 0, so that layers are the same.
 FROM ${BASE_IMAGE} AS base
-RUN python3 -m venv --without-pip /opt/prebake \
- && stdlib=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))') \
- && if ! ls "$stdlib"/__pycache__/os.*.pyc >/dev/null 2>&1; then \
-      python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
-        -x '/(test|tests|idlelib|lib2to3|turtledemo|site-packages)/' "$stdlib"; \
-    fi \
- && find /opt -exec touch --no-dereference --date=@0 {} +
-
-# dependencies: what the service imports. All mtimes are set, and the bytecode, unlike pip's, contains no timestamps, so
-# two builds give the same layer. (Some packages ship files in the syntax of a newer Python: these stay uncompiled.)
+ARG PIP_PYTHON=/opt/prebake/bin/python PIP_FIND_LINKS=/wheels PIP_COMPILE=0 PIP_EXTRA_INDEX_URL
+ARG PIP_CONSTRAINT=/constraints.txt UV_CONSTRAINT=/constraints.txt CONSTRAINTS=constraints.txt
+ARG SEAL="find /opt/prebake /app -newermt @1 -type f -name '*.py' | python3 -m compileall -qq -i - -j 0 --invalidation-mode \
+unchecked-hash; find /opt/prebake /app -newermt @1 -exec touch --no-dereference --date=@0 {} +"
+ENV PATH=/opt/prebake/bin:$PATH OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+RUN python3 -m venv --without-pip /opt/prebake && mkdir /app && ln -sfn /dev/shm /usr/tmp \
+ && stdlib=$(python3 -c 'import os; print(os.path.dirname(os.__file__))') \
+ && python3 -m compileall -q -j 0 -x '/(test|tests|idlelib|lib2to3|turtledemo|(site|dist)-packages)/' "$stdlib" \
+ && find /usr /opt -newer /opt/prebake/pyvenv.cfg -exec touch --no-dereference --date=@0 {} + && eval "$SEAL"
+# dependencies: what your code imports. System packages go before it: RUN apt-get update && apt-get install -y …
 FROM base AS dependencies
-ARG CONSTRAINTS=constraints.txt
-ARG TORCH_INDEX
-RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
-    --mount=type=bind,from=wheels,target=/wheels \
-    --mount=type=cache,target=/root/.cache/pip,id=prebake-pip \
-    pip --python /opt/prebake/bin/python install --no-compile --prefer-binary --disable-pip-version-check \
-      --find-links /wheels ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint /constraints.txt \
-      torch torchvision transformers easyocr pillow prometheus-client safetensors waitress 'tomli; python_version < "3.11"' \
- && { python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/prebake/lib || true; } \
- && find /opt/prebake -exec touch --no-dereference --date=@0 {} +
-
-# builder: additional packages for building wheels and baking models
+RUN --mount=type=bind,source=requirements.txt,target=/requirements/requirements.txt \
+    --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=cache,target=/root/.cache,id=prebake-pip pip install -r /requirements/requirements.txt && eval "$SEAL"
 FROM dependencies AS builder
+<<<<<<< HEAD
 ARG CONSTRAINTS=constraints.txt
 RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
     --mount=type=bind,from=wheels,target=/wheels \
@@ -147,60 +128,38 @@ FROM scratch AS weights
 COPY --link --from=bake /out /
 
 # runtime: the service without its models
+=======
+ARG PREBAKE_BUILD=prebake-build
+RUN --mount=type=bind,from=prebake,target=/prebake,rw --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt pip install --no-cache-dir $PREBAKE_BUILD
+ARG MODEL MODELS_FILE=models.toml
+# A model: its part of the models file, its checkpoint (with network and token), the bake (with neither)
+FROM builder AS selected
+RUN --mount=type=bind,target=/project python3 -m prebake_build.baking.stage select "$MODEL" \
+      --models "/project/$MODELS_FILE" --project /project/service --output /selected
+FROM builder AS fetched
+ARG HF_ENDPOINT EASYOCR_MIRROR PREBAKE_CACHE=/cache
+RUN --mount=type=bind,from=selected,source=/selected,target=/selected --mount=type=secret,id=hf_token,env=HF_TOKEN \
+    --mount=type=bind,from=checkpoints,target=/checkpoints --mount=type=cache,target=/cache,id=prebake-cache \
+    python3 -m prebake_build.baking.stage fetch "$MODEL" --models /selected/models.toml --output /fetched
+FROM builder AS bake
+RUN --network=none --mount=type=bind,from=fetched,source=/fetched,target=/fetched \
+    python3 -m prebake_build.baking.stage bake "$MODEL" --models /fetched/models.toml --output /out/models
+# package: the wheel of your code
+FROM base AS package
+RUN --mount=type=bind,source=service,target=/source,rw --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
+    --mount=type=bind,from=wheels,target=/wheels pip wheel --no-deps --no-cache-dir --wheel-dir /dist /source
+>>>>>>> main
 FROM dependencies AS runtime
-RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/runtime-dist \
-    --mount=type=bind,from=service-wheel,source=/dist,target=/service-dist \
-    pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile \
-      /runtime-dist/*.whl /service-dist/*.whl \
- && pip --python /opt/prebake/bin/python check \
- && python3 -m compileall -q --invalidation-mode unchecked-hash \
-      /opt/prebake/lib/python3.*/site-packages/prebake /opt/prebake/lib/python3.*/site-packages/image_analyzer \
- && ln -s /opt/prebake/lib/python3.*/site-packages/prebake/telemetry/probe.py /opt/prebake/probe.py \
- && PREBAKE_MEMO=/opt/prebake/memo /opt/prebake/bin/python -B -c \
-      'import prebake; prebake.quickstart.begin(); import transformers' \
- && find /opt/prebake -newermt @1 -exec touch --no-dereference --date=@0 {} +
-# OMP_WAIT_POLICY: idle OpenMP threads spin by default, which on shared cores increased the CPU time of the first
-# caption from 2.4 s to 8 s; later captions are equally fast.
-ENV PATH=/opt/prebake/bin:$PATH \
-    HOME=/tmp \
-    HF_HUB_OFFLINE=1 \
-    OMP_WAIT_POLICY=passive \
-    PREBAKE_MEMO=/opt/prebake/memo \
-    PREBAKE_READAHEAD=/opt/prebake/readahead \
-    PREBAKE_ROOT=/models \
-    PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONSAFEPATH=1 \
-    PYTHONUNBUFFERED=1
-# Python's last choice for temporary files is the working directory. Containers have /dev/shm even if the root is
-# read-only and nothing is mounted on /tmp; without a place for temporary files, `import torch._dynamo` fails.
-WORKDIR /dev/shm
-EXPOSE 8000
-# numeric, so that Kubernetes can check that it is not root
+ARG PREBAKE=prebake PIP_CONSTRAINT=
+RUN --mount=type=bind,from=prebake,target=/prebake,rw --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=bind,from=package,source=/dist,target=/dist pip install --no-cache-dir $PREBAKE /dist/*.whl \
+ && python3 -B -m prebake.startup.prepare /opt/prebake && eval "$SEAL"
+ENV HOME=/tmp HF_HUB_OFFLINE=1 PREBAKE_ROOT=/models PREBAKE_MEMO=/opt/prebake/memo PREBAKE_READAHEAD=/opt/prebake/readahead
+WORKDIR /app
 USER 65532:65532
+EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --start-interval=1s --retries=3 \
   CMD ["/opt/prebake/bin/python", "-SEB", "/opt/prebake/probe.py", "ready"]
-ENTRYPOINT ["/opt/prebake/bin/prebake"]
-CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]
-
-# naive-checkpoints: the same models, as upstream publishes them
-FROM builder AS naive-checkpoints
-RUN --mount=type=bind,from=runtime-wheel,source=/dist,target=/runtime-dist \
-    --mount=type=bind,from=build-wheel,source=/dist,target=/build-dist \
-    pip --python /opt/prebake/bin/python install --no-deps --no-index --no-compile \
-      /runtime-dist/*.whl /build-dist/*.whl
-ARG MODELS
-ARG HF_ENDPOINT
-ARG EASYOCR_MIRROR
-RUN --mount=type=bind,from=declared,source=/declared,target=/declared \
-    --mount=type=bind,from=checkpoints,target=/checkpoints \
-    --mount=type=cache,target=/cache,id=prebake-cache \
-    --mount=type=secret,id=hf_token,env=HF_TOKEN \
-    PREBAKE_CACHE=/cache /opt/prebake/bin/prebake fetch \
-      --models /declared/*.toml --output /out/checkpoints ${MODELS} \
- && chmod -R u=rwX,go=rX /out && find /out -exec touch --no-dereference --date=@0 {} +
-
-# baseline: the naive service; everything else is as in the image
-FROM runtime AS baseline
-COPY --link --from=naive-checkpoints /out /
-ENTRYPOINT ["/opt/prebake/bin/python", "-m", "image_analyzer.naive"]
-CMD ["--checkpoints", "/checkpoints", "--host", "0.0.0.0", "--port", "8000"]
+ENTRYPOINT ["/opt/prebake/bin/prebake", "run", "--"]
+CMD ["prebake", "serve", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 # The index of what can be built.
 #
 #   docker buildx bake                 the image: the service and its baked models
@@ -274,30 +275,59 @@ function "annotated" {
   params = [labels]
   result = [for name, value in labels : "${name}=${value}"]
 }
+=======
+# Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
+# prebake init, template 1, sha256:56323382dfec27f7
+# This file is yours; a docker-bake.override.hcl beside it is read too. Variables come from the environment:
+#   TAG=1.2 docker buildx bake      the image: your code, and a layer for each model; --push pushes it
+#   docker buildx bake weights      the models alone, for an image volume
+variable "MODELS" { default = "caption,ocr,florence" } # tables of the models file; `prebake init --check` compares
+variable "MODELS_FILE" { default = "models.toml" }
+variable "PREBAKE" { default = "0.1.0" } # a version, or the folder of a checkout, such as ./prebake
+variable "BASE_IMAGE" { default = "python:3.11-slim-bookworm" }
+variable "TORCH_INDEX" { default = "https://download.pytorch.org/whl/cpu" } # empty: pip's own, with torch for CUDA
+variable "WHEELS" { default = "" } # a folder of wheels; one outside this folder needs --allow=fs.read=DIR
+variable "CHECKPOINTS" { default = "" } # the folder of sources path:checkpoints/…
+variable "HF_ENDPOINT" { default = "" } # a mirror of the hub; HF_TOKEN is a secret, which no layer has
+variable "EASYOCR_MIRROR" { default = "" }
+variable "IMAGE" { default = "prebake" }
+variable "TAG" { default = "latest" }
+variable "VERSION" { default = "0.1.0" }
+variable "REVISION" { default = "" } # of your code, for a label: $(git rev-parse HEAD)
+variable "READAHEAD" { default = "" } # "recorded": the build starts the image once, and cold starts read ahead
+variable "COMPRESSION" { default = "uncompressed" } # weights barely compress; or zstd, gzip, estargz
+models  = split(",", replace(MODELS, " ", ""))
+stages  = { for model in models : "weights-${replace(model, ".", "_")}" => model }
+weights = [for stage, model in stages : "COPY --link --from=${stage} /out /"]
+started = concat(["FROM runtime AS started"], weights, ["USER 0:0",
+"RUN --network=none mkdir -p /listed/opt/prebake && prebake check --record-reads /listed/opt/prebake/readahead"])
+listed  = READAHEAD == "" ? [] : ["COPY --link --from=started /listed /"]
+layers  = concat(READAHEAD == "" ? [] : started, ["FROM runtime"], listed, weights)
+prebake = { for folder, name in { runtime = "prebake", build = "prebake-build" } :
+folder => can(regex("^[./]", PREBAKE)) ? "/prebake/${folder}" : "${name}==${PREBAKE}" }
+labels = { for name, value in { title = "prebake", version = VERSION, revision = REVISION } :
+"org.opencontainers.image.${name}" => value if value != "" }
+>>>>>>> main
 
+group "default" { targets = ["image"] }
 target "_common" {
-  args = merge({
-    BASE_IMAGE  = BASE_IMAGE
-    CONSTRAINTS = CONSTRAINTS
-    TORCH_INDEX = TORCH_INDEX
-    MODELS_FILE = MODELS_FILE
-    },
-    HF_ENDPOINT == "" ? {} : { HF_ENDPOINT = HF_ENDPOINT },
-    EASYOCR_MIRROR == "" ? {} : { EASYOCR_MIRROR = EASYOCR_MIRROR },
-    SOURCE_DATE_EPOCH == "" ? {} : { SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH },
-  )
-  contexts = merge(
-    WHEELS == "" ? {} : { wheels = WHEELS },
-    CHECKPOINTS == "" ? {} : { checkpoints = CHECKPOINTS },
-  )
+  args = { for name, value in {
+    BASE_IMAGE = BASE_IMAGE, PIP_EXTRA_INDEX_URL = TORCH_INDEX, MODELS_FILE = MODELS_FILE, HF_ENDPOINT = HF_ENDPOINT
+    EASYOCR_MIRROR = EASYOCR_MIRROR, PREBAKE = prebake.runtime, PREBAKE_BUILD = "${prebake.runtime} ${prebake.build}"
+  } : name => value if value != "" }
+  contexts = { for name, folder in { wheels = WHEELS, checkpoints = CHECKPOINTS, prebake = PREBAKE } :
+  name => folder if can(regex("^[./]", folder)) }
   secret = ["id=hf_token,env=HF_TOKEN"]
+  output = ["type=cacheonly"]
 }
-
-# Images are loaded into the local engine. `--push` also pushes them to IMAGE's registry with the same compression;
-# `--set 'image.output=type=registry,compression=zstd,force-compression=true,oci-mediatypes=true'` only pushes.
-target "_image" {
-  output = ["type=docker,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
+target "parts" {
+  inherits = ["_common"]
+  name     = part
+  matrix   = { part = concat(["runtime"], keys(stages)) }
+  target   = can(stages[part]) ? "bake" : part
+  args     = { MODEL = lookup(stages, part, "") }
 }
+<<<<<<< HEAD
 
 # ---- targets ---------------------------------------------------------------------------------------------------------
 
@@ -369,4 +399,15 @@ target "check" {
   inherits    = ["_common"]
   description = "Lint the Dockerfile"
   call        = "check"
+=======
+target "images" {
+  name              = kind
+  matrix            = { kind = ["image", "weights"] }
+  dockerfile-inline = join("\n", concat(kind == "image" ? layers : concat(["FROM scratch"], weights), [""]))
+  contexts          = { for stage in concat(kind == "image" ? ["runtime"] : [], keys(stages)) : stage => "target:${stage}" }
+  tags              = [kind == "image" ? "${IMAGE}:${TAG}" : "${IMAGE}-weights:${TAG}"]
+  labels            = merge(labels, { "dev.prebake.models" = join(",", models) })
+  annotations       = [for name, value in labels : "${name}=${value}"]
+  output            = ["type=docker,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
+>>>>>>> main
 }

@@ -39,10 +39,11 @@ def main() -> None:
             if name != WARM:
                 forget_pages()
             sample = measure(launcher, ask)
-            print(f"round {turn}: {name} {sample.ready:.2f} s, {sample.first_answer:.2f} s", file=sys.stderr)
+            answered = sample.first_answer or 0.0
+            print(f"round {turn}: {name} {sample.ready:.2f} s, {answered:.2f} s", file=sys.stderr)
             if turn:  # the first is a warm-up
                 taken[name]["ready"].append(sample.ready)
-                taken[name]["first answer"].append(sample.first_answer)
+                taken[name]["first answer"].append(answered)
     limit = f" behind {options.read_bps:,} bytes/s" if options.read_bps else ""
     print(f"cold containers{limit}: seconds, {options.rounds} rounds in turn, median (lowest to highest)")
     for name, of in taken.items():

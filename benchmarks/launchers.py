@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from image_analyzer.description import ImageAnalyzer
+from prebake.watching.presets import Preset
+from prebake_build.measure.compare import Ask
 from prebake_build.measure.processes import ProcessLauncher
 
-ask = ImageAnalyzer().request
+ask = Ask(questions=Preset(ImageAnalyzer(), "image-analyzer"))
 """The first request to both."""
 
 
 def baked(root: Path, label: str = "baked", **environment: str) -> ProcessLauncher:
     """The service with baked models."""
-    return ProcessLauncher(label, ["prebake", "serve", "--root", str(root), "--port", "{port}"], **environment)
+    return ProcessLauncher(label, ["prebake", "serve", "--root", str(root), "--port", "{port}"], environment)
 
 
 def naive(checkpoints: Path) -> ProcessLauncher:

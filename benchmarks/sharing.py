@@ -8,13 +8,12 @@ host uses.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import urllib.request
 from pathlib import Path
 
 import launchers
-from image_analyzer.example import example
+from image_analyzer.example import FILE
 from prebake_build.measure.compare import Launcher, Service
 from prebake_build.measure.report import machine, versions
 
@@ -40,8 +39,7 @@ def together(launcher: Launcher, number: int) -> dict[str, dict[str, int]]:
     """Start this many services and measure the sums when they are ready, and after each has answered."""
     import time
 
-    picture = io.BytesIO()
-    example().save(picture, "PNG")
+    picture = FILE.read_bytes()
     services: list[Service] = []
     try:
         for _ in range(number):
@@ -49,14 +47,14 @@ def together(launcher: Launcher, number: int) -> dict[str, dict[str, int]]:
             services.append(service)
             while True:
                 try:
-                    with urllib.request.urlopen(service.url + "/readyz", timeout=60):
+                    with urllib.request.urlopen(service.addresses()[0] + "/readyz", timeout=60):
                         break
                 except OSError:
                     time.sleep(0.05)
         time.sleep(IDLE)
         ready = added(services)
         for service in services:
-            urllib.request.urlopen(service.url + "/caption", data=picture.getvalue(), timeout=120).close()
+            urllib.request.urlopen(service.addresses()[0] + "/caption", data=picture, timeout=120).close()
         time.sleep(IDLE)
         return {"ready": ready, "answered": added(services)}
     finally:

@@ -97,7 +97,7 @@ class Starts:
 
     def _ready(self, launcher: Launcher) -> float:
         sample = measure(launcher, launchers.ask)
-        self.answers[launcher.label].append(sample.first_answer)
+        self.answers[launcher.label].append(sample.first_answer or 0.0)
         return sample.ready
 
     def take(self, rounds: int) -> dict[str, list[float]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from image_analyzer.analyzer import CAPTION, FLORENCE, OCR, Analyzer
-from image_analyzer.example import example
+from image_analyzer.example import FILE, example
 from prebake import Request, timeline
 
 if TYPE_CHECKING:
@@ -38,10 +37,8 @@ class ImageAnalyzer:
         return None
 
     def request(self, models: Collection[str]) -> Request | None:
-        """A request with the example picture as a PNG, for the first model that exists."""
+        """A request with the example picture, for the first model that exists."""
         path = next((path for model, path in PATHS.items() if model in models), None)
         if path is None:
             return None
-        picture = io.BytesIO()
-        example().save(picture, "PNG")
-        return Request(method="POST", path=path, body=picture.getvalue())
+        return Request(method="POST", path=path, body=FILE.read_bytes(), content_type="image/png")

@@ -2,7 +2,8 @@
 
 `HubServer` speaks what huggingface_hub 0.34 to 2.4 calls to read a model, as huggingface.co answers it:
 
-- `GET /api/models/REPO[/revision/REV]` (with `?blobs=true`: sizes and hashes) and `GET /api/models/REPO/tree/REV`;
+- `GET /api/models/REPO[/revision/REV]` (with `?blobs=true`: sizes and hashes) and
+  `GET /api/models/REPO/tree/REV[/FOLDER]`;
 - `HEAD` and `GET /REPO/resolve/REV/FILE`: `ETag`, `X-Repo-Commit`; large files answer 302 to another origin
   (the CDN) with `X-Linked-Size` and `X-Linked-Etag`; `Range` is honoured;
 - `X-Error-Code` of RepoNotFound, RevisionNotFound, EntryNotFound and GatedRepo, with the status that goes with it.
@@ -15,6 +16,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import TracebackType
@@ -46,9 +48,9 @@ class Answer:
 
 
 class Server:
-    """A threaded loopback server around one function; a context manager that stops itself."""
+    """A threaded loopback server around one function; a context manager that stops itself. Port 0 is any free one."""
 
-    def __init__(self, answer: Callable[[Request], Answer]) -> None:
+    def __init__(self, answer: Callable[[Request], Answer], *, port: int = 0) -> None:
         self.requests: list[Request] = []
         seen = self.requests
 
@@ -81,7 +83,7 @@ class Server:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self._server.block_on_close = False
         self.port = self._server.server_address[1]
@@ -171,11 +173,16 @@ class HubServer(Server):
         if found[1] != self.repo or (self.private and not has_access):
             # Without a token the hub does not say whether a repository exists.
             return _error(404 if request.authorization else 401, "RepoNotFound", "Repository not found")
-        revision = found[3] or "main"
+        revision, _, folder = (
+            (found[3] or "main").partition("/") if found[2] == "tree" else (found[3] or "main", "", "")
+        )
         if revision != self.commit and revision not in self.branches:
             return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if found[2] == "tree":
-            return _json([self._tree_entry(name) for name in sorted(self.files)])
+            names = [name for name in sorted(self.files) if not folder or name.startswith(f"{folder}/")]
+            if not names:
+                return _error(404, "EntryNotFound", f"{folder} does not exist on {revision}")
+            return _json([self._tree_entry(name) for name in names])
         if found[2] != "resolve":
             return _json(self._info(blobs=request.query.get("blobs", ["false"])[0].lower() == "true"))
         if self.gated and not has_access:
@@ -193,7 +200,7 @@ class HubServer(Server):
         if not is_large(name):
             headers["ETag"] = f'"{_git_hash(body)}"'
             return Answer(headers=headers, body=self.served.get(name, body))
-        sha256 = hashlib.sha256(body).hexdigest()
+        sha256 = _sha256(body)
         headers |= {
             "X-Linked-Size": str(len(body)),
             "X-Linked-Etag": f'"{sha256}"',
@@ -225,7 +232,7 @@ class HubServer(Server):
         body = self.files[name]
         entry = {"type": "file", "path": name, "size": len(body), "oid": _git_hash(body)}
         if is_large(name):
-            sha256 = hashlib.sha256(body).hexdigest()
+            sha256 = _sha256(body)
             entry["lfs"] = {"oid": sha256, "size": len(body), "pointerSize": 134}
         return entry
 
@@ -235,8 +242,15 @@ def is_large(name: str) -> bool:
     return name.endswith((".safetensors", ".bin", ".h5", ".msgpack", ".onnx", ".gguf", ".model", ".pt"))
 
 
+# Each of many requests asks for the hash of the same large file.
+@lru_cache(maxsize=64)
 def _git_hash(body: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def _json(document: Any) -> Answer:

@@ -17,8 +17,8 @@ from typing import Any
 
 from helpers import ROOT
 
-CONTEXT = ("Dockerfile", "docker-bake.hcl", ".dockerignore", "LICENSE", "constraints.txt",
-           "tests/helpers/models.tiny.toml",
+CONTEXT = ("Dockerfile", "workspace.Dockerfile", "docker-bake.hcl", "docker-bake.override.hcl", ".dockerignore",
+           "LICENSE", "constraints.txt", "requirements.txt", "tests/helpers/models.tiny.toml",
            "models.dummy.toml", "models.dummy.lock", "runtime", "build", "service")  # fmt: skip
 PYTHON = "/opt/prebake/bin/python"
 PROBE = [PYTHON, "-SEB", "/opt/prebake/probe.py"]
@@ -136,25 +136,28 @@ def remove(engine: Any, image: str) -> None:
 
 
 @contextmanager
-def running(client: Any, image: str, **options: Any) -> Iterator[Any]:
-    """A container of the image with no network, nothing writable and no rights; ready when this yields."""
+def running(client: Any, image: str, url: str = "http://127.0.0.1:8000", **options: Any) -> Iterator[Any]:
+    """A container of the image with no network, nothing writable and no rights; ready when this yields.
+
+    `url` is what the probe asks, from inside.
+    """
     hardened = {"network_mode": "none", "read_only": True, "user": "12345", "cap_drop": ["ALL"]}
     container = client.containers.run(image, detach=True, **(hardened | options))
     try:
-        wait_ready(container)
+        wait_ready(container, url)
         yield container
     finally:
         container.remove(force=True)
 
 
-def wait_ready(container: Any, seconds: float = 180) -> None:
+def wait_ready(container: Any, url: str = "http://127.0.0.1:8000", seconds: float = 180) -> None:
     """Until the probe in the container says yes. Fails with the log where the container ends or time is up."""
     end = time.monotonic() + seconds
     while True:
         container.reload()
         log = container.logs().decode()
         assert container.status == "running", log
-        if container.exec_run([*PROBE, "ready"]).exit_code == 0:
+        if container.exec_run([*PROBE, "ready", "--url", url]).exit_code == 0:
             return
         assert time.monotonic() < end, f"not ready after {seconds} s:\n{log}"
         time.sleep(0.2)

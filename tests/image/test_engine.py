@@ -29,7 +29,7 @@ class FakeContainer:
     """What `ContainerService` uses of the SDK's container."""
 
     def __init__(self, ports: dict[str, Any] | None, *, refuses: bool = False) -> None:
-        self.attrs = {"NetworkSettings": {"Ports": ports}}
+        self.attrs: dict[str, Any] = {"NetworkSettings": {"Ports": ports}, "State": {"ExitCode": 1}}
         self.status = "running"
         self.removed = 0
         self._refuses = refuses
@@ -52,10 +52,12 @@ class FakeContainer:
 class FakeEngine:
     """Makes one container, and keeps what it was asked for."""
 
-    def __init__(self, container: FakeContainer | Exception) -> None:
+    def __init__(self, container: FakeContainer | Exception, exposed: tuple[str, ...] = ()) -> None:
         self._container = container
         self.asked: dict[str, Any] = {}
         self.containers = SimpleNamespace(create=self._create)
+        image = SimpleNamespace(attrs={"Config": {"ExposedPorts": dict.fromkeys(exposed)}})
+        self.images = SimpleNamespace(get=lambda name: image)
 
     def _create(self, image: str, command: list[str] | None, **options: Any) -> FakeContainer:
         self.asked = {"image": image, "command": command, **options}
@@ -119,7 +121,7 @@ def test_the_address_of_the_current_context_is_used(monkeypatch: pytest.MonkeyPa
 def test_a_container_is_started_hardened_marked_and_on_the_loopback_interface_only() -> None:
     engine = FakeEngine(published())
     service = ContainerLauncher(engine, "an-image", "baked").launch()
-    assert service.url == "http://127.0.0.1:32768"
+    assert service.addresses() == ["http://127.0.0.1:32768"]
     assert engine.asked == {
         "image": "an-image",
         "command": None,
@@ -145,12 +147,46 @@ def test_stop_removes_once_and_keeps_the_log() -> None:
     assert (container.removed, service.alive(), service.log()) == (1, False, "ready\n")
 
 
-def test_a_container_that_ended_at_once_is_removed_and_its_words_are_told() -> None:
+def test_a_container_that_ended_at_once_has_no_address_and_tells_its_exit_code() -> None:
     container = FakeContainer({})
-    with pytest.raises(PrebakeError) as caught:
-        ContainerLauncher(FakeEngine(container), "an-image", "baked").launch()
-    assert str(caught.value) == "an-image: the container ended immediately; its output:\nready\n"
+    container.status = "exited"
+    service = ContainerLauncher(FakeEngine(container), "an-image", "baked").launch()
+    assert (service.addresses(), service.exit_code(), service.log()) == ([], 1, "ready\n")
+    service.stop()
     assert container.removed == 1
+
+
+@pytest.mark.parametrize(
+    ("exposed", "port", "expected"),
+    [(("9000/tcp",), None, "9000/tcp"), (("9000/tcp", "9001/tcp"), None, "8000/tcp"), (("53/udp",), None, "8000/tcp"),
+     (("9000/tcp",), 7000, "7000/tcp")],
+)  # fmt: skip
+def test_the_port_is_the_only_one_that_the_image_exposes(
+    exposed: tuple[str, ...], port: int | None, expected: str
+) -> None:
+    engine = FakeEngine(published(), exposed)
+    ContainerLauncher(engine, "an-image", "baked", port=port).launch()
+    assert list(engine.asked["ports"]) == [expected]
+
+
+def test_a_plain_image_is_started_sealed_first_and_then_without(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine(published())
+    launcher = ContainerLauncher(engine, "an-image", "baseline", sealed=None)
+    launcher.launch()
+    assert engine.asked["read_only"] is True
+    assert launcher.unseal()
+    launcher.launch()
+    assert "read_only" not in engine.asked
+    assert not launcher.unseal()
+    assert caplog.messages == [
+        "baseline: ended before it was ready in a sealed container (read-only root, no capabilities, no new "
+        "privileges): started without these from now on"
+    ]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_what_the_user_decided_stays(sealed: bool) -> None:
+    assert not ContainerLauncher(FakeEngine(published()), "an-image", "baked", sealed=sealed).unseal()
 
 
 def test_a_container_that_cannot_be_started_is_removed() -> None:
@@ -167,6 +203,9 @@ def test_a_container_that_cannot_be_started_is_removed() -> None:
         (docker.errors.ImageNotFound("no"), "an-image: there is no such image here: build it, or pull it"),
         (docker.errors.APIError("no", explanation="bad limit"),
          "an-image: the engine cannot create a container: bad limit"),
+        (TypeError("run() got an unexpected keyword argument 'memlimit'"),
+         "an-image: the Docker SDK knows no such option of a container: run() got an unexpected keyword argument "
+         "'memlimit'"),
     ],
 )  # fmt: skip
 def test_a_container_that_cannot_be_made_is_said(error: Exception, message: str) -> None:

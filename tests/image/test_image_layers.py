@@ -66,7 +66,7 @@ def test_a_changed_line_in_the_service_bakes_nothing_and_changes_no_weights_laye
     before, after = image_layers(engine, NAME), image_layers(engine, f"{NAME}-changed")
     assert weights_of(before) == weights_of(after)
     code = [number for number, (old, new) in enumerate(zip(before, after, strict=True)) if old.digest != new.digest]
-    assert sum(after[number].size for number in code) < 2_000_000
+    assert sum(after[number].size for number in code) < 4_000_000
 
 
 def test_another_model_changed_or_added_bakes_none_of_the_others(built: Build, context: Path, tmp_path: Path) -> None:
@@ -80,7 +80,12 @@ def test_another_model_changed_or_added_bakes_none_of_the_others(built: Build, c
 def test_baking_again_gives_the_same_layers(engine: Any, built: Build, context: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.hcl"
     again.write_text('target "_common" { no-cache-filter = ["bake", "runtime"] }')
-    files = ["--file=docker-bake.hcl", f"--file={again}", f"--allow=fs.read={tmp_path}"]
+    files = [
+        "--file=docker-bake.hcl",
+        "--file=docker-bake.override.hcl",
+        f"--file={again}",
+        f"--allow=fs.read={tmp_path}",
+    ]
     build = bake(context, "image", *files, IMAGE=f"{NAME}-changed", MODELS=MODELS[0], MODELS_FILE=TINY, READAHEAD="")
     assert (build.code, len(baked(build))) == (0, 1), build.output
     again_made = [layer.digest for layer in image_layers(engine, f"{NAME}-changed")]

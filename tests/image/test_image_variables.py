@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -16,7 +15,7 @@ pytestmark = pytest.mark.docker
 def test_the_lint_finds_nothing(context: Path) -> None:
     build = bake(context, "check")
     assert build.code == 0, build.output
-    assert "Check complete, no warnings found." in build.output
+    assert build.output.count("Check complete, no warnings found.") == 2
 
 
 @pytest.mark.parametrize(
@@ -46,12 +45,11 @@ def test_a_wrong_variable_is_refused_with_what_was_expected(
     assert message in build.output
 
 
-@pytest.mark.parametrize(("value", "recorded"), [("recorded", "readahead \\"), ("", None)])
-def test_a_start_is_recorded_as_the_variable_says(context: Path, value: str, recorded: str | None) -> None:
+@pytest.mark.parametrize(("value", "recorded"), [("recorded", True), ("", False)])
+def test_a_start_is_recorded_as_the_variable_says(context: Path, value: str, recorded: bool) -> None:
     build = bake(context, "image", "--print", READAHEAD=value)
     assert build.code == 0, build.output
-    assert ("prebake check --record-reads" in build.output) == (recorded is not None)
-    assert recorded is None or json.dumps(f"/listed/opt/prebake/{recorded}")[1:-1] in build.output
+    assert ("prebake check --record-reads /listed/opt/prebake/readahead" in build.output) == recorded
 
 
 def test_every_variable_and_target_is_described(context: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ import tomli_w
 
 from prebake.documents import toml
 from prebake.errors import PrebakeError
+from prebake_build.baking.own_code import copy_code
 from prebake_build.declared.lock import Lock, LockedModel, resolution
 from prebake_build.declared.spec import read_spec
 from prebake_build.files.atomic import write_text
@@ -28,14 +30,27 @@ logger = logging.getLogger(__name__)
 
 CACHE = "cache"
 """Folder with the checkpoint in the output of `fetch`, which `bake` reads."""
+CODE = "code"
+"""Folder with the project's modules that the model's factory needs, in the output of `select` and `fetch`."""
+CHECKPOINTS = Path("/checkpoints")
+"""Where the image build has the folder of the sources `path:FOLDER/…`."""
 
 
-def select(models: Path, name: str, output: Path) -> None:
+def select(models: Path, name: str, output: Path, project: Path | None = None) -> None:
     """Write `output/models.toml`, and `output/models.lock` if the models file has a lock, with one model.
 
-    Leaves out what a bake recorded in the lock, because recording it must not cause another bake. Raises PrebakeError.
+    With `project`, also writes the project's modules that the model's factory needs, and a link to CHECKPOINTS for a
+    source `path:FOLDER/…`. Leaves out what a bake recorded in the lock, because recording it must not cause another
+    bake. Raises PrebakeError.
     """
-    read_spec(models).select([name])
+    (model,) = read_spec(models).select([name])
+    output.mkdir(parents=True, exist_ok=True)
+    if project is not None:
+        if model.family == "torch" and model.class_:
+            copy_code(model.class_.partition(":")[0], project, output / CODE)
+        scheme, _, folder = model.source.partition(":")
+        if scheme == "path" and not Path(folder).is_absolute():
+            (output / Path(folder).parts[0]).symlink_to(CHECKPOINTS)
     tables = toml.loads(models.read_text(encoding="utf-8"))["models"]
     write_text(output / "models.toml", tomli_w.dumps({"models": {name: tables[name]}}))
     path = models.with_suffix(".lock")
@@ -63,6 +78,8 @@ def fetch_one(models: Path, name: str, output: Path) -> None:
         with Cache(output / CACHE) as carried:
             carried.adopt(source, resolved, checkpoint)
     write_text(output / "models.toml", models.read_text(encoding="utf-8"))
+    if (models.parent / CODE).is_dir():
+        shutil.copytree(models.parent / CODE, output / CODE)
     locked = LockedModel(source=model.source, resolved=resolved)
     write_text(output / "models.lock", Lock(models={name: locked}).text)
 
@@ -70,13 +87,17 @@ def fetch_one(models: Path, name: str, output: Path) -> None:
 def bake_one(models: Path, name: str, output: Path) -> None:
     """Bake what `fetch_one` wrote next to `models` into `output/NAME`, and set the mtime of `output` to 0.
 
-    Contacts no source, so the step needs no network. Raises PrebakeError.
+    Contacts no source, so the step needs no network. The worker imports from the project's modules that were selected.
+    Raises PrebakeError.
     """
     from prebake_build.baking.bake import bake
     from prebake_build.cache.checkpoints import Cache
 
     spec, path = read_spec(models), models.with_suffix(".lock")
     lock = Lock.read(path) if path.exists() else None
+    if (code := models.parent / CODE).is_dir():
+        sys.path.insert(0, str(code))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH"))))
     with Cache(models.parent / CACHE, offline=True) as cache:
         bake(spec, [name], lock, cache, output, force=False)
     os.utime(output, (0, 0))
@@ -97,11 +118,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         adding.add_argument("name", metavar="NAME", help="the model's table in the models file")
         adding.add_argument("--models", type=Path, metavar="FILE", required=True)
         adding.add_argument("--output", type=Path, metavar="DIR", required=True)
+        if command == "select":
+            adding.add_argument("--project", type=Path, metavar="DIR", help="folder with the code of factories")
         adding.set_defaults(run=run)
-    options = parser.parse_args(argv)
+    options = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        options.run(options.models, options.name, options.output)
+        options.pop("run")(**options)
     except PrebakeError as error:
         print(f"prebake: error: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,49 +1,47 @@
 """Compares the starts of two services: launches them in turn, times them from outside, and compares them pair by pair.
 
-The clock starts at the launch and stops when `/readyz` first answers 200. Then the service's typical request is sent
-once for the first answer, and `STEADY` more times for the steady response time. Memory comes from the kernel's counters
-of the service. Rounds are interleaved, A B A B …, so a drift of the machine's speed affects both alike.
+The clock starts at the launch and stops when the service is ready, as `prebake.watching.readiness` tells it. Then the
+requests are sent once, and the first of them `STEADY` more times for the steady response time. Memory comes from the
+kernel's counters of the service's processes. Rounds are interleaved, A B A B …, so a drift of the machine's speed
+affects both alike.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
 import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-from prebake.documents.columns import columns
 from prebake.errors import PrebakeError
 from prebake.telemetry.services import Request
+from prebake.watching.proc import Memory
+from prebake.watching.questions import Answer, HttpQuestion, Question
+from prebake.watching.readiness import AtAnyPath, AtExit, Ready, Told, Watched, unready, wait
+from prebake_build.measure.answers import same, written
 
 logger = logging.getLogger(__name__)
 
-Ask = Callable[[Collection[str]], Request | None]
-"""The request for a service with these models, or None if there is none."""
 STEADY = 3
 """Number of requests after the first; their median is the steady response time."""
-POLL = 0.005
-"""Seconds between two requests for `/readyz`."""
+SAMPLED = 0.25
+"""Seconds between two looks at the memory of a service that is measured until it ends."""
+ANSWER_TIMEOUT = 300.0
+"""Seconds for one answer."""
 
 
-class Service(Protocol):
+class Service(Watched, Protocol):
     """A launched service."""
-
-    url: str
 
     def stop(self) -> None:
         """End it and clean up. Safe to call again."""
 
-    def log(self) -> str:
-        """Its output, for error messages."""
-
-    def alive(self) -> bool:
-        """Whether it is still running."""
+    def memory(self) -> Memory | None:
+        """Memory of its processes, or None where the kernel's counters are out of reach."""
 
 
 class Launcher(Protocol):
@@ -55,26 +53,56 @@ class Launcher(Protocol):
         """Start it and return immediately; the caller's clock is running."""
 
 
+@runtime_checkable
+class Unsealable(Protocol):
+    """A launcher that can start its service under milder conditions."""
+
+    def unseal(self) -> bool:
+        """Do so from the next launch on. Returns whether that changes anything."""
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A launcher whose service reports elsewhere than at `/startup`."""
+
+    def timeline(self) -> dict[str, Any] | None:
+        """The report of the last launched service, as far as there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What is asked of both services."""
+
+    ready: Callable[[], Ready] = AtAnyPath
+    """Makes what tells that a service is ready; called for each start."""
+    questions: Callable[[Told], Sequence[Question]] = lambda told: ()
+    """The requests for a service that became ready this way."""
+    results: Sequence[Path] = ()
+    """Files and folders that the service writes; they are compared as answers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One start."""
+    """One start. Figures that were not measured are None."""
 
     ready: float
     """Seconds from the launch."""
-    first_answer: float
-    """Seconds from the launch to the first answer."""
-    first_request: float
+    told: str = ""
+    """What told that it was ready."""
+    first_answer: float | None = None
+    """Seconds from the launch to the answer to the first request."""
+    first_request: float | None = None
     """Seconds from the first request to its answer."""
-    steady_request: float
+    steady_request: float | None = None
     """The same for later requests, the median of `STEADY`."""
-    peak_memory: int
-    """Peak resident memory up to the first answer, in bytes."""
-    anonymous: int
+    peak_memory: int | None = None
+    """Peak resident memory up to the last answer, in bytes; the sum of its processes."""
+    anonymous: int | None = None
     """Bytes of private memory when ready."""
-    answer: Any
-    """The first answer, to check that both services give the same."""
-    startup: dict[str, Any] = field(repr=False)
-    """The service's timeline, from `/startup`."""
+    answers: tuple[Answer, ...] = ()
+    """One for each request, to check that both services give the same."""
+    startup: dict[str, Any] | None = field(default=None, repr=False)
+    """The service's timeline, from `/startup` or its report, if it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +113,17 @@ class Comparison:
     candidate: str
     samples: dict[str, list[Sample]]
     """Label → one sample per round."""
+    tolerance: float | None = None
+    """Relative difference of numbers up to which answers count as the same; None: they must be equal byte for byte."""
 
     def values(self, label: str, figure: str) -> list[float]:
-        return [getattr(sample, figure) for sample in self.samples[label]]
+        """The figure of each round; empty if it was not measured in all of them."""
+        found = [getattr(sample, figure) for sample in self.samples[label]]
+        return [] if None in found else found
+
+    def figures(self) -> list[str]:
+        """The figures that were measured for both services."""
+        return [name for name in FIGURES if self.values(self.baseline, name) and self.values(self.candidate, name)]
 
     def ratio(self, figure: str) -> list[float]:
         """The ratio candidate / baseline of each round, sorted."""
@@ -100,10 +136,26 @@ class Comparison:
         return ordered[(len(ordered) - 1) // 2]
 
     @property
+    def asked(self) -> bool:
+        """Whether there are answers to compare."""
+        return any(sample.answers for taken in self.samples.values() for sample in taken)
+
+    @property
     def same_answers(self) -> bool:
-        """Whether every start of both services gave the same first answer."""
-        answers = [json.dumps(sample.answer, sort_keys=True) for taken in self.samples.values() for sample in taken]
-        return len(set(answers)) == 1
+        """Whether every start of both services gave the same answers."""
+        return self._all_same([*self.samples[self.baseline], *self.samples[self.candidate]])
+
+    @property
+    def steady_baseline(self) -> bool:
+        """Whether every start of the baseline gave the same answers."""
+        return self._all_same(self.samples[self.baseline])
+
+    def _all_same(self, samples: Sequence[Sample]) -> bool:
+        first, *rest = (sample.answers for sample in samples)
+        return all(
+            len(answers) == len(first) and all(same(*pair, self.tolerance) for pair in zip(first, answers, strict=True))
+            for answers in rest
+        )
 
 
 FIGURES = {
@@ -117,7 +169,10 @@ FIGURES = {
 """Figure of a sample → title, unit, and factor to that unit."""
 
 
-def compare(baseline: Launcher, candidate: Launcher, ask: Ask, *, rounds: int, timeout: float = 120.0) -> Comparison:
+def compare(
+    baseline: Launcher, candidate: Launcher, ask: Ask, *, rounds: int, timeout: float = 120.0,
+    tolerance: float | None = None,
+) -> Comparison:  # fmt: skip
     """Start both in turn, `rounds` times each, after one warm-up start of each that does not count.
 
     Raises PrebakeError if a service ends or is not ready within `timeout` seconds; the message contains the end of its
@@ -128,115 +183,115 @@ def compare(baseline: Launcher, candidate: Launcher, ask: Ask, *, rounds: int, t
         for launcher in (baseline, candidate):
             sample = measure(launcher, ask, timeout=timeout)
             counted = f"round {number} of {rounds}" if number else "warm-up"
-            logger.info("%s: %s: ready %.2f s, first answer %.2f s", counted, launcher.label,
-                        sample.ready, sample.first_answer)  # fmt: skip
+            answered = "" if sample.first_answer is None else f", first answer {sample.first_answer:.2f} s"
+            told = "" if number else f" ({sample.told})"
+            logger.info("%s: %s: ready %.2f s%s%s", counted, launcher.label, sample.ready, told, answered)
             if number:
                 samples[launcher.label].append(sample)
-    return Comparison(baseline=baseline.label, candidate=candidate.label, samples=samples)
+    return Comparison(baseline=baseline.label, candidate=candidate.label, samples=samples, tolerance=tolerance)
 
 
 def measure(launcher: Launcher, ask: Ask, *, timeout: float = 120.0) -> Sample:
-    """Measure one start. Raises PrebakeError like `compare`, and if `ask` has no request for the service's models."""
+    """Measure one start. Raises PrebakeError like `compare`, and if a request gets no answer of status 2xx.
+
+    If the service ends before it is ready, and its launcher is `Unsealable`, it is started once more.
+    """
+    try:
+        return _measure(launcher, ask, timeout)
+    except _EndedError:
+        if isinstance(launcher, Unsealable) and launcher.unseal():
+            return _measure(launcher, ask, timeout)
+        raise
+
+
+class _EndedError(PrebakeError):
+    """The service ended before it was ready."""
+
+
+def _measure(launcher: Launcher, ask: Ask, timeout: float) -> Sample:
+    since = time.time()
     started = time.perf_counter()
     service = launcher.launch()
+    memory = _Peak(service)
     try:
-        status = _until_ready(service, launcher.label, started, timeout)
-        ready = time.perf_counter() - started
-        request = ask(status["models"])
-        if request is None:
-            raise PrebakeError(
-                f"{launcher.label}: no request for its models {', '.join(status['models'])}: "
-                'give one with --request "METHOD PATH [@FILE]"'
-            )
-        anonymous = _get(service.url, "/startup")[1]["memory"]["now"]["anonymous"]
-        asked = time.perf_counter()
-        answer = _answer(service.url, request, launcher.label)
-        first_request = time.perf_counter() - asked
-        first_answer = time.perf_counter() - started
-        startup = _get(service.url, "/startup")[1]
-        steady = [_seconds(lambda: _answer(service.url, request, launcher.label)) for _ in range(STEADY)]
-    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
-        raise PrebakeError(
-            f"{launcher.label}: was ready, but gave an unexpected answer ({type(error).__name__}: {error}); "
-            f"its log ends:\n{service.log()[-2000:]}"
-        ) from error
+        ready = ask.ready()
+        # looking costs time, and what is alive when ready tells its own peak
+        meanwhile = memory.look if isinstance(ready, AtExit) else None
+        waited = wait(service, ready, timeout, started=started, meanwhile=meanwhile)
+        if waited.told is None:
+            error = _EndedError if waited.ended else PrebakeError
+            raise error(f"{launcher.label}: {unready(service, waited, timeout)}; {_log(service)}")
+        memory.look(now=True)
+        anonymous = memory.last.anonymous if memory.last is not None else None
+        times, answers, startup = _ask(service, launcher, waited.told, ask, started)
+        memory.look(now=True)
+        for path in ask.results:
+            answers += written(path, since, launcher.label)
     finally:
         service.stop()
-    return Sample(ready=ready, first_answer=first_answer, first_request=first_request,
-                  steady_request=statistics.median(steady), anonymous=anonymous, answer=answer, startup=startup,
-                  peak_memory=startup["memory"]["now"]["peak_rss"])  # fmt: skip
+    return Sample(ready=waited.seconds, told=waited.told.how, answers=answers, startup=startup,
+                  peak_memory=memory.peak, anonymous=anonymous, **times)  # fmt: skip
 
 
-def _answer(url: str, request: Request, label: str) -> Any:
-    code, answer = _request(url, request.method, request.path, request.body)
-    if code != 200:
-        raise PrebakeError(f"{label}: {request.path} was answered with {code}: {answer}")
-    return answer
+def _ask(
+    service: Service, launcher: Launcher, told: Told, ask: Ask, started: float
+) -> tuple[dict[str, float], tuple[Answer, ...], dict[str, Any] | None]:
+    """Send the requests: the times as figures of a `Sample`, the answers, and the timeline afterwards."""
+    times: dict[str, float] = {}
+    try:
+        questions = ask.questions(told)
+        answers = []
+        for question in questions:
+            asked = time.perf_counter()
+            answers.append(question.ask(told.url, ANSWER_TIMEOUT))
+            now = time.perf_counter()
+            times.setdefault("first_request", now - asked)
+            times.setdefault("first_answer", now - started)
+        startup = timeline(told) if told.url else None
+        if startup is None and isinstance(launcher, Reporting):
+            startup = launcher.timeline()
+        if questions:
+            later = [_seconds(lambda: questions[0].ask(told.url, ANSWER_TIMEOUT)) for _ in range(STEADY)]
+            times["steady_request"] = statistics.median(later)
+    except PrebakeError as error:
+        raise PrebakeError(f"{launcher.label}: {error}; {_log(service)}") from error
+    return times, tuple(answers), startup
+
+
+def _log(service: Service) -> str:
+    return f"its log ends:\n{service.log()[-2000:]}"
+
+
+def timeline(told: Told) -> dict[str, Any] | None:
+    """The timeline at `/startup`, if the service has one."""
+    try:
+        answer = HttpQuestion(Request(method="GET", path="/startup")).ask(told.url, 10)
+        document = json.loads(answer.body)
+    except (PrebakeError, ValueError):
+        return None
+    known = isinstance(document, dict) and {"spans", "marks", "memory"} <= document.keys()
+    return document if known else None
+
+
+class _Peak:
+    """The highest memory seen."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._next = 0.0
+        self.last: Memory | None = None
+        self.peak: int | None = None
+
+    def look(self, now: bool = False) -> None:
+        if not now and time.perf_counter() < self._next:
+            return
+        self._next = time.perf_counter() + SAMPLED
+        found = self._service.memory()
+        if found is not None:
+            self.last, self.peak = found, max(found.peak, self.peak or 0)
 
 
 def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def _until_ready(service: Service, label: str, started: float, timeout: float) -> Any:
-    while (left := timeout - (time.perf_counter() - started)) > 0:
-        try:
-            code, document = _get(service.url, "/readyz", timeout=left)
-        except (OSError, http.client.HTTPException, ValueError):
-            code, document = 0, None
-        if code == 200:
-            return document
-        if not service.alive():
-            raise PrebakeError(f"{label}: ended before it was ready; its log ends:\n{service.log()[-2000:]}")
-        time.sleep(POLL)
-    raise PrebakeError(f"{label}: not ready within {timeout:g} s; its log ends:\n{service.log()[-2000:]}")
-
-
-def _get(url: str, path: str, *, timeout: float = 60) -> tuple[int, Any]:
-    return _request(url, "GET", path, None, timeout=timeout)
-
-
-def _request(url: str, method: str, path: str, body: bytes | None, *, timeout: float = 60) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
-    try:
-        connection.request(method, path, body)
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    finally:
-        connection.close()
-
-
-def table(comparison: Comparison) -> str:
-    """The comparison as a text table: median and range of each figure for both services, and of the ratios."""
-    rows: list[tuple[str, ...]] = [("", comparison.baseline, comparison.candidate, "ratio")]
-    for figure, (title, unit, factor) in FIGURES.items():
-        cells = [_spread([value * factor for value in comparison.values(label, figure)], unit)
-                 for label in (comparison.baseline, comparison.candidate)]  # fmt: skip
-        rows.append((title, *cells, _spread(comparison.ratio(figure), "")))
-    return "\n".join(columns(rows))
-
-
-def _spread(values: Sequence[float], unit: str) -> str:
-    digits = 0 if unit == "MB" else 2
-    low, middle, high = (f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
-    return f"{middle}{' ' + unit if unit else ''} ({low} to {high})"
-
-
-def findings(comparison: Comparison, *, shorter: float, memory_above: float, first_request: float) -> list[str]:
-    """One sentence for each limit that the candidate's medians miss. Limits are percentages, and seconds for the first
-    request."""
-    missed = []
-    gained = 100 * (1 - statistics.median(comparison.ratio("ready")))
-    if gained < shorter:
-        missed.append(f"ready {gained:.0f} % sooner than {comparison.baseline}, expected at least {shorter:g} %")
-    above = 100 * (statistics.median(comparison.ratio("peak_memory")) - 1)
-    if above > memory_above:
-        missed.append(f"peak memory {above:.0f} % above {comparison.baseline}'s, allowed are {memory_above:g} %")
-    waited = statistics.median(comparison.values(comparison.candidate, "first_request"))
-    if waited > first_request:
-        missed.append(f"the first request took {waited:.2f} s, allowed are {first_request:g} s")
-    if not comparison.same_answers:
-        missed.append("the services gave different first answers")
-    return missed

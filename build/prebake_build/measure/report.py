@@ -29,8 +29,8 @@ def to_json(comparison: Comparison, title: str) -> str:
         "candidate": comparison.candidate,
         "machine": machine(),
         "versions": versions(),
-        "same_answers": comparison.same_answers,
-        "ratios": {figure: comparison.ratio(figure) for figure in FIGURES},
+        "same_answers": comparison.same_answers if comparison.asked else None,
+        "ratios": {figure: comparison.ratio(figure) for figure in comparison.figures()},
         "samples": {
             label: [{figure: getattr(sample, figure) for figure in FIGURES} for sample in samples]
             for label, samples in comparison.samples.items()
@@ -59,16 +59,18 @@ def versions() -> dict[str, str]:
 
 def to_html(comparison: Comparison, title: str) -> str:
     """The page. Both timelines share one axis, so that a bar's length means the same in both."""
-    starts = {label: comparison.typical(label).startup for label in (comparison.baseline, comparison.candidate)}
-    longest = max(map(drawing.length, starts.values()))
+    typical = {label: comparison.typical(label) for label in (comparison.baseline, comparison.candidate)}
+    starts = {label: sample.startup for label, sample in typical.items() if sample.startup is not None}
+    longest = max(map(drawing.length, starts.values()), default=0)
     about = ", ".join(f"{name} {value}" for name, value in {**versions(), **machine()}.items())
     answers = "the same" if comparison.same_answers else "<strong>different</strong>"
+    answers = f"First answers of both: {answers}." if comparison.asked else "Answers were not compared."
     rounds = len(comparison.samples[comparison.candidate])
     drawings = [f"<h2>{html.escape(label)}</h2>{drawing.svg(startup, f'the {label} start', longest)}"
                 for label, startup in starts.items()]  # fmt: skip
     note = (
         f'<p class="note">Starts of each that count: {rounds}, in turn; medians, with the lowest and highest. '
-        f"First answers of both: {answers}. The drawn starts are those with the median time to ready. "
+        f"{answers} {'The drawn starts are those with the median time to ready. ' * bool(starts)}"
         f"{html.escape(about)}.</p>"
     )
     return drawing.page(title, headline(comparison), [_table(comparison), *drawings, note])
@@ -84,18 +86,19 @@ def headline(comparison: Comparison) -> str:
 
 def summary(comparison: Comparison) -> str:
     """The comparison in one sentence, for readers who skip the table."""
-    middle = {
-        (label, figure): statistics.median(comparison.values(label, figure))
-        for label in comparison.samples
-        for figure in ("ready", "first_request")
-    }
     one, other = comparison.baseline, comparison.candidate
-    answers = "gives the same answers" if comparison.same_answers else "gives different answers"
-    return (
-        f"The {other} service was ready {middle[other, 'ready']:.1f} s after its start, the {one} one "
-        f"{middle[one, 'ready']:.1f} s ({statistics.median(comparison.ratio('ready')):.2f} of the time); it {answers}, "
-        f"the first within {middle[other, 'first_request']:.1f} s of the request."
+    middle = {label: statistics.median(comparison.values(label, "ready")) for label in (one, other)}
+    text = (
+        f"The {other} service was ready {middle[other]:.1f} s after its start, the {one} one {middle[one]:.1f} s "
+        f"({statistics.median(comparison.ratio('ready')):.2f} of the time)"
     )
+    if not comparison.asked:
+        return f"{text}."
+    answers = "gives the same answers" if comparison.same_answers else "gives different answers"
+    if "first_request" not in comparison.figures():
+        return f"{text}; it {answers}."
+    first = statistics.median(comparison.values(other, "first_request"))
+    return f"{text}; it {answers}, the first within {first:.1f} s of the request."
 
 
 def _table(comparison: Comparison) -> str:
@@ -103,7 +106,7 @@ def _table(comparison: Comparison) -> str:
     rows = [
         [name, *(_cell([v * factor for v in comparison.values(label, figure)], unit) for label in labels),
          _cell(comparison.ratio(figure), "")]
-        for figure, (name, unit, factor) in FIGURES.items()
+        for figure, (name, unit, factor) in FIGURES.items() if figure in comparison.figures()
     ]  # fmt: skip
     return drawing.table(["", *labels, "ratio"], rows)
 

@@ -86,6 +86,14 @@ class HuggingFaceSource:
                     files.append(digest.file_of(Path(folder), path))
             return Resolved(revision=f"commit:{commit}", files=tuple(files), licence=_licence(info))
 
+    def commit(self) -> str:
+        """The commit of the revision, from the hub alone. Raises SourceError."""
+        with self._asking() as hub:
+            commit = hub.model_info(self.repo, revision=self.revision, timeout=_TIMEOUT).sha or ""
+            if not _COMMIT.fullmatch(commit):
+                raise SourceError(f"{self.uri}: {hub.endpoint} returned no commit (found {quote(commit)})")
+            return commit
+
     def fetch(self, resolved: Resolved, folder: Path) -> None:
         """Download the files at the locked commit, several at a time.
 

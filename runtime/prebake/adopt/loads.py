@@ -109,19 +109,27 @@ _thread = threading.local()
 
 
 @contextmanager
-def inside() -> Iterator[None]:
-    """In this thread, loads are neither redirected nor recorded: they belong to a load under way."""
-    before = is_inside()
-    _thread.inside = True
+def inside(*, view: bool = False) -> Iterator[None]:
+    """In this thread, loads are neither redirected nor recorded: they belong to a load under way.
+
+    With `view`, files of baked repositories come from the view all the same.
+    """
+    before = is_inside(), reads_view()
+    _thread.inside, _thread.view = True, view
     try:
         yield
     finally:
-        _thread.inside = before
+        _thread.inside, _thread.view = before
 
 
 def is_inside() -> bool:
     """Whether this thread is inside a load."""
     return getattr(_thread, "inside", False)
+
+
+def reads_view() -> bool:
+    """Whether this thread is inside a load whose files come from the view."""
+    return getattr(_thread, "view", False)
 
 
 def record(load: Load) -> None:

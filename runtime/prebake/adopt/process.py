@@ -6,6 +6,9 @@ else is imported with the first framework (`frameworks`), in processes that impo
 
 from __future__ import annotations
 
+import os
+
+from prebake.adopt import ENV_CHECK
 from prebake.adopt.imports import around_import, when_imported
 
 TYPE_CHECKING = False  # importing `typing` for its constant would cost time
@@ -29,7 +32,14 @@ HOOKS = {
     "huggingface_hub.file_download": "huggingface_hub",
     "huggingface_hub._snapshot_download": "huggingface_hub",
     "huggingface_hub.hf_api": "huggingface_hub",
+    "torch": "torch",
+    "safetensors.torch": "safetensors",
+    "easyocr.easyocr": "easyocr",
+    "timm.models._factory": "timm",
     "transformers.modeling_utils": "transformers",
+    "sentence_transformers": "sentence_transformers",
+    "diffusers.pipelines.pipeline_utils": "diffusers",
+    "diffusers.models.modeling_utils": "diffusers",
 }
 """Module → the hook, in `prebake.adopt.hooks`, that is installed once the module is imported."""
 
@@ -39,6 +49,10 @@ def prepare() -> None:
     if _prepared:
         return
     _prepared.append(True)
+    if os.environ.get(ENV_CHECK):
+        from prebake.adopt import checked
+
+        checked.begin()
     for name in FRAMEWORKS:
         around_import(name, _framework)
     for module, hook in HOOKS.items():

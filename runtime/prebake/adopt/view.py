@@ -14,8 +14,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-from prebake.adopt.catalogue import Catalogue
-from prebake.baked import hub
+from prebake.adopt.catalogue import Catalogue, catalogue
+from prebake.baked import hub, layout
 
 _PLACES = ("/dev/shm", "")  # noqa: S108  # else the system's folder for temporary files
 _PREFIX = "prebake-hub-"
@@ -35,6 +35,17 @@ def view_folder(models: Catalogue, root: Path) -> Path | None:
         except OSError:
             continue
     return None
+
+
+def process_view() -> Path | None:
+    """The view of this process's catalogue, looked for once."""
+    root = layout.default_root()
+    if root not in _known:
+        _known[root] = view_folder(catalogue(), root)
+    return _known[root]
+
+
+_known: dict[Path, Path | None] = {}
 
 
 def _made(view: hub.View, root: Path, place: Path) -> Path:

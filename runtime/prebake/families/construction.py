@@ -46,7 +46,7 @@ def loaded_by(make: Make | None, made: list[Any]) -> Iterator[None]:
     With None, the function loads as usual."""
     from transformers import PreTrainedModel
 
-    if not hasattr(PreTrainedModel.from_pretrained, "_prebake"):
+    if not hasattr(PreTrainedModel.from_pretrained, "_prebake_loads"):  # `adopt` marks its own with `_prebake`
         PreTrainedModel.from_pretrained = classmethod(_from_pretrained(PreTrainedModel.from_pretrained.__func__))
     before = getattr(_thread, "loads", None)
     _thread.loads = (make, made)
@@ -71,7 +71,8 @@ def _from_pretrained(original: Any) -> Any:
         made.append(result)
         return result
 
-    return _marked(from_pretrained)
+    from_pretrained._prebake_loads = True  # type: ignore[attr-defined]
+    return from_pretrained
 
 
 def _constructs() -> bool:

@@ -55,7 +55,7 @@ class SentenceTransformersFamily(TransformersFamily):
         waiting = [found[path] for path in baked.manifest.options["networks"]]
         device = str(next((parameter.device for parameter in module.parameters()), "cpu"))
         model, made = assembled(baked.folder, lambda *_: waiting.pop(0), _dtype(baked), device)
-        for path, part in _others(model, made).items():
+        for path, part in others(model, made).items():
             model._modules[path] = module.get_submodule(path)
             model._modules[path].train(part.training)
         return {"model": model}
@@ -91,7 +91,7 @@ def networks(model: Any, made: Mapping[str, Any]) -> nn.Module:
     from torch import nn
 
     top = nn.ModuleDict()
-    for path, part in {**made, **_others(model, made)}.items():
+    for path, part in {**made, **others(model, made)}.items():
         owner = top
         *folders, name = path.split(".")
         for step in folders:
@@ -102,7 +102,7 @@ def networks(model: Any, made: Mapping[str, Any]) -> nn.Module:
     return top
 
 
-def _others(model: Any, made: Mapping[str, Any]) -> dict[str, Any]:
+def others(model: Any, made: Mapping[str, Any]) -> dict[str, Any]:
     """The modules of a `SentenceTransformer` that have tensors, and no transformers model."""
     from prebake.modules.assembly import slots
 

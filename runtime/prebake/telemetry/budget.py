@@ -94,7 +94,11 @@ class Budget:
             raise ConfigError(f"{path}: cannot read this budget: {reason(error)}") from error
         except ValueError as error:  # TOMLDecodeError, or a number with more digits than Python reads
             raise ConfigError(f"{path}: this budget is not TOML: {error}") from error
-        table = Table(data, str(path), ConfigError)
+        return cls.from_table(Table(data, str(path), ConfigError))
+
+    @classmethod
+    def from_table(cls, table: Table) -> Budget:
+        """The budget in a table of its own. Raises the table's error for a key that is unknown or has a wrong value."""
         numbers = {name: table.maybe(name, float) for name in ("ready", "first_answer", "shorter", "memory_above")}
         size = table.maybe("peak_memory", str)
         table.finish()

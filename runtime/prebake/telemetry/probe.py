@@ -1,6 +1,8 @@
 """Checks whether a running service is live or ready, for Docker's HEALTHCHECK and Kubernetes' exec probes.
 
     python -SEB /opt/prebake/probe.py ready --url http://127.0.0.1:8000
+    python -SEB /opt/prebake/probe.py ready --url http://127.0.0.1:8000/health
+    python -SEB /opt/prebake/probe.py open --url http://127.0.0.1:8000
 
 It runs every few seconds next to the service, so it imports only `sys` and `_socket`, not even `site` (`-S`) or this
 package: about 10 ms of interpreter start and almost no memory. Exit code 0: yes; 1: no, with the reason on standard
@@ -16,16 +18,19 @@ if TYPE_CHECKING:
     import _socket
 
 PATHS = {"live": "/livez", "ready": "/readyz"}
+"""Question → path that answers it with status 200."""
+OPEN = "open"
+"""The question that a connection answers."""
 URL = "http://127.0.0.1:8000"
 TIMEOUT = 2.0
 """Seconds for the whole request."""
 
 HELP = f"""\
-usage: probe.py {{live,ready}} [--url URL] [--timeout SECONDS]
+usage: probe.py {{live,ready,open}} [--url URL] [--timeout SECONDS]
 
-Ask a running Prebake service whether it is live (it answers) or ready (its models are loaded).
+Ask a running service whether it is live (it answers), ready (its models are loaded), or open (it accepts connections).
 
-  --url URL          default: {URL}
+  --url URL          default: {URL}; with a path, that path is asked, and a status below 400 is a yes
   --timeout SECONDS  default: {TIMEOUT:g}
 
 example:
@@ -45,23 +50,27 @@ def main(argv: list[str]) -> int:
         print(HELP, end="")
         return 0
     try:
-        question, host, port, timeout = _arguments(argv)
+        question, host, port, path, timeout = _arguments(argv)
     except _UsageError as error:
         print(f"probe: {error}\n{HELP.partition(chr(10))[0]}", file=sys.stderr)
         return 2
+    asked = path or PATHS.get(question, "")
     try:
-        status = _status(host, port, PATHS[question], timeout)
+        if question == OPEN:
+            _connected(host, port, timeout).close()
+            return 0
+        status = _status(host, port, asked, timeout)
     except OSError as error:
         print(f"probe: {host}:{port} does not answer: {error.strerror or error}", file=sys.stderr)
         return 1
-    if status == 200:
+    if status == 200 or (path and 200 <= status < 400):
         return 0
-    print(f"probe: not {question}: {host}:{port}{PATHS[question]} answered {status or 'no HTTP'}", file=sys.stderr)
+    print(f"probe: not {question}: {host}:{port}{asked} answered {status or 'no HTTP'}", file=sys.stderr)
     return 1
 
 
-def _arguments(argv: list[str]) -> tuple[str, str, int, float]:
-    """Question, host, port, timeout. Importing argparse would take longer than the whole probe."""
+def _arguments(argv: list[str]) -> tuple[str, str, int, str, float]:
+    """Question, host, port, path (or empty), timeout. Importing argparse would take longer than the whole probe."""
     questions, options = [], {"--url": URL, "--timeout": f"{TIMEOUT:g}"}
     rest = iter(argv)
     for argument in rest:
@@ -72,33 +81,35 @@ def _arguments(argv: list[str]) -> tuple[str, str, int, float]:
             raise _UsageError(f"unknown option {argument}")
         else:
             questions.append(argument)
-    if len(questions) != 1 or questions[0] not in PATHS:
-        raise _UsageError(f"expected one of live, ready, found {' '.join(questions) or 'nothing'}")
-    host, port = _address(options["--url"])
+    if len(questions) != 1 or questions[0] not in (*PATHS, OPEN):
+        raise _UsageError(f"expected one of {', '.join([*PATHS, OPEN])}, found {' '.join(questions) or 'nothing'}")
+    host, port, path = _address(options["--url"])
     try:
         timeout = float(options["--timeout"])
     except ValueError:
         timeout = 0.0
     if not 0 < timeout < float("inf"):
         raise _UsageError(f"--timeout: {options['--timeout']} is not a number of seconds above 0")
-    return questions[0], host, port, timeout
+    return questions[0], host, port, path, timeout
 
 
-def _address(url: str) -> tuple[str, int]:
+def _address(url: str) -> tuple[str, int, str]:
     scheme, _, rest = url.partition("://")
-    host, colon, port = rest.rstrip("/").rpartition(":")
+    rest, slash, path = rest.partition("/")
+    host, colon, port = rest.rpartition(":")
     if not colon:
-        host, port = rest.rstrip("/"), "80"
+        host, port = rest, "80"
     if (
         scheme != "http"
         or not host
-        or not host.isascii()
-        or "/" in host
+        or not url.isascii()
+        or not url.isprintable()
+        or " " in url
         or not port.isdecimal()
         or not 0 < int(port) < 65536
     ):
         raise _UsageError(f"--url: {url} is not of the form {URL}")
-    return host.strip("[]"), int(port)
+    return host.strip("[]"), int(port), slash + path if path else ""
 
 
 def _status(host: str, port: int, path: str, timeout: float) -> int:

@@ -23,6 +23,8 @@ class Request:
     method: str
     path: str
     body: bytes | None = None
+    content_type: str | None = None
+    """The body's content type; None sends none."""
 
 
 class Service(Protocol):

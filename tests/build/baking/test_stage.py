@@ -163,3 +163,17 @@ def test_a_bake_resolves_nothing(models: Path, tmp_path: Path, capsys: pytest.Ca
         "prebake: error: dummy:blip-base?size=tiny: is not resolved, and this step has no network: run `python -m "
         "prebake_build.baking.stage fetch` first\n"
     )
+
+
+def test_with_a_project_the_code_of_a_factory_is_selected_and_its_path_leads_to_the_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(
+        '[models.tagger]\nsource = "path:weights/tagger"\nclass = "torch:networks:make"\n'
+    )
+    (tmp_path / "networks.py").write_text("import torch\n")
+    output = tmp_path / "selected"
+    arguments = ["select", "tagger", "--models", str(tmp_path / "models.toml"), "--output", str(output)]
+    assert main([*arguments, "--project", str(tmp_path)]) == 0
+    assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*")) == [
+        "code", "code/networks.py", "models.toml", "weights"
+    ]  # fmt: skip
+    assert (output / "weights").readlink() == Path("/checkpoints")

@@ -11,6 +11,7 @@ import pytest
 
 from helpers.adopted import bake_from_hub
 from prebake.adopt import catalogue, loads, redirect
+from prebake.loading.prefetch import Prefetch
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def _own_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loads, "counts", type(loads.counts)())
     monkeypatch.setattr(loads, "_said", set())
     monkeypatch.setattr(catalogue, "_read", {})
-    monkeypatch.setattr(redirect, "prefetch", redirect.Prefetch(lambda: 0))
+    monkeypatch.setattr(redirect, "prefetch", Prefetch(lambda: 0))
     for name in ("PREBAKE", "PREBAKE_STRICT", "PREBAKE_OBSERVE", "PREBAKE_REPORT", "PREBAKE_TIERS", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -83,7 +84,8 @@ def hooked() -> Iterator[None]:
             (api.HfApi, ("resolve_revision", "list_repo_tree")),
         ):
             for name in names:
-                patch.setattr(place, name, vars(place)[name])
+                if name in vars(place):  # not in every version of the hub's client
+                    patch.setattr(place, name, vars(place)[name])
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         transformers_hook.install(transformers.modeling_utils)
         for module in (files, snapshot, api):

@@ -23,7 +23,7 @@ def models(root: Path, **sources: tuple[str, str]) -> Catalogue:
 
 def found(known: Catalogue, uri: str, class_: str | None = None) -> str | None:
     baked = known.find(uri, class_)
-    return baked and baked.name
+    return baked.name if baked else None
 
 
 @pytest.mark.parametrize("declared", ["hf:acme/tiny", "hf:acme/tiny@main", f"hf:acme/tiny@{ONE}", "hf:acme/tiny@v1"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -11,11 +13,11 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from helpers.adopted import COMMIT
-from helpers.baking import torchvision_operators
 from helpers.hub_server import COMMIT as SERVED
 from helpers.hub_server import HubServer
 from prebake.adopt import loads
 from prebake.errors import ConfigError
+from prebake.families.compat import torchvision_operators
 
 torchvision_operators()
 
@@ -30,19 +32,20 @@ FILES = {"config.json": b"{}", "README.md": b"card"}
 def online(hooked: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubServer:
     """A hub that can be reached, and an empty cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    if reset := getattr(huggingface_hub.utils._http, "reset_sessions", None):
+        reset()  # before 1, a session made offline stays offline
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     return HubServer(FILES)
 
 
-def download(*args: object, **kwargs: object) -> str:
+def download(*args: Any, **kwargs: Any) -> str:
     """As an application calls it: looked up when called, so hooked."""
-    return huggingface_hub.file_download.hf_hub_download(*args, **kwargs)  # type: ignore[arg-type]
+    function: Any = huggingface_hub.file_download.hf_hub_download
+    return str(function(*args, **kwargs))
 
 
-def snapshot(*args: object, **kwargs: object) -> str:
-    import sys
-
-    return sys.modules["huggingface_hub._snapshot_download"].snapshot_download(*args, **kwargs)  # type: ignore[no-any-return]
+def snapshot(*args: Any, **kwargs: Any) -> str:
+    return str(sys.modules["huggingface_hub._snapshot_download"].snapshot_download(*args, **kwargs))
 
 
 def test_a_file_is_the_baked_one(tinies: Path, use: Use) -> None:

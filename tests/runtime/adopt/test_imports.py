@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -128,16 +129,17 @@ def test_a_module_whose_code_fails_is_not_handed_over(library: Path) -> None:
 
 def test_finders_that_ask_all_others_do_not_run_in_circles(library: Path) -> None:
     class Asking:
-        def find_spec(self, name: str, path: object = None, target: object = None) -> object:
-            for finder in sys.meta_path:
-                if finder is not self and (spec := finder.find_spec(name, path, target)):  # type: ignore[arg-type]
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+            others: list[Any] = [*sys.meta_path]
+            for finder in others:
+                if finder is not self and (spec := finder.find_spec(name, path, target)):
                     return spec
             return None
 
     seen: list[ModuleType] = []
     when_imported("lib_a", seen.append)
-    sys.meta_path.append(Asking())  # type: ignore[arg-type]
-    sys.meta_path.insert(0, Asking())  # type: ignore[arg-type]
+    sys.meta_path.append(Asking())
+    sys.meta_path.insert(0, Asking())
     assert seen == [] and importlib.import_module("lib_a") in seen
 
 

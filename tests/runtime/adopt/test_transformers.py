@@ -14,11 +14,11 @@ import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BertModel
 
 from helpers.adopted import COMMIT
-from helpers.baking import torchvision_operators
 from prebake.adopt import loads
 from prebake.adopt.catalogue import catalogue
 from prebake.adopt.view import view_folder
 from prebake.errors import ConfigError
+from prebake.families.compat import torchvision_operators
 
 torchvision_operators()
 
@@ -54,6 +54,7 @@ def told(model: Any) -> dict[str, Any]:
             ):
                 continue
             plain = value.to_dict() if hasattr(value, "to_dict") else value
+            plain = plain.tolist() if isinstance(plain, torch.Tensor) else plain
             found[f"{path}.{name}"] = repr(plain) if callable(plain) else plain
     return found
 
@@ -117,7 +118,7 @@ def test_a_model_of_models_keeps_the_mapped_weights(tinies: Path, use: Use) -> N
     inner = AutoModelForMaskedLM.from_pretrained("acme/bert")
     before = inner.bert.embeddings.word_embeddings.weight.clone()
 
-    class Outer(transformers.PreTrainedModel):
+    class Outer(transformers.PreTrainedModel):  # type: ignore[misc]
         config_class = transformers.BertConfig
         _supports_sdpa = True
 

@@ -46,7 +46,10 @@ def test_else_a_temporary_one_is(root: Path, damage: str, tmp_path: Path) -> Non
         hub.write(hub.view_of(Catalogue.read(root).models), root / ".hub", "..")
         link = root / ".hub" / "models--acme--tiny" / "snapshots" / COMMIT / "model.safetensors"
         ref = root / ".hub" / "models--acme--tiny" / "refs" / "main"
-        {"link": link.unlink, "ref": lambda: ref.write_text("2" * 40)}.get(damage, link.unlink)()
+        if damage == "ref":
+            ref.write_text("2" * 40)
+        else:
+            link.unlink()
         if damage.startswith("copied"):
             link.write_text("../../../../tiny/model.safetensors")
     made = folder_of(root)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,27 @@ def test_each_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str
     assert code == 0
     assert "example" in out
     assert f"  prebake {command} " in out.partition("example")[2]
+
+
+def test_version_lists_the_distributions_that_are_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def distribution(name: str, *groups: str) -> SimpleNamespace:
+        entries = [EntryPoint("x", "y:z", group) for group in groups]
+        return SimpleNamespace(name=name, version="1.2", entry_points=entries)
+
+    installed = [
+        distribution("torch"), distribution("prebake-build", "prebake.commands"), distribution("prebake"),
+        distribution("their-family", "console_scripts", "prebake.families"), distribution("prebaked-cakes", "cakes"),
+    ]  # fmt: skip
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: installed)
+    assert prebake(capsys, "--version") == (0, "prebake 1.2\nprebake-build 1.2\ntheir-family 1.2\n", "")
+
+
+def test_help_has_examples_for_any_service(capsys: pytest.CaptureFixture[str]) -> None:
+    out = prebake(capsys, "--help")[1]
+    for command in ("scan", "run", "check", "measure"):
+        assert f"\n  prebake {command} -- uvicorn app:app " in out
 
 
 @pytest.mark.parametrize("arguments", [[], ["bkae"], ["bake"], ["serve", "--port", "x"], ["check", "--reedy", "3"]])

@@ -20,7 +20,7 @@ from prebake.baked.model import BakedModel
 from prebake.baked.warmup import Inputs, Warmup, Zeros
 from prebake.commands import check as commands
 from prebake.telemetry import timeline
-from prebake.telemetry.status import State
+from prebake.telemetry.status import State, Status
 from prebake.telemetry.timeline import Memory, Timeline
 
 
@@ -52,6 +52,22 @@ def test_check_gives_json(started: Timeline, capsys: pytest.CaptureFixture[str])
     assert document["start"] == {"ready": 2.0, "first_answer": 3.0, "peak_memory": 900_000_000}
     assert document["over_budget"] == ["ready after 2.00 s, allowed are 1 s"]
     assert (document["baseline"], document["models"]["caption"]["tier"]) == (None, "mapped")
+
+
+def test_strict_fails_where_a_model_was_not_mapped_or_was_baked_with_other_versions(
+    started: Timeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prebake(capsys, "check", "--strict")[::2] == (0, "")
+    monkeypatch.setattr(commands, "drifted", lambda models: ["caption: baked with x 1, but 2 is installed"])
+    status = Status(name="caption", state=State.READY, required=True, tier="ordinary", seconds=0.1,
+                    fallback_reason="no mmap")  # fmt: skip
+    monkeypatch.setattr(Pretended, "status", lambda self: (status,))
+    assert prebake(capsys, "check")[::2] == (0, "")
+    assert prebake(capsys, "check", "--strict", "--warn-only")[::2] == (
+        1,
+        "prebake: caption: was not mapped: no mmap\n"
+        "prebake: version drift: caption: baked with x 1, but 2 is installed\n",
+    )
 
 
 def test_a_version_that_drifted_fails_a_strict_check(

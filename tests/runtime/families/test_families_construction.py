@@ -104,3 +104,33 @@ def test_a_fork_waits_for_the_librarys_own_loader_which_changes_the_default_dtyp
         bfloat16,
     )
     assert said.splitlines() == ["torch.bfloat16", "torch.float32", "0", "ordinary torch.bfloat16"]
+
+
+def test_loads_are_made_in_this_thread_alone_and_other_patches_see_no_mark_of_theirs() -> None:
+    from threading import Thread
+
+    from transformers import PreTrainedModel
+
+    from prebake.families.construction import loaded_by
+
+    class Other(PreTrainedModel):  # type: ignore[misc]
+        pass
+
+    marked = hasattr(PreTrainedModel.from_pretrained, "_prebake")  # by `adopt`, if its tests ran before
+    made: list[object] = []
+    elsewhere: list[object] = []
+
+    def load() -> None:
+        try:
+            elsewhere.append(Other.from_pretrained("/no/such/folder", local_files_only=True))
+        except Exception as error:  # the library's own, because this thread is not inside
+            elsewhere.append(error)
+
+    with loaded_by(lambda cls, path, given: (cls, path, given), made):
+        assert Other.from_pretrained("a", x=1) == (Other, "a", {"x": 1})
+        thread = Thread(target=load)
+        thread.start()
+        thread.join()
+    assert made == [(Other, "a", {"x": 1})]
+    assert [isinstance(found, Exception) for found in elsewhere] == [True]
+    assert hasattr(PreTrainedModel.from_pretrained, "_prebake") == marked

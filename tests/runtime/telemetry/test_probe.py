@@ -95,14 +95,14 @@ def test_what_is_no_http_is_exit_1(reply: bytes) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected one of live, ready, found nothing"),
-        (["raedy"], "expected one of live, ready, found raedy"),
-        (["live", "ready"], "expected one of live, ready, found live ready"),
+        ([], "expected one of live, ready, open, found nothing"),
+        (["raedy"], "expected one of live, ready, open, found raedy"),
+        (["live", "ready"], "expected one of live, ready, open, found live ready"),
         (["live", "--port", "1"], "unknown option --port"),
         (["live", "--url", "https://127.0.0.1"], "--url: https://127.0.0.1 is not of the form http://127.0.0.1:8000"),
         (["live", "--url", "http://"], "--url: http:// is not of the form http://127.0.0.1:8000"),
         (["live", "--url", "http://a:0"], "--url: http://a:0 is not of the form http://127.0.0.1:8000"),
-        (["live", "--url", "http://a:1/x"], "--url: http://a:1/x is not of the form http://127.0.0.1:8000"),
+        (["live", "--url", "http://a:1/x y"], "--url: http://a:1/x y is not of the form http://127.0.0.1:8000"),
         (["live", "--url"], "--url:  is not of the form http://127.0.0.1:8000"),
         (["live", "--timeout", "soon"], "--timeout: soon is not a number of seconds above 0"),
         (["live", "--timeout", "0"], "--timeout: 0 is not a number of seconds above 0"),
@@ -113,7 +113,7 @@ def test_wrong_use_is_exit_2_and_says_what_was_expected(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert probe.main(arguments) == 2
-    usage = "usage: probe.py {live,ready} [--url URL] [--timeout SECONDS]"
+    usage = "usage: probe.py {live,ready,open} [--url URL] [--timeout SECONDS]"
     assert capsys.readouterr().err == f"probe: {message}\n{usage}\n"
 
 
@@ -154,3 +154,19 @@ def test_the_service_answers_the_paths_that_are_asked() -> None:
         environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path}
         list(Application(NoModels())(environ, lambda status, headers: statuses.append(status)))
     assert statuses == ["200 OK", "200 OK"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (204, 0), (302, 0), (404, 1), (503, 1)])
+def test_a_path_of_the_service_is_asked_instead(status: int, code: int) -> None:
+    with Server(lambda request: Answer(status=status, body=b"")) as server:
+        done = run("ready", "--url", f"{server.url}/health")
+    assert done.returncode == code
+    assert [request.path for request in server.requests] == ["/health"]
+
+
+def test_open_needs_a_connection_alone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        assert run("open", "--url", f"http://127.0.0.1:{port}").returncode == 0
+    done = run("open", "--url", f"http://127.0.0.1:{port}")
+    assert (done.returncode, done.stderr) == (1, f"probe: 127.0.0.1:{port} does not answer: Connection refused\n")

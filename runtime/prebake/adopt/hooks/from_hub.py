@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prebake.adopt.catalogue import PATH
 from prebake.adopt.loads import Load
+from prebake.adopt.view import process_view
 from prebake.baked import hub
+
+if TYPE_CHECKING:
+    from prebake.baked.model import BakedModel
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _SNAPSHOT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
@@ -57,3 +62,19 @@ def completed(load: Load, path: object) -> Load:
     if not found or load.uri is None or not load.uri.startswith(hub.URI):
         return load
     return replace(load, uri=f"{hub.URI}{hub.split(load.uri)[0]}@{found[1]}")
+
+
+def snapshot_of(baked: BakedModel) -> Path | None:
+    """The view's folder of the model's commit; None if the model is not from the hub, or there is no view."""
+    repo, commit = hub.repo_of(baked), hub.commit_of(baked)
+    if repo is None or commit is None or (view := process_view()) is None:
+        return None
+    return view / hub.folder_of(repo) / "snapshots" / commit
+
+
+def name_for(baked: BakedModel, name: Any) -> Any:
+    """What the library's own function can load the model by, without a network: the name that the user passed if that
+    is a folder, or a repository in the view; else the baked folder."""
+    if os.path.isdir(name) or snapshot_of(baked) is not None:  # noqa: PTH112
+        return name
+    return str(baked.folder)

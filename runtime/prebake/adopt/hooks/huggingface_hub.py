@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from prebake.adopt import redirect
 from prebake.adopt.catalogue import catalogue
 from prebake.adopt.hooks import from_hub
-from prebake.adopt.loads import Load, is_inside
-from prebake.adopt.view import view_folder
-from prebake.baked import hub, layout
+from prebake.adopt.loads import Load, is_inside, reads_view
+from prebake.adopt.view import process_view
+from prebake.baked import hub
 
 if TYPE_CHECKING:
     from prebake.baked.model import BakedModel
@@ -67,10 +67,10 @@ def _original(function: Any) -> Any:
 def _hf_hub_download(original: Function, signature: inspect.Signature) -> Function:
     def hf_hub_download(*args: Any, **kwargs: Any) -> Any:
         asked = _Asked.of(signature, args, kwargs)
-        if asked is None or is_inside():
+        if asked is None or (is_inside() and not reads_view()):
             return original(*args, **kwargs)
         file = "/".join(part for part in (asked.arguments.get("subfolder"), asked.arguments.get("filename")) if part)
-        own = _asking() in LIBRARIES
+        own = is_inside() or _asking() in LIBRARIES
         has = asked.snapshot is not None and (asked.snapshot / file).is_file()
         if own:
             return original(*args, **kwargs) if asked.baked is None else asked.call(original)
@@ -89,9 +89,9 @@ def _hf_hub_download(original: Function, signature: inspect.Signature) -> Functi
 def _snapshot_download(original: Function, signature: inspect.Signature) -> Function:
     def snapshot_download(*args: Any, **kwargs: Any) -> Any:
         asked = _Asked.of(signature, args, kwargs)
-        if asked is None or is_inside():
+        if asked is None or (is_inside() and not reads_view()):
             return original(*args, **kwargs)
-        if _asking() in LIBRARIES:
+        if is_inside() or _asking() in LIBRARIES:
             return original(*args, **kwargs) if asked.baked is None else asked.call(original)
         return redirect.serve(
             Load(library="huggingface_hub", function="snapshot_download", uri=asked.uri),
@@ -108,7 +108,7 @@ def _from_view(original: Function, signature: inspect.Signature) -> Function:
     """For functions that only look at the cache, or would rather not: they look at the view."""
 
     def from_view(*args: Any, **kwargs: Any) -> Any:
-        asked = None if is_inside() else _Asked.of(signature, args, kwargs)
+        asked = None if is_inside() and not reads_view() else _Asked.of(signature, args, kwargs)
         return original(*args, **kwargs) if asked is None or asked.baked is None else asked.call(original)
 
     return from_view
@@ -118,7 +118,7 @@ def _list_repo_tree(original: Function, signature: inspect.Signature) -> Functio
     """Libraries look for optional files in this list; the application gets the hub's."""
 
     def list_repo_tree(*args: Any, **kwargs: Any) -> Any:
-        asked = None if is_inside() else _Asked.of(signature, args, kwargs)
+        asked = None if is_inside() and not reads_view() else _Asked.of(signature, args, kwargs)
         if asked is None or asked.baked is None or _asking() not in LIBRARIES:
             return original(*args, **kwargs)
         from huggingface_hub.hf_api import RepoFile
@@ -152,7 +152,7 @@ class _Asked:
         self.baked: BakedModel | None = None
         self.view: Path | None = None
         if self.uri is not None and not redirect.observing() and (baked := catalogue().find(self.uri)) is not None:
-            self.view = view_folder(catalogue(), layout.default_root())
+            self.view = process_view()
             self.baked = baked if self.view is not None and hub.commit_of(baked) else None
 
     @classmethod

@@ -8,7 +8,6 @@ configuration's `name_or_path`, and the generation configuration. Read from `mod
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from types import ModuleType
@@ -51,7 +50,7 @@ def install(module: ModuleType) -> None:
     """Replace `from_pretrained` of `transformers.modeling_utils`."""
     cls = module.PreTrainedModel
     original = cls.__dict__["from_pretrained"].__func__
-    if hasattr(original, "_prebake"):
+    if hasattr(original, "_prebake_hook"):  # `families.construction` marks a wrapper of its own with another name
         return
 
     @functools.wraps(original)
@@ -61,7 +60,7 @@ def install(module: ModuleType) -> None:
             return original(cls, name, *args, **kwargs)
         return _served(original, cls, name, args, kwargs)
 
-    from_pretrained._prebake = True  # type: ignore[attr-defined]
+    from_pretrained._prebake_hook = True  # type: ignore[attr-defined]
     cls.from_pretrained = classmethod(from_pretrained)
 
 
@@ -88,7 +87,7 @@ def _described(cls: Any, name: Any, kwargs: Mapping[str, Any]) -> Load:
         function=f"{cls.__name__}.from_pretrained",
         uri=from_hub.uri_of(name, kwargs.get("revision")),
         class_=f"transformers:{cls.__name__}",
-        dtype=_spelled(_dtype(kwargs)),
+        dtype=spelled(_dtype(kwargs)),
         detail=detail,
         obstacle=_obstacle(cls, kwargs),
     )
@@ -112,7 +111,7 @@ def _completed(load: Load, result: Any, name: Any, kwargs: Mapping[str, Any]) ->
     if obstacle is None and getattr(model.config, "quantization_config", None) is not None:
         obstacle = "quantisation at load"
     uri = from_hub.pinned(load.uri, kwargs.get("cache_dir"), "config.json", kwargs.get("subfolder"))
-    return replace(load, uri=uri, dtype=_spelled(model.dtype), obstacle=obstacle)
+    return replace(load, uri=uri, dtype=spelled(model.dtype), obstacle=obstacle)
 
 
 # --- what the map can serve --------------------------------------------------------------------------------------
@@ -124,6 +123,11 @@ def _unfit(cls: Any, baked: BakedModel, args: tuple[Any, ...], kwargs: Mapping[s
         return f"it was baked as {class_of(baked)}, not as {cls.__name__}"
     if args:
         return "positional arguments for the model's constructor"
+    return unfit_arguments(cls, baked, kwargs)
+
+
+def unfit_arguments(cls: Any, baked: BakedModel, kwargs: Mapping[str, Any]) -> str | None:
+    """Why the map cannot serve a call with these arguments, or None."""
     for key, value in kwargs.items():
         if key in _HARMLESS or key in _CHECKED or not _says_something(key, value):
             continue
@@ -152,7 +156,7 @@ def _unfit_device(kwargs: Mapping[str, Any]) -> str | None:
 
 
 def _unfit_dtype(baked: BakedModel, kwargs: Mapping[str, Any]) -> str | None:
-    asked, have = _spelled(_dtype(kwargs)), baked.manifest.options.get("dtype", "float32")
+    asked, have = spelled(_dtype(kwargs)), baked.manifest.options.get("dtype", "float32")
     return None if asked in ("auto", have) else f"dtype {asked}, and {have} was baked"
 
 
@@ -163,20 +167,37 @@ def _unfit_config(cls: Any, baked: BakedModel, kwargs: Mapping[str, Any]) -> str
     if not isinstance(given, cls.config_class):
         return "a configuration of its own"
     own = cls.config_class.from_pretrained(baked.folder, local_files_only=True)
-    other = _differences(given.to_dict(), own.to_dict())
-    return f"a configuration with another {other[0]}" if other else None
+    other = other_key(given, own)
+    return f"a configuration with another {other}" if other else None
 
 
 _NAMES = frozenset({"_name_or_path", "name_or_path", "_commit_hash", "dtype", "torch_dtype"})
 """Keys of a configuration that say where it came from, or are compared by themselves."""
 
 
-def _differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+_AT_RUN = ("use_cache",)
+"""Keys that a forward pass reads and no constructor: sentence-transformers sets them before the load."""
+
+
+def other_key(given: Any, own: Any) -> str | None:
+    """The first key in which two configurations differ so that the networks may, or None."""
+    found = [key for key in differences(given.to_dict(), own.to_dict()) if key not in _AT_RUN]
+    return found[0] if found else None
+
+
+def take_at_run(config: Any, given: Any) -> None:
+    """Give a mapped model's configuration what the passed one says of forward passes."""
+    for key in _AT_RUN:
+        if hasattr(given, key) and getattr(config, key, None) != getattr(given, key):
+            setattr(config, key, getattr(given, key))
+
+
+def differences(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     found = []
     for key in sorted({*given, *own} - _NAMES):
         one, other = given.get(key), own.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
-            found += [f"{key}.{inner}" for inner in _differences(one, other)]
+            found += [f"{key}.{inner}" for inner in differences(one, other)]
         elif one != other:
             found.append(key)
     return found
@@ -201,7 +222,7 @@ def _major() -> int:
     return int(transformers.__version__.partition(".")[0])
 
 
-def _spelled(dtype: Any) -> str:
+def spelled(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
@@ -220,14 +241,14 @@ def _mapped(cls: Any, baked: BakedModel, name: Any, kwargs: Mapping[str, Any]) -
         raise redirect.NotMappedError(
             f"attn_implementation={asked!r}, and {model.config._attn_implementation!r} was baked"
         )
-    _rename(model, str(name), hub.commit_of(baked) if hub.repo_of(baked) == name else None)
-    _generation(model, baked, name, kwargs)
-    if kwargs.get("device_map") is not None and _major() < 5:
-        model.hf_device_map = {"": "cpu"}
+    take_at_run(model.config, kwargs.get("config"))
+    rename(model, str(name), hub.commit_of(baked) if hub.repo_of(baked) == name else None)
+    if _major() < 5:
+        _finish_as_4(cls, model, baked, kwargs)
     return model
 
 
-def _rename(model: Any, name: str, commit: str | None) -> None:
+def rename(model: Any, name: str, commit: str | None) -> None:
     """Give the model the name that the user passed, and mark it as loaded, as the library does.
 
     The library names the configuration before it constructs the model, so parts and copies of the configuration (T5's
@@ -248,16 +269,17 @@ def _rename(model: Any, name: str, commit: str | None) -> None:
             parameter._is_hf_initialized = True
 
 
-def _generation(model: Any, baked: BakedModel, name: Any, kwargs: Mapping[str, Any]) -> None:
-    """What the library does after the weights: the generation configuration, under the name that the user passed."""
-    if not model.can_generate():
-        return
-    if _major() < 5 and (generation := getattr(model, "generation_config", None)) is not None:
-        generation._commit_hash = model.config._commit_hash if _has_file(baked) else generation._commit_hash
-
-
-def _has_file(baked: BakedModel) -> bool:
-    return os.path.isfile(baked.folder / "generation_config.json")  # noqa: PTH113
+def _finish_as_4(cls: Any, model: Any, baked: BakedModel, kwargs: Mapping[str, Any]) -> None:
+    """What transformers 4.57 does, and 5 does not."""
+    if model.can_generate() and (baked.folder / "generation_config.json").is_file():
+        model.generation_config._commit_hash = model.config._commit_hash
+    if kwargs.get("device_map") is not None:
+        model.hf_device_map = {"": "cpu"}
+    if _dtype(kwargs) == "auto":  # the parts of the configuration keep what is in the file
+        own = cls.config_class.from_pretrained(baked.folder, local_files_only=True)
+        for key in own.sub_configs:
+            if (part := getattr(own, key)) is not None:
+                getattr(model.config, key).dtype = part.dtype
 
 
 def _on_folder(baked: BakedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""What a running service loads, written down as `models.toml`: the service, what it loaded, names, tables."""

@@ -1,0 +1,138 @@
+"""torch: `torch.load` of a declared file, and `torch.hub.load_state_dict_from_url`.
+
+The result is the object of a model of the family `tensors`, mapped: private to the call, as a file that was read. A
+file is declared as `path:`, or as `package:` if it lies in an installed package; the URL as `url:`. What libraries load
+on the way to an object of their own is part of that load.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from prebake.adopt import redirect
+from prebake.adopt.catalogue import PATH, Catalogue, catalogue
+from prebake.adopt.hooks.huggingface_hub import LIBRARIES
+from prebake.adopt.loads import Load, is_inside
+from prebake.baked.model import BakedModel
+
+FAMILY = "tensors"
+_PACKAGE, _URL = "package:", "url:"
+_SITES = ("site-packages", "dist-packages")
+OWN = LIBRARIES | {"torch", "torchvision", "torchaudio", "safetensors"}
+"""Packages that load files on the way to something else."""
+
+
+def install(module: ModuleType) -> None:
+    """Replace `torch.load` and `torch.hub.load_state_dict_from_url`."""
+    if hasattr(module.load, "_prebake"):
+        return
+    module.load = module.serialization.load = _load(module.load)  # type: ignore[attr-defined]
+    hub = module.hub
+    hub.load_state_dict_from_url = hub.load_url = _from_url(hub.load_state_dict_from_url)
+
+
+def _load(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def load(f: Any = None, map_location: Any = None, pickle_module: Any = None, **kwargs: Any) -> Any:
+        path = path_of(f)
+        if path is None or not redirect.applies() or redirect.caller() in OWN:
+            return original(f, map_location, pickle_module, **kwargs)
+        return served(
+            Load(library="torch", function="torch.load", uri=source_of(path), class_=FAMILY),
+            original=lambda: original(f, map_location, pickle_module, **kwargs),
+            unfit="pickle_module" if pickle_module is not None else _unfit(kwargs),
+            map_location=map_location,
+        )
+
+    load._prebake = original  # type: ignore[attr-defined]
+    return load
+
+
+def _from_url(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def load_state_dict_from_url(url: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(url, str) or is_inside():
+            return original(url, *args, **kwargs)
+        map_location = args[1] if len(args) > 1 else kwargs.get("map_location")
+        return served(
+            Load(library="torch", function="torch.hub.load_state_dict_from_url", uri=_URL + url, class_=FAMILY),
+            original=lambda: original(url, *args, **kwargs),
+            map_location=map_location,
+        )
+
+    return load_state_dict_from_url
+
+
+def served(load: Load, *, original: Callable[[], Any], unfit: str | None = None, map_location: Any = None) -> Any:
+    """The tensors of the load's file: mapped, or by the library's function; where they belong on a device, there."""
+    unfit = unfit or _unfit_place(map_location)
+    baked = None if redirect.observing() else _baked(load, catalogue())
+    if baked is not None and unfit is not None:  # a baked folder has no file that these functions read
+        baked, load = None, replace(load, reason=unfit)
+    return redirect.serve(
+        load,
+        original=original,
+        baked=baked,
+        mapped=lambda baked: _mapped(baked, map_location),
+    )
+
+
+def _baked(load: Load, known: Catalogue) -> BakedModel | None:
+    """The model of this source; `models.toml` may add the sum of a URL's file to it."""
+    found = known.matches(str(load.uri)) or [
+        baked for baked in known.models if baked.manifest.source.uri.partition("#")[0] == load.uri
+    ]
+    return next((baked for baked in found if baked.manifest.family == FAMILY), None)
+
+
+def _mapped(baked: BakedModel, map_location: Any) -> Any:
+    import torch
+
+    module: Any = redirect.module_of(baked)
+    if map_location is not None and torch.device(map_location).type != "cpu":
+        module = module.to(map_location)
+    return module.object()
+
+
+def _unfit_place(map_location: Any) -> str | None:
+    import torch
+
+    known = map_location is None or isinstance(map_location, (str, torch.device))
+    return None if known else f"map_location is a {type(map_location).__name__}"
+
+
+def _unfit(kwargs: Mapping[str, Any]) -> str | None:
+    """Why the map cannot serve a call with these arguments, or None."""
+    left = set(kwargs) - {"mmap", "weights_only"}  # the result is the same with any value
+    return sorted(left)[0] if left else None
+
+
+def path_of(file: Any) -> Path | None:
+    """The path of a file that is named, or open at its beginning."""
+    if isinstance(file, (str, os.PathLike)):
+        name: Any = os.fspath(file)
+    else:
+        name = getattr(file, "name", None)
+        try:
+            if not isinstance(name, str) or file.tell() != 0:
+                return None
+        except (AttributeError, OSError, ValueError):
+            return None
+    return Path(os.path.abspath(name)) if isinstance(name, str) else None  # noqa: PTH100  # resolves no links
+
+
+def source_of(path: Path) -> str:
+    """The source of a file as `models.toml` spells it: of its package if it lies in one, else its path."""
+    for place in sys.path:
+        if place and Path(place).name in _SITES and path.is_relative_to(place):
+            inside = path.relative_to(place).as_posix()
+            if "/" in inside:
+                return _PACKAGE + inside
+    return PATH + str(path)

@@ -1,0 +1,230 @@
+"""`prebake check -- COMMAND`: starts a service as `prebake run` does, and shows its timelines and loads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prebake.adopt import ENV_CHECK, ENV_OFF, checked
+from prebake.adopt.catalogue import Catalogue
+from prebake.adopt.launch import environment, inherited
+from prebake.adopt.loads import FOLDER, MAPPED, Load
+from prebake.baked import layout
+from prebake.commands.check_output import conclude, drifted, write, write_reports
+from prebake.commands.service_arguments import questions_of, ready_of, refuse_others
+from prebake.documents.columns import columns
+from prebake.errors import ConfigError, PrebakeError
+from prebake.startup import readahead
+from prebake.telemetry import report
+from prebake.telemetry.budget import Budget, Start, exceeded
+from prebake.telemetry.project import Project
+from prebake.telemetry.services import find_service
+from prebake.watching import proc
+from prebake.watching.presets import Preset
+from prebake.watching.process import WatchedProcess, ended_by_signals
+from prebake.watching.questions import Question
+from prebake.watching.readiness import Ready, Told, unready, wait
+from prebake.watching.statements import UNPREPARED, Statement, collect
+
+NO_LOAD = "no load of a model was seen: a request may make the service load one (--request)"
+_ANSWER = 600.0
+"""Seconds for one answer."""
+_SAMPLED = 0.25
+"""Seconds between two looks at the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """What one start of the service gave."""
+
+    start: Start
+    told: str
+    statements: Sequence[Statement]
+
+    @property
+    def loads(self) -> list[tuple[int, Load]]:
+        """Process id and load."""
+        return [(statement.pid, load) for statement in self.statements for load in statement.loads]
+
+    @property
+    def main(self) -> Statement | None:
+        """The process that loaded longest; without loads, the first that imported a framework."""
+        known = [statement for statement in self.statements if statement.timeline is not None]
+        return max(known, key=lambda each: sum(load.seconds for load in each.loads), default=None)
+
+
+def check_service(
+    options: argparse.Namespace, project: Project, command: Sequence[str], budget: Budget, baseline: Start | None
+) -> int:
+    """Run the check; the exit code."""
+    ready = ready_of(options, project)()
+    given = questions_of(options, project)
+    refuse_others(ready)
+    with tempfile.TemporaryDirectory(prefix="prebake-check.") as folder, ended_by_signals():
+        env = _environment(options, Path(folder))
+        with WatchedProcess(command, env, echo=True) as service:
+            told = _until_ready(service, ready, options.timeout)
+            if isinstance(told, int):
+                return told
+            checked_ = _measured(service, told, given or _preset(options, told), Path(folder))
+    if options.record_reads:
+        _write_reads(options.record_reads, checked_.statements)
+    findings = exceeded(checked_.start, budget, baseline)
+    drift = drifted(Catalogue.read(options.root).models)
+    strict = [*_unmapped(checked_.loads), *(f"version drift: {line}" for line in drift)] if options.strict else []
+    _print(options, checked_, _document(checked_, findings, drift))
+    if not options.strict:
+        for line in drift:
+            print(f"prebake: version drift: {line}", file=sys.stderr)
+    return conclude(findings, strict, warn_only=options.warn_only)
+
+
+def _environment(options: argparse.Namespace, folder: Path) -> dict[str, str]:
+    given = inherited()
+    if given.get(ENV_OFF) == "0":
+        raise ConfigError(f"{ENV_OFF}=0 turns off what is to be checked: unset it")
+    if options.record_reads:
+        (folder / checked.RECORD).touch()
+        given.pop(readahead.ENV, None)  # what is read ahead would be recorded too
+    env = environment(given, root=options.root)
+    if options.allow:
+        env[layout.ENV_ALLOW] = ",".join(filter(None, [env.get(layout.ENV_ALLOW), *options.allow]))
+    return {**env, ENV_CHECK: str(folder), "PYTHONUNBUFFERED": "1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """A service that became ready."""
+
+    told: Told
+    launched: float
+    """`time.monotonic` of the launch."""
+    seconds: float
+    peak: int
+    """Bytes, of a job that has ended; 0 before."""
+
+
+def _until_ready(service: WatchedProcess, ready: Ready, timeout: float) -> _Ready | int:
+    """The exit code if the service does not become ready, after a message."""
+    launched, peak, looked = time.monotonic(), 0, 0.0
+
+    def look() -> None:
+        nonlocal peak, looked
+        if time.monotonic() - looked > _SAMPLED:
+            looked = time.monotonic()
+            peak = max(peak, _peak(service))
+
+    waited = wait(service, ready, timeout, meanwhile=look)
+    if waited.told is not None:
+        return _Ready(told=waited.told, launched=launched, seconds=waited.seconds, peak=peak)
+    code = service.exit_code()
+    print(f"prebake: error: the service {'was ' * (not waited.ended)}{unready(service, waited, timeout)}",
+          file=sys.stderr)  # fmt: skip
+    return 1 if not code else code if code > 0 else 128 - code
+
+
+def _measured(service: WatchedProcess, ready: _Ready, questions: Sequence[Question], folder: Path) -> _Checked:
+    (folder / checked.READY).touch()
+    answered = None
+    for question in questions:
+        if not ready.told.url:
+            raise ConfigError(f"{question.title}: no port of the service is known: name it with --ready URL")
+        question.ask(ready.told.url, _ANSWER)
+        answered = answered or time.monotonic()
+    service.settle()
+    peak = max(ready.peak, _peak(service))
+    statements = collect(folder, lambda: proc.session(service.pid))
+    marks = {"ready": ready.launched + ready.seconds} | ({"first_answer": answered} if answered else {})
+    return _Checked(
+        start=Start(ready=ready.seconds, first_answer=answered and answered - ready.launched, peak_memory=peak),
+        told=ready.told.how,
+        statements=[statement.marked(**marks) for statement in statements],
+    )
+
+
+def _peak(service: WatchedProcess) -> int:
+    memory = service.memory()
+    return 0 if memory is None else memory.peak
+
+
+def _preset(options: argparse.Namespace, ready: _Ready) -> Sequence[Question]:
+    installed = find_service(options.service)
+    return [] if installed is None else Preset(installed, options.service)(ready.told)
+
+
+def _write_reads(path: Path, statements: Sequence[Statement]) -> None:
+    """The list of the process that read most: of several workers, one list serves all."""
+    texts = [statement.reads for statement in statements if statement.reads]
+    if not texts:
+        raise PrebakeError(f"--record-reads {path}: no Python process of the service told what it read")
+    write(path, max(texts, key=len))
+
+
+def _unmapped(loads: Sequence[tuple[int, Load]]) -> list[str]:
+    """One sentence for each model that was not mapped."""
+    found = []
+    for _, load in loads:
+        if load.outcome == FOLDER:
+            found.append(f"{load.model}: was not mapped: {load.reason}")
+        elif load.outcome != MAPPED and load.class_ is not None:
+            found.append(f"{load.subject}: is not baked: {load.obstacle or load.reason}")
+    return list(dict.fromkeys(found))
+
+
+def _print(options: argparse.Namespace, checked_: _Checked, document: Mapping[str, Any]) -> None:
+    main = checked_.main
+    if main is not None and main.timeline is not None:
+        write_reports(options, checked_.start, main.timeline, main.document())
+    elif options.trace or options.html:
+        raise PrebakeError("no process of the service imported a framework: there is no timeline to write")
+    elif options.save:
+        write(options.save, checked_.start.text)
+    if options.json:
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    if main is not None and main.timeline is not None:
+        print(f"process {main.pid}: {main.program}\n{report.text(main.timeline)}")
+    print("\n".join([*_load_lines(checked_), "", _headline(checked_)]))
+
+
+def _load_lines(checked_: _Checked) -> list[str]:
+    if not checked_.loads:
+        return [NO_LOAD if checked_.statements else UNPREPARED]
+    rows: list[tuple[str, ...]] = [("process", "model", "source", "outcome", "seconds", "reason")]
+    for pid, load in checked_.loads:
+        rows.append((str(pid), load.model or "-", load.subject, load.outcome, f"{load.seconds:.3f}", load.reason or ""))
+    return columns(rows, right=(0, 4))
+
+
+def _headline(checked_: _Checked) -> str:
+    start = checked_.start
+    answered = "" if start.first_answer is None else f", first answer after {start.first_answer:.2f} s"
+    number = sum(load.outcome == MAPPED for _, load in checked_.loads)
+    return (
+        f"ready after {start.ready:.2f} s ({checked_.told}){answered}; peak memory {start.peak_memory / 1e6:,.0f} MB; "
+        f"{number} of {len(checked_.loads)} loads mapped"
+    )
+
+
+def _document(checked_: _Checked, findings: Sequence[str], drift: Sequence[str]) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "start": checked_.start.to_dict(),
+        "ready": checked_.told,
+        "loads": [{"pid": pid, **load.to_dict()} for pid, load in checked_.loads],
+        "processes": [
+            {"pid": each.pid, "program": each.program, **each.document()}
+            for each in checked_.statements
+            if each.timeline is not None
+        ],
+        "over_budget": list(findings),
+        "drift": list(drift),
+        "not_mapped": _unmapped(checked_.loads),
+    }

@@ -1,0 +1,139 @@
+"""What the templates become, for each kind of project: short, and with every property of the image."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from prebake.errors import ConfigError
+from prebake_build.scaffold.render import render
+from prebake_build.scaffold.settings import Options, find_settings
+
+MODELS = '[models.caption]\nsource = "hf:org/blip"\n'
+COMMAND = ("uvicorn", "app:app", "--host", "0.0.0.0")
+REQUIREMENTS = {"requirements.txt": "fastapi\n"}
+PYPROJECT = '[project]\nname = "My_Service"\nversion = "1.2"\nrequires-python = ">=3.12"\ndependencies = ["fastapi"]\n'
+
+
+def rendered(folder: Path, files: dict[str, str], **options: object) -> dict[str, str]:
+    for name, text in ({"models.toml": MODELS} | files).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    given = {"command": COMMAND, "python": "3.11"} | options
+    return render(find_settings(folder, Options(**given)))  # type: ignore[arg-type]
+
+
+def refused(folder: Path, files: dict[str, str], **options: object) -> str:
+    with pytest.raises(ConfigError) as error:
+        rendered(folder, files, **options)
+    return str(error.value).replace(f"{folder}/", "")
+
+
+KINDS: dict[str, tuple[dict[str, str], dict[str, object]]] = {
+    "pip": (REQUIREMENTS, {}),
+    "constraints": ({**REQUIREMENTS, "constraints.txt": "fastapi==1\n"}, {}),
+    "pyproject": ({"pyproject.toml": PYPROJECT, "constraints.txt": ""}, {}),
+    "uv": ({"pyproject.toml": PYPROJECT, "uv.lock": "version = 1\n"}, {}),
+    "package": ({**REQUIREMENTS, "constraints.txt": "", "lib/pyproject.toml": PYPROJECT}, {"package": "lib"}),
+    "worker": ({"requirements.txt": "torch\n"}, {"command": ("python", "worker.py")}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dockerfile_and_bake_file_have_at_most_60_lines(tmp_path: Path, kind: str) -> None:
+    files, options = KINDS[kind]
+    texts = rendered(tmp_path, files, **options)
+    lines = {name: len(text.splitlines()) for name, text in texts.items()}
+    assert (lines["Dockerfile"] <= 60, lines["docker-bake.hcl"] <= 60) == (True, True), lines
+    assert [text for text in texts.values() if "@{" in text or not text.endswith("\n") or text.endswith("\n\n")] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_property_of_the_image_is_there(tmp_path: Path, kind: str) -> None:
+    files, options = KINDS[kind]
+    text = rendered(tmp_path, files, **options)["Dockerfile"]
+    for part in (
+        "RUN --network=none --mount=type=bind,from=fetched", "type=secret,id=hf_token,env=HF_TOKEN", "USER 65532:65532",
+        "HF_HUB_OFFLINE=1", "PREBAKE_ROOT=/models", "PREBAKE_MEMO=/opt/prebake/memo", "--invalidation-mode",
+        'ENTRYPOINT ["/opt/prebake/bin/prebake", "run", "--"]',
+    ):  # fmt: skip
+        assert part in text
+    (fetched,) = re.findall(r"FROM builder AS fetched\n(.*?)FROM", text, re.DOTALL)
+    (bake,) = re.findall(r"FROM builder AS bake\n(.*?)(?:#|FROM)", text, re.DOTALL)
+    assert ("hf_token" in fetched, "hf_token" in bake) == (True, False)
+    assert ("\nHEALTHCHECK" in text) == (kind != "worker")
+
+
+def test_requirements_are_installed_as_their_kind_asks(tmp_path: Path) -> None:
+    text = rendered(tmp_path, {"pyproject.toml": PYPROJECT})["Dockerfile"]
+    assert "uv pip install \\\n    --python /opt/prebake" in text
+    assert "-r /requirements/pyproject.toml" in text
+    text = rendered(tmp_path, {"uv.lock": "version = 1\n"})["Dockerfile"]
+    assert "uv sync --frozen --no-dev" in text
+
+
+def test_a_project_is_known_by_its_metadata(tmp_path: Path) -> None:
+    texts = rendered(tmp_path, {"pyproject.toml": PYPROJECT}, python=None)
+    assert 'variable "IMAGE" { default = "my-service" }' in texts["docker-bake.hcl"]
+    assert 'variable "VERSION" { default = "1.2" }' in texts["docker-bake.hcl"]
+    assert re.search(r"ARG BASE_IMAGE=python:3\.1[234]-slim-bookworm", texts["Dockerfile"])
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "probe"),
+    [
+        ({}, {}, '"open", "--url", "http://127.0.0.1:8000"]'),
+        ({}, {"ready": "/health", "port": 9000}, '"ready", "--url", "http://127.0.0.1:9000/health"]'),
+        ({"prebake.toml": 'ready = "http://localhost:8000/up"'}, {}, '"ready", "--url", "http://127.0.0.1:8000/up"]'),
+        ({}, {"command": ("prebake", "serve")}, '"/opt/prebake/probe.py", "ready"]'),
+    ],
+)
+def test_the_health_check_asks_what_the_service_declares(
+    tmp_path: Path, files: dict[str, str], options: dict[str, object], probe: str
+) -> None:
+    assert probe in rendered(tmp_path, REQUIREMENTS | files, **options)["Dockerfile"]
+
+
+def test_code_lies_above_the_weights_and_a_package_below(tmp_path: Path) -> None:
+    code = rendered(tmp_path, REQUIREMENTS)["docker-bake.hcl"]
+    assert '["FROM runtime"], weights, listed, ["COPY --link --from=code /app /app"])' in code
+    package = rendered(tmp_path, {**REQUIREMENTS, "lib/pyproject.toml": PYPROJECT}, package="lib")
+    assert '["FROM runtime"], listed, weights)' in package["docker-bake.hcl"]
+    assert package[".dockerignore"].splitlines()[2:6] == ["*", "!lib", "!requirements.txt", "!models*.toml"]
+
+
+def test_path_sources_are_linked_to_the_baked_models_and_kept_out_of_the_code(tmp_path: Path) -> None:
+    texts = rendered(tmp_path, {**REQUIREMENTS, "models.toml": '[models.a]\nsource = "path:weights/x/a"\n'})
+    assert "mkdir -p /app/weights/x && ln -sfn /models/a /app/weights/x/a" in texts["Dockerfile"]
+    assert 'variable "CHECKPOINTS" { default = "./weights" }' in texts["docker-bake.hcl"]
+    assert "/weights/x/a" in texts[".dockerignore"].splitlines()
+
+
+def test_modules_of_factories_are_allowed(tmp_path: Path) -> None:
+    models = '[models.a]\nsource = "path:c/a"\nclass = "torch:nets.big:make"\n'
+    assert "PREBAKE_ALLOW=nets.big" in rendered(tmp_path, {**REQUIREMENTS, "models.toml": models})["Dockerfile"]
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({"models.toml": '[models.a]\nsource = "path:../a"\n'}, {},
+         'models.toml: models.a.source: the image build can\'t read "path:../a": put it into a folder beside '
+         'models.toml, such as "path:checkpoints/a"'),
+        ({"models.toml": '[models.a]\nsource = "path:x/a"\n[models.b]\nsource = "path:y/b"\n'}, {},
+         "models.toml: sources of the form path:… are in x, y: the image build takes one folder: put them all into it"),
+        ({}, {"python": "3.9"}, '--python: "3.9" is not a version of Python from 3.10 to 3.14'),
+        ({".python-version": "pypy3.10\n"}, {"python": None},
+         '.python-version: "pypy3.10" is not a version of Python from 3.10 to 3.14'),
+        ({"pyproject.toml": PYPROJECT.replace(">=3.12", "<3.9")}, {"python": None},
+         'pyproject.toml: project.requires-python: "<3.9" allows no version from 3.10 to 3.14'),
+        ({}, {"package": "lib"}, "--package lib: there is no lib/pyproject.toml"),
+        ({}, {"name": "…"}, '"…" can\'t be the image\'s name: give one with --name'),
+    ],
+)  # fmt: skip
+def test_wrong_projects_are_refused_with_the_way_out(
+    tmp_path: Path, files: dict[str, str], options: dict[str, object], message: str
+) -> None:
+    assert refused(tmp_path, REQUIREMENTS | files, **options) == message

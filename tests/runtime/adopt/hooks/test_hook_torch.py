@@ -1,0 +1,177 @@
+"""`torch.load`, `load_state_dict_from_url` and `load_file` of declared files give the file's object, mapped."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from helpers.baking import job
+from helpers.hooked import Hooked
+from prebake.adopt.hooks import safetensors as safetensors_hook
+from prebake.adopt.hooks import torch as torch_hook
+from prebake.errors import ConfigError
+from prebake_build.baking.worker import run
+
+URL = "https://example.org/weights/net.pth"
+
+
+@pytest.fixture
+def hooked(monkeypatch: pytest.MonkeyPatch) -> Hooked:
+    found = Hooked(monkeypatch)
+    places = [(torch, "load"), (torch.serialization, "load"), (torch.hub, "load_state_dict_from_url")]
+    found.install(torch_hook, torch, [*places, (torch.hub, "load_url")] if hasattr(torch.hub, "load_url") else places)
+    found.install(safetensors_hook, safetensors.torch, [(safetensors.torch, "load_file")])
+    return found
+
+
+def content() -> dict[str, Any]:
+    return {"epoch": 3, "state": {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "app").mkdir()
+    torch.save(content(), tmp_path / "app" / "net.pth")
+    return tmp_path / "app" / "net.pth"
+
+
+def bake(file: Path, uri: str) -> Path:
+    """A root with the file baked as the model `net` of this source."""
+    root = file.parents[1] / "models"
+    source = {"uri": uri, "revision": "sha256:" + "0" * 64, "licence": None}
+    run(job(file.parent, root / "net", family="tensors", class_="", source=source))
+    return root
+
+
+def same(found: Any) -> bool:
+    expected = content()
+    return bool(
+        found["epoch"] == 3
+        and found["state"].keys() == expected["state"].keys()
+        and all(torch.equal(found["state"][name], tensor) for name, tensor in expected["state"].items())
+    )
+
+
+@pytest.mark.parametrize("place", [None, "cpu", torch.device("cpu")], ids=["none", "name", "device"])
+def test_a_declared_path_is_mapped_even_if_the_file_is_gone(hooked: Hooked, file: Path, place: Any) -> None:
+    hooked.serve(bake(file, f"path:{file}"))
+    file.unlink()
+    assert same(torch.load(file, map_location=place, weights_only=True))
+    assert hooked.outcome == ("mapped", "net", None)
+    assert (hooked.load.uri, hooked.load.class_) == (f"path:{file}", "tensors")
+
+
+def test_an_open_file_is_known_by_its_name(hooked: Hooked, file: Path) -> None:
+    hooked.serve(bake(file, f"path:{file}"))
+    with file.open("rb") as opened:
+        assert same(torch.load(opened))
+    assert hooked.outcome == ("mapped", "net", None)
+
+
+def test_each_call_has_tensors_of_its_own(hooked: Hooked, file: Path) -> None:
+    hooked.serve(bake(file, f"path:{file}"))
+    torch.load(file)["state"]["weight"].zero_()
+    assert same(torch.load(file))
+
+
+def test_a_file_of_an_installed_package_is_named_by_the_package(
+    hooked: Hooked, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = file.parent / "site-packages"
+    (site / "pitch" / "assets").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(site))
+    hooked.serve(bake(file, "package:pitch/assets/full.pth"))
+    assert same(torch.load(str(site / "pitch" / "assets" / "full.pth")))
+    assert hooked.load.uri == "package:pitch/assets/full.pth"
+    assert hooked.outcome == ("mapped", "net", None)
+
+
+@pytest.mark.parametrize("declared", [URL, f"{URL}#sha256={'a' * 64}"], ids=["plain", "pinned"])
+def test_a_url_is_not_asked(hooked: Hooked, file: Path, declared: str) -> None:
+    hooked.serve(bake(file, f"url:{declared}"))
+    assert same(torch.hub.load_state_dict_from_url(URL, map_location="cpu", progress=False))
+    assert hooked.outcome == ("mapped", "net", None)
+    assert hooked.load.function == "torch.hub.load_state_dict_from_url"
+
+
+def test_a_safetensors_file_is_mapped(hooked: Hooked, tmp_path: Path) -> None:
+    file = tmp_path / "app" / "net.safetensors"
+    file.parent.mkdir()
+    safetensors.torch.save_file(content()["state"], file)
+    hooked.serve(bake(file, f"path:{file}"))
+    found = safetensors.torch.load_file(str(file))
+    assert same({"epoch": 3, "state": found})
+    assert hooked.outcome == ("mapped", "net", None)
+    assert hooked.load.library == "safetensors"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"map_location": lambda storage, place: storage}, "map_location is a function"),
+        ({"map_location": {"cuda:0": "cpu"}}, "map_location is a dict"),
+        ({"encoding": "ascii", "weights_only": False}, "encoding"),
+        ({"pickle_module": __import__("pickle"), "weights_only": False}, "pickle_module"),
+    ],
+    ids=["function", "dict", "encoding", "pickle_module"],
+)
+def test_what_changes_the_result_is_loaded_by_torch(
+    hooked: Hooked, file: Path, arguments: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooked.serve(bake(file, f"path:{file}"))
+    assert same(torch.load(file, **arguments))
+    assert hooked.outcome == ("original", None, reason)
+    assert caplog.messages == [f"path:{file}: not baked ({reason}): loaded by torch as without Prebake"]
+
+
+def test_another_file_is_loaded_by_torch(hooked: Hooked, file: Path, tmp_path: Path) -> None:
+    hooked.serve(bake(file, f"path:{tmp_path}/other.pth"))
+    assert same(torch.load(file))
+    assert hooked.outcome == ("original", None, f"baked: net (path:{tmp_path}/other.pth)")
+
+
+def test_strict_refuses_another_file(hooked: Hooked, file: Path, tmp_path: Path) -> None:
+    hooked.serve(bake(file, f"path:{tmp_path}/other.pth"))
+    hooked.strict()
+    with pytest.raises(ConfigError) as caught:
+        torch.load(file)
+    assert str(caught.value) == (
+        f"path:{file}: is not baked, and PREBAKE_STRICT=1 refuses it (baked: net (path:{tmp_path}/other.pth)): add it "
+        "to models.toml and bake it"
+    )
+
+
+def test_a_library_s_own_file_is_none_of_our_business(
+    hooked: Hooked, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "__name__", "diffusers.models.loading")
+    assert same(torch.load(file))
+    assert hooked.loads == []
+
+
+def test_bytes_and_files_read_in_part_are_left_alone(hooked: Hooked, file: Path) -> None:
+    import io
+
+    assert same(torch.load(io.BytesIO(file.read_bytes())))
+    assert hooked.loads == []
+
+
+def test_observed_a_load_is_written_and_not_redirected(hooked: Hooked, file: Path, tmp_path: Path) -> None:
+    hooked.serve(bake(file, f"path:{file}"))
+    hooked.observe(tmp_path / "seen")
+    assert same(torch.load(file))
+    assert hooked.outcome == ("original", None, "no model is baked")
+    assert f'"uri": "path:{file}"' in (tmp_path / "seen").read_text()
+
+
+def test_a_path_in_a_package_beside_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    site = tmp_path / "dist-packages"
+    monkeypatch.setattr(sys, "path", [str(tmp_path), str(site)])
+    assert torch_hook.source_of(site / "net" / "w.pth") == "package:net/w.pth"
+    assert torch_hook.source_of(site / "w.pth") == f"path:{site}/w.pth"
+    assert torch_hook.source_of(tmp_path / "net" / "w.pth") == f"path:{tmp_path}/net/w.pth"

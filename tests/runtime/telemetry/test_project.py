@@ -1,0 +1,141 @@
+"""A project's settings: from prebake.toml or pyproject.toml, typed, and refused with the place and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prebake.errors import ConfigError
+from prebake.telemetry.budget import Budget
+from prebake.telemetry.project import DeclaredRequest, Project, read_project
+from prebake.telemetry.services import Request
+
+EVERYTHING = """
+command = "uvicorn app:app --port 9000"
+ready = "/health"
+port = 9000
+requests = ["/health", "probes.caption:ask", {path = "/caption", file = "cat.png", type = "image/png"},
+            {path = "/items", method = "DELETE"}]
+budget = {ready = 3, peak_memory = "1.5 GB"}
+"""
+
+
+def project(folder: Path, text: str, name: str = "prebake.toml") -> Project:
+    (folder / name).write_text(text)
+    return read_project(folder)
+
+
+def refused(folder: Path, text: str, name: str = "prebake.toml") -> str:
+    with pytest.raises(ConfigError) as error:
+        project(folder, text, name)
+    assert error.value.exit_code == 2
+    return str(error.value).replace(f"{folder}/", "")
+
+
+def test_a_project_without_settings_has_none(tmp_path: Path) -> None:
+    assert read_project(tmp_path) == Project(folder=tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n')
+    assert read_project(tmp_path) == Project(folder=tmp_path)
+
+
+def test_every_key_is_read_into_its_type(tmp_path: Path) -> None:
+    assert project(tmp_path, EVERYTHING) == Project(
+        folder=tmp_path,
+        path=tmp_path / "prebake.toml",
+        command=("uvicorn", "app:app", "--port", "9000"),
+        ready="/health",
+        port=9000,
+        requests=(
+            DeclaredRequest(path="/health"),
+            DeclaredRequest(function="probes.caption:ask"),
+            DeclaredRequest(method="POST", path="/caption", file=tmp_path / "cat.png", type="image/png"),
+            DeclaredRequest(method="DELETE", path="/items"),
+        ),
+        budget=Budget(ready=3, peak_memory=1_500_000_000),
+    )
+
+
+def test_pyproject_has_the_same_settings_in_tool_prebake(tmp_path: Path) -> None:
+    found = project(tmp_path, '[tool.prebake]\ncommand = ["python", "-m", "my app"]\n', "pyproject.toml")
+    assert (found.command, found.path) == (("python", "-m", "my app"), tmp_path / "pyproject.toml")
+
+
+def test_a_budget_may_be_a_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "limits.toml").write_text("ready = 2.5")
+    assert project(tmp_path, 'budget = "limits.toml"').budget == Budget(ready=2.5)
+
+
+def test_a_request_reads_its_body_when_it_is_needed(tmp_path: Path) -> None:
+    request = DeclaredRequest(method="POST", path="/caption", file=tmp_path / "cat.png")
+    with pytest.raises(ConfigError) as error:
+        request.read()
+    assert str(error.value) == f"{tmp_path}/cat.png: cannot read this request's body: No such file or directory"
+    (tmp_path / "cat.png").write_bytes(b"cat")
+    assert request.read() == Request(method="POST", path="/caption", body=b"cat", content_type="image/png")
+    assert DeclaredRequest(path="/x").read() == Request(method="GET", path="/x")
+
+
+def test_a_ready_path_is_on_the_port(tmp_path: Path) -> None:
+    found = project(tmp_path, 'ready = "/health"\nport = 9000')
+    assert found.ready_url() == "http://127.0.0.1:9000/health"
+    assert found.ready_url(8000, "localhost") == "http://localhost:8000/health"
+    assert project(tmp_path, 'ready = "https://host/up"').ready_url() == "https://host/up"
+    assert Project(folder=tmp_path).ready_url(8000) is None
+
+
+def test_a_ready_path_without_a_port_is_refused_when_it_is_needed(tmp_path: Path) -> None:
+    found = project(tmp_path, 'ready = "/health"')
+    with pytest.raises(ConfigError) as error:
+        found.ready_url()
+    assert str(error.value) == (
+        f'{tmp_path}/prebake.toml: ready: "/health" is a path: add `port`, or write a whole URL'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('comand = "x"', 'prebake.toml: comand: unknown key: did you mean "command"?'),
+        ('command = ""', 'prebake.toml: command: is empty (expected a program and its arguments, such as '
+                         '"uvicorn app:app")'),
+        ("command = 3", "prebake.toml: command: expected a string or a list of strings, found a whole number (3)"),
+        ("command = ['a', 3]", "prebake.toml: command[1]: expected a string, found a whole number (3)"),
+        ("command = 'a \"b'", 'prebake.toml: command: "a \\"b" can\'t be split into words: No closing quotation'),
+        ("port = 0", "prebake.toml: port: 0 is not between 1 and 65535"),
+        ('port = "80"', 'prebake.toml: port: expected a whole number, found the string "80"'),
+        ('ready = "health"', 'prebake.toml: ready: "health" is neither a path such as "/health" nor a URL that begins '
+                             'with http'),
+        ('requests = ["health"]', 'prebake.toml: requests[0]: "health" is neither a path such as "/health" nor '
+                                  '"module:function"'),
+        ("requests = [3]", "prebake.toml: requests[0]: expected a table, found a whole number (3)"),
+        ('requests = [{path = "x"}]', 'prebake.toml: requests[0].path: "x" does not begin with /'),
+        ('requests = [{path = "/", method = "post"}]', 'prebake.toml: requests[0].method: "post" is not an HTTP method '
+                                                       'such as "POST"'),
+        ('requests = [{path = "/", fiel = "x"}]', 'prebake.toml: requests[0].fiel: unknown key: did you mean "file"?'),
+        ('requests = [{path = "/", type = "image/png"}]', "prebake.toml: requests[0].type: is the content type of a "
+                                                          "file, but there is no `file`"),
+        ("budget = {redy = 3}", 'prebake.toml: budget.redy: unknown key: did you mean "ready"?'),
+        ("budget = 3", "prebake.toml: budget: expected a table, found a whole number (3)"),
+        ('budget = "no.toml"', "no.toml: cannot read this budget: No such file or directory"),
+        ("= 3", "prebake.toml: is not TOML: Invalid statement (at line 1, column 1)"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_refused_with_their_place(tmp_path: Path, text: str, message: str) -> None:
+    assert refused(tmp_path, text) == message
+
+
+def test_places_in_pyproject_are_named_in_full(tmp_path: Path) -> None:
+    assert refused(tmp_path, "[tool.prebake]\nport = 0", "pyproject.toml") == (
+        "pyproject.toml: tool.prebake.port: 0 is not between 1 and 65535"
+    )
+    assert refused(tmp_path, "[tool]\nprebake = 3", "pyproject.toml") == (
+        "pyproject.toml: tool.prebake: expected a table, found a whole number (3)"
+    )
+
+
+def test_settings_in_both_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "prebake.toml").write_text("port = 8000")
+    assert refused(tmp_path, "[tool.prebake]\n", "pyproject.toml") == (
+        "prebake.toml and [tool.prebake] in pyproject.toml both have settings: keep one of them"
+    )

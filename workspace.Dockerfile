@@ -1,0 +1,89 @@
+# What the image of the reference service takes from this workspace instead of an index, and the baseline that it is
+# measured against. `prebake init` wrote the Dockerfile; docker-bake.override.hcl puts these stages in the place of its
+# stages `prebake` and `package`, and gives them its stages `base`, `dependencies` and `runtime`.
+#
+#   base ── tools ── runtime-wheel, service-wheel, converter-wheels
+#   dependencies ── naive-checkpoints
+#   runtime ── baseline
+
+FROM scratch AS wheels
+FROM scratch AS checkpoints
+
+# tools: what builds wheels
+FROM base AS tools
+ARG CONSTRAINTS=constraints.txt
+ARG PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=cache,target=/root/.cache,id=prebake-pip \
+    pip install --find-links /wheels --constraint /constraints.txt hatchling
+
+# runtime-wheel, service-wheel: what the image runs
+FROM tools AS runtime-built
+RUN --mount=type=bind,source=runtime,target=/source \
+    pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /dist /source
+FROM scratch AS runtime-wheel
+COPY --from=runtime-built /dist /
+FROM tools AS service-built
+RUN --mount=type=bind,source=service,target=/source \
+    pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /dist /source
+FROM scratch AS service-wheel
+COPY --from=service-built /dist /dist
+
+# converter-source: only the sub-packages that determine the contents of the weights' layers (docs/overview.md): a
+# change in the service, telemetry or startup code does not bake anything again
+FROM scratch AS converter-source
+COPY runtime/pyproject.toml runtime/LICENSE /runtime/
+COPY <<EOF /runtime/README.md
+EOF
+COPY runtime/prebake/__init__.py runtime/prebake/cgroup.py runtime/prebake/errors.py /runtime/prebake/
+COPY runtime/prebake/documents /runtime/prebake/documents
+COPY runtime/prebake/baked /runtime/prebake/baked
+COPY runtime/prebake/weights /runtime/prebake/weights
+COPY runtime/prebake/modules /runtime/prebake/modules
+COPY runtime/prebake/families /runtime/prebake/families
+COPY runtime/prebake/tiers /runtime/prebake/tiers
+COPY build/pyproject.toml build/LICENSE /build/
+COPY <<EOF /build/README.md
+EOF
+COPY build/prebake_build/__init__.py /build/prebake_build/
+COPY build/prebake_build/files /build/prebake_build/files
+COPY build/prebake_build/upstream /build/prebake_build/upstream
+COPY build/prebake_build/dummies /build/prebake_build/dummies
+COPY build/prebake_build/sources /build/prebake_build/sources
+COPY build/prebake_build/cache /build/prebake_build/cache
+COPY build/prebake_build/families /build/prebake_build/families
+COPY build/prebake_build/declared /build/prebake_build/declared
+COPY build/prebake_build/baking /build/prebake_build/baking
+
+# converter-wheels: these sub-packages, for the stage that bakes
+FROM tools AS converter-built
+RUN --mount=type=bind,from=converter-source,target=/source \
+    pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /dist /source/runtime /source/build
+FROM scratch AS converter-wheels
+COPY --from=converter-built /dist /
+
+# naive-checkpoints: the same models, as upstream publishes them
+FROM dependencies AS naive-checkpoints
+ARG CONSTRAINTS=constraints.txt
+ARG PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=bind,source=runtime,target=/source/runtime,rw --mount=type=bind,source=build,target=/source/build,rw \
+    --mount=type=cache,target=/root/.cache,id=prebake-pip \
+    pip install --find-links /wheels --constraint /constraints.txt hatchling \
+ && pip install --find-links /wheels --constraint /constraints.txt --no-build-isolation /source/runtime /source/build
+ARG MODELS
+ARG MODELS_FILE=models.toml
+ARG HF_ENDPOINT
+ARG EASYOCR_MIRROR
+RUN --mount=type=bind,target=/project \
+    --mount=type=bind,from=checkpoints,target=/checkpoints \
+    --mount=type=cache,target=/cache,id=prebake-cache \
+    --mount=type=secret,id=hf_token,env=HF_TOKEN \
+    PREBAKE_CACHE=/cache prebake fetch --models "/project/${MODELS_FILE}" --output /out/checkpoints ${MODELS} \
+ && chmod -R u=rwX,go=rX /out && find /out -exec touch --no-dereference --date=@0 {} +
+
+# baseline: the naive service; everything else is as in the image
+FROM runtime AS baseline
+COPY --link --from=naive-checkpoints /out /
+ENTRYPOINT ["/opt/prebake/bin/python", "-m", "image_analyzer.naive"]
+CMD ["--checkpoints", "/checkpoints", "--host", "0.0.0.0", "--port", "8000"]
