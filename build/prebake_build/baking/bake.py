@@ -12,7 +12,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,36 +35,43 @@ from prebake_build.sources import Source as Upstream
 
 logger = logging.getLogger(__name__)
 
+Accept = Callable[[ModelSpec, Path], None]
+
 FORMAT = 3
 """Version of a folder's contents; increased when the worker writes different contents for the same checkpoint."""
 
 
-def bake(spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, output: Path, *, force: bool) -> list[Path]:
+def bake(
+    spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, output: Path, *, force: bool,
+    accept: Accept = lambda model, folder: None,
+) -> list[Path]:  # fmt: skip
     """Bake the named models (default: all) into `output/NAME` and return the folders, in the file's order.
 
     Beside the models from the hub stands a view of them in the layout of its cache (`prebake.baked.hub`).
 
     Without a lock, or if the lock marks a model as unresolved, the source is resolved now, with a warning. An existing
-    folder with the same source, recipe and converter is kept, unless `force`. Raises PrebakeError; then models that
+    folder with the same source, recipe and converter is kept, unless `force`. `accept` is called with each model and
+    its finished folder, before that is in its place, and raises to refuse it. Raises PrebakeError; then models that
     were already baked stay, and so does the previous folder of the failing model.
     """
     models = spec.select(names)
     with alone_in(output):
         try:
-            return [_bake_one(spec, model, lock, cache, output, force, f"[{i}/{len(models)}] {model.name}")
+            return [_bake_one(spec, model, lock, cache, output, force, accept, f"[{i}/{len(models)}] {model.name}")
                     for i, model in enumerate(models, 1)]  # fmt: skip
         finally:
             write_view(output)
 
 
 def _bake_one(
-    spec: Spec, model: ModelSpec, lock: Lock | None, cache: Cache, output: Path, force: bool, say: str
+    spec: Spec, model: ModelSpec, lock: Lock | None, cache: Cache, output: Path, force: bool, accept: Accept, say: str
 ) -> Path:
     source = spec.open(model)
     resolved = resolution(model, source, lock, cache, say)
     place = output / model.name
     recipe = recipe_digest(model, resolved)
     if not force and _is_up_to_date(place, recipe):
+        accept(model, place)
         logger.info("%s: up to date", say)
         return place
     logger.info("%s: fetching %s", say, model.source)
@@ -85,6 +92,7 @@ def _bake_one(
                 folder=str(folder),
             )
         )
+        accept(model, folder)
     logger.info("%s: baked into %s", say, place)
     return place
 

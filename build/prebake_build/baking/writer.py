@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import json
-import logging
 import math
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -30,17 +28,12 @@ from prebake.baked.model import BakedModel
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError, DocumentError, PrebakeError
 from prebake.weights.tensors import ALIGNMENT, DTYPE_NAMES
-from prebake_build.files.atomic import sync_folder, sync_tree
+from prebake_build.files.atomic import REPLACED, put_in_place, sync_tree
 from prebake_build.files.digest import FULL
-
-logger = logging.getLogger(__name__)
+from prebake_build.files.flock import locked_folder
 
 _WORK = ".baking-"
-_REPLACED = "~"
-"""Suffix of a folder that was moved out of the way; no model's name ends with it."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> File:
@@ -104,33 +97,20 @@ def alone_in(output: Path) -> Iterator[None]:
 
     Raises ConfigError if the folder can't be created.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        handle = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise ConfigError(f"{output}: cannot bake into this folder: {reason(error)}: name another") from error
-    try:
-        _lock(handle, output)
+    with ExitStack() as stack:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked_folder(output))
+        except OSError as error:
+            raise ConfigError(f"{output}: cannot bake into this folder: {reason(error)}: name another") from error
         _clear_leftovers(output)
         yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, output: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logger.info("%s: waiting for another bake", output)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError as error:  # some network file systems do not support locks
-        logger.warning("%s: cannot be locked (%s): do not run another bake in it", output, reason(error))
 
 
 def _clear_leftovers(output: Path) -> None:
     for work in sorted(output.glob(f"{_WORK}*")):
-        for replaced in work.glob(f"*{_REPLACED}"):
-            place = output / replaced.name.removesuffix(_REPLACED)
+        for replaced in work.glob(f"*{REPLACED}"):
+            place = output / replaced.name.removesuffix(REPLACED)
             if not place.exists():
                 replaced.rename(place)
         shutil.rmtree(work, ignore_errors=True)
@@ -156,7 +136,7 @@ def new_folder(output: Path, name: str) -> Iterator[Path]:
         yield folder
         make_canonical(folder)
         sync_tree(folder)
-        _put_in_place(folder, place)
+        put_in_place(folder, place)
     except OSError as error:
         raise _explained(error, output, name) from error
     finally:
@@ -186,7 +166,7 @@ def write_view(output: Path) -> None:
         hub.write(view, folder, "..")
         make_canonical(folder)
         sync_tree(folder)
-        _put_in_place(folder, place)
+        put_in_place(folder, place)
     except OSError as error:
         raise _explained(error, output, hub.FOLDER) from error
     finally:
@@ -211,30 +191,3 @@ def make_canonical(folder: Path) -> None:
         if os.geteuid() == 0:
             os.chown(path, 0, 0, follow_symlinks=False)
         os.utime(path, (0, 0), follow_symlinks=False)
-
-
-def _put_in_place(new: Path, place: Path) -> None:
-    if not place.exists():
-        new.rename(place)
-    else:
-        _exchange(new, place)
-    sync_folder(place.parent)
-
-
-def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders in one step (renameat2 of Linux 3.15; see man 2 rename).
-
-    If the kernel or the file system does not support that, in two steps: in between, the old folder is in the work
-    folder, and after a crash the next bake puts it back.
-    """
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-        failed = rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE)
-        code = ctypes.get_errno() if failed else 0
-    except (AttributeError, OSError):
-        code = errno.ENOSYS
-    if code in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTSUP):
-        old.rename(new.with_name(new.name + _REPLACED))
-        new.rename(old)
-    elif code:
-        raise OSError(code, os.strerror(code), str(old))

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prebake.baked.manifest import Manifest
-from prebake.errors import ConfigError
+from prebake.baked.model import BakedModel
+from prebake.errors import ConfigError, IntegrityError
 from prebake_build.baking.bake import bake
 from prebake_build.cache.checkpoints import Cache
-from prebake_build.declared.lock import Baked, Lock
-from prebake_build.declared.spec import read_spec
+from prebake_build.declared.lock import Lock
+from prebake_build.declared.locked import refuse, require_locked
+from prebake_build.declared.result import Baked, changed_result
+from prebake_build.declared.spec import ModelSpec, Spec, read_spec
+from prebake_build.images.layers import COMPRESSIONS, layer_digest
+from prebake_build.images.pack import PLATFORMS, Packed, Packing, pack
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands
@@ -21,6 +27,8 @@ _EPILOG = """\
 examples:
   prebake bake --output models                              every model of models.toml
   prebake bake --models models.dummy.toml caption --output models    one model, no network needed
+  prebake bake --output models --locked          exactly what models.lock records, or every difference
+  prebake bake --output models --oci weights     the models, and an OCI image layout with a layer for each
 
 Exit codes: 0 baked; 1 a checkpoint that cannot be fetched or proven; 2 wrong use or configuration.
 """
@@ -44,36 +52,110 @@ def add(commands: Commands) -> None:
         "--cache", type=Path, metavar="DIR", help="build cache (default: PREBAKE_CACHE, ~/.cache/prebake)"
     )
     parser.add_argument("--force", action="store_true", help="bake even if the folder is up to date")
-    parser.add_argument("--record", action="store_true", help="record the result (digest, converter) in the lock")
+    result = parser.add_mutually_exclusive_group()
+    result.add_argument("--record", action="store_true",
+                        help="record the result (digests, versions, options) in the lock")  # fmt: skip
+    result.add_argument("--locked", action="store_true",
+                        help="bake exactly what the lock records, or fail with every difference")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print what was baked as JSON")
+    _add_image_options(parser)
     parser.set_defaults(run=_run)
 
 
-def _record(manifests: list[Manifest], lock: Lock | None, path: Path) -> None:
-    """Record the baked model's digest in the lock, next to the source's files."""
+def _add_image_options(parser: argparse.ArgumentParser) -> None:
+    image = parser.add_argument_group("an image of the models (no engine needed)")
+    image.add_argument("--oci", type=Path, metavar="DIR", help="write an OCI image layout; an existing one is replaced")
+    image.add_argument("--tag", default="latest", metavar="NAME",
+                       help="tag, or whole name (registry.example/weights:v2); default: %(default)s")  # fmt: skip
+    image.add_argument("--compression", choices=COMPRESSIONS, default="uncompressed",
+                       help="of the layers (default: %(default)s)")  # fmt: skip
+    image.add_argument("--align", action="store_true",
+                       help="start weights on pages of the tar files (other digests than the engine's)")  # fmt: skip
+    image.add_argument("--platform", metavar="OS/ARCH", action="append",
+                       help=f"platform of an image; repeatable (default: {' and '.join(PLATFORMS)})")  # fmt: skip
+    image.add_argument("--annotation", metavar="KEY=VALUE", action="append", default=[], type=_annotation,
+                       help="annotation and label of the images; repeatable")  # fmt: skip
+
+
+def _annotation(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f'"{text}" is not of the form KEY=VALUE')
+    return key, value
+
+
+def _pack(options: argparse.Namespace, folders: list[Path]) -> Packed:
+    return pack(
+        [BakedModel.open(folder) for folder in folders],
+        options.oci,
+        Packing(tag=options.tag, compression=options.compression, align=options.align,
+                platforms=options.platform or PLATFORMS, annotations=dict(options.annotation)),
+    )  # fmt: skip
+
+
+def _record(spec: Spec, folders: Sequence[Path], lock: Lock | None, path: Path) -> None:
+    """Record the baked models' digests in the lock, next to the sources' files."""
     if lock is None:
         raise ConfigError(f"{path}: there is no lock to record the result in: run `prebake lock` first")
-    for manifest in manifests:
-        if not lock.is_open(manifest.name, manifest.source.uri):
-            lock = lock.with_baked(
-                manifest.name, Baked(converter=dict(manifest.converter), set_digest=manifest.set_digest)
-            )
+    for folder in folders:
+        (model,) = spec.select([folder.name])
+        if not lock.is_open(model.name, model.source):
+            lock = lock.with_baked(model.name, _result(model, folder))
     lock.write(path)
+
+
+def _result(model: ModelSpec, folder: Path) -> Baked:
+    baked = BakedModel.open(folder)
+    return Baked.of(model, baked.manifest, layer_digest(baked))
+
+
+def _bake_locked(options: argparse.Namespace, spec: Spec, lock: Lock | None, path: Path) -> list[Path]:
+    """Bake exactly what the lock records. Raises ConfigError or IntegrityError with the differences of all models."""
+    if lock is None:
+        raise ConfigError(f"{path}: there is no lock: run `prebake lock`, then `prebake bake --record`")
+    expected = require_locked(lock, spec.select(options.names))
+
+    def accept(model: ModelSpec, folder: Path) -> None:
+        if lines := changed_result(expected[model.name], _result(model, folder)):
+            raise refuse(model.name, lines)
+
+    folders, failures = [], []
+    with Cache(options.cache) as cache:
+        for model in spec.select(options.names):
+            try:
+                folders += bake(spec, [model.name], lock, cache, options.output, force=options.force, accept=accept)
+            except IntegrityError as error:
+                failures.append(str(error))
+    if failures:
+        raise IntegrityError("\n".join(failures))
+    return folders
 
 
 def _run(options: argparse.Namespace) -> int:
     spec = read_spec(options.models)
     path: Path = options.lock or options.models.with_suffix(".lock")
     lock = Lock.read(path) if options.lock or path.exists() else None
-    with Cache(options.cache) as cache:
-        folders = bake(spec, options.names, lock, cache, options.output, force=options.force)
-    manifests = [Manifest.read(folder) for folder in folders]
-    if options.record:
-        _record(manifests, lock, path)
-    if options.json:
-        print(json.dumps([{"name": m.name, "folder": str(folder), "set_digest": m.set_digest}
-                          for m, folder in zip(manifests, folders, strict=True)], indent=2))  # fmt: skip
+    if options.locked:
+        folders = _bake_locked(options, spec, lock, path)
     else:
-        for manifest in manifests:
-            print(f"{manifest.name}  {manifest.set_digest}  {manifest.weights.bytes:,} bytes")
+        with Cache(options.cache) as cache:
+            folders = bake(spec, options.names, lock, cache, options.output, force=options.force)
+    if options.record:
+        _record(spec, folders, lock, path)
+    manifests = [Manifest.read(folder) for folder in folders]
+    packed = _pack(options, folders) if options.oci else None
+    if options.json:
+        print(json.dumps([_document(folder, manifest, packed)
+                          for folder, manifest in zip(folders, manifests, strict=True)], indent=2))  # fmt: skip
+        return 0
+    for manifest in manifests:
+        layer = f"  layer {packed.layers[manifest.name].digest}" if packed else ""
+        print(f"{manifest.name}  {manifest.set_digest}  {manifest.weights.bytes:,} bytes{layer}")
+    if packed:
+        print(f"{options.oci}:{options.tag}  {packed.digest}")
     return 0
+
+
+def _document(folder: Path, manifest: Manifest, packed: Packed | None) -> dict[str, str]:
+    layer = {"layer_digest": packed.layers[manifest.name].digest} if packed else {}
+    return {"name": manifest.name, "folder": str(folder), "set_digest": manifest.set_digest, **layer}

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prebake.errors import ConfigError
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import Lock, LockedModel, drift, update
 from prebake_build.declared.spec import read_spec
+from prebake_build.declared.upgrade import upgrade_pins
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands
@@ -18,6 +20,7 @@ _EPILOG = """\
 examples:
   prebake lock                          resolve every model of models.toml into models.lock
   prebake lock caption                  only this one; the others keep their locked revisions
+  prebake lock --upgrade caption        the newest commit of a source that models.toml pins
   prebake lock --check                  change nothing; report drift and exit 1 if there is any
 
 exit codes: 0 locked, or no drift; 1 drift, or a model that cannot be resolved; 2 wrong use or configuration
@@ -37,6 +40,14 @@ def add(commands: Commands) -> None:
     parser.add_argument("--models", type=Path, metavar="FILE", default=Path("models.toml"), help="default: models.toml")
     parser.add_argument("--lock", type=Path, metavar="FILE", help="default: models.lock next to models.toml")
     parser.add_argument(
+        "--upgrade",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="take on the newest revision of this model, also if models.toml pins a commit, which is replaced there; "
+        "repeatable",
+    )
+    parser.add_argument(
         "--check",
         action="store_true",
         help="only report differences from upstream and models.toml, one per line; write nothing",
@@ -54,11 +65,18 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    if args.upgrade and (args.check or args.names):
+        raise ConfigError("--upgrade: cannot be combined with --check or names (it names its own models)")
     spec = read_spec(args.models)
     path: Path = args.lock or args.models.with_suffix(".lock")
     old = Lock.read(path) if args.check or path.exists() else None
     with Cache(args.cache) as cache:
-        new = update(spec, args.names, old, cache, allow_unresolved=args.allow_unresolved)
+        if args.upgrade:
+            before, spec = spec, upgrade_pins(spec, args.upgrade, cache)
+            for was, now in zip(before.models, spec.models, strict=True):
+                if was.source != now.source:
+                    print(f"{args.models}: models.{now.name}.source: {was.source} -> {now.source}", file=sys.stderr)
+        new = update(spec, args.upgrade or args.names, old, cache, allow_unresolved=args.allow_unresolved)
     if args.check:
         return _check(path, drift(old or new, new), args.models)
     for name in sorted(new.models):

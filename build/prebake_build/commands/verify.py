@@ -15,6 +15,7 @@ from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, PrebakeError
 from prebake.families.allowed import allowed_modules, covers
 from prebake_build.files.digest import check_files
+from prebake_build.trust.signing import models_to_sign, verify
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands
@@ -23,6 +24,7 @@ _EPILOG = """\
 example:
   prebake verify models            every file's size and sha256
   prebake verify models --quick    sizes and headers only
+  prebake verify models --key key.pub --quick      the signature of the manifests, and the files' sizes
 
 A model whose class or warm-up is code (family torch, module:function) is loaded or warmed up only if PREBAKE_ALLOW
 lists its module; otherwise the model's line names that code.
@@ -41,6 +43,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("folder", type=Path, metavar="DIR", help="root of baked models, or one model's folder")
     parser.add_argument("--quick", action="store_true", help="do not hash the files")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="public key: also check the signature (prebake sign)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=_run)
 
@@ -48,6 +51,8 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     folder: Path = options.folder
     results = [_verify(each, quick=options.quick) for each in _folders(folder)]
+    if options.key:
+        results.append(_signature(folder, options.key))
     if options.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     else:
@@ -57,6 +62,18 @@ def _run(options: argparse.Namespace) -> int:
         for finding in result["findings"]:
             print(f"prebake: {finding}", file=sys.stderr)
     return 1 if any(result["findings"] for result in results) else 0
+
+
+def _signature(root: Path, key: Path) -> dict[str, Any]:
+    """The findings about the signature, in the form of a model's."""
+    findings = []
+    try:
+        verify(root, models_to_sign(root), key)
+    except ConfigError:
+        raise
+    except PrebakeError as error:
+        findings.append(str(error))
+    return {"name": layout.SIGNATURE, "set_digest": None, "findings": findings, "notes": []}
 
 
 def _verdict(result: dict[str, Any]) -> str:

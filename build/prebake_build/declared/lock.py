@@ -21,6 +21,7 @@ from prebake.documents import toml
 from prebake.documents.messages import nearest, quote, reason
 from prebake.documents.table import Table, check_format
 from prebake.errors import ConfigError, DocumentError, IntegrityError, SourceError
+from prebake_build.declared.result import Baked
 from prebake_build.declared.spec import ModelSpec, Spec
 from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import disk_full_as
@@ -33,38 +34,8 @@ _HEADER = """\
 """
 _KIND = re.compile(r"[a-z0-9]+:\S+")
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Baked:
-    """The result of baking the locked checkpoint."""
-
-    converter: Mapping[str, str]
-    """Package → version that wrote the baked model."""
-    set_digest: str
-    """Digest of the baked model: `sha256:…`."""
-    layer_digest: str | None = None
-    """Digest of its image layer: `sha256:…`."""
-
-    @classmethod
-    def from_table(cls, table: Table) -> Baked:
-        baked = cls(
-            converter=table.mapping("converter", str),
-            set_digest=table.take("set_digest", str),
-            layer_digest=table.maybe("layer_digest", str),
-        )
-        for key in ("set_digest", "layer_digest"):
-            if (value := getattr(baked, key)) is not None and not _DIGEST.fullmatch(value):
-                raise table.fail(key, f'{quote(value)} is not "sha256:" and 64 hexadecimal digits')
-        table.finish()
-        return baked
-
-    def to_dict(self) -> dict[str, Any]:
-        layer = {"layer_digest": self.layer_digest} if self.layer_digest else {}
-        return {"set_digest": self.set_digest, **layer, "converter": dict(sorted(self.converter.items()))}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

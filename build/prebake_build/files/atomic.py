@@ -1,11 +1,17 @@
-"""Writes documents atomically, and makes files and renames survive a power failure."""
+"""Writes documents and replaces folders atomically, and makes files and renames survive a power failure."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import tempfile
 from pathlib import Path
+
+REPLACED = "~"
+"""Suffix of a folder that was moved out of the way."""
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def write_text(path: Path, text: str, *, new: bool = False) -> None:
@@ -53,3 +59,34 @@ def sync_tree(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def put_in_place(new: Path, place: Path) -> None:
+    """Move a finished folder to its place on the same file system; a folder that is there is swapped for it.
+
+    The old folder is then at `new`, or beside it as `new~` where the system cannot swap. Raises OSError.
+    """
+    if not place.exists():
+        new.rename(place)
+    else:
+        _exchange(new, place)
+    sync_folder(place.parent)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders in one step (renameat2 of Linux 3.15; see man 2 rename).
+
+    If the kernel or the file system does not support that, in two steps: in between, the old folder is in the work
+    folder, and after a crash the next run puts it back.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+        failed = rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE)
+        code = ctypes.get_errno() if failed else 0
+    except (AttributeError, OSError):
+        code = errno.ENOSYS
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTSUP):
+        old.rename(new.with_name(new.name + REPLACED))
+        new.rename(old)
+    elif code:
+        raise OSError(code, os.strerror(code), str(old))

@@ -5,7 +5,11 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from prebake.documents.messages import reason
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +37,26 @@ def locked(path: Path, *, exclusive: bool, wait: bool = True) -> int:
         except BaseException:
             os.close(handle)
             raise
+        os.close(handle)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold the exclusive lock of an existing folder, after other processes in such a block have left it.
+
+    Where the file system has no locks, there is a warning and no lock. Raises OSError if the folder can't be opened.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.info("%s: waiting for another process", folder)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems
+            _log.warning("%s: cannot be locked (%s): do not run another bake in it", folder, reason(error))
+        yield
+    finally:
         os.close(handle)
 
 

@@ -60,12 +60,16 @@ def read_header(path: Path) -> Header:
     """
     try:
         with path.open("rb") as file:
-            return _parse(file, os.fstat(file.fileno()).st_size, str(path))
+            return parse_header(file, os.fstat(file.fileno()).st_size, str(path))
     except OSError as error:
         raise TensorFileError(f"{path}: cannot read these weights: {reason(error)}") from error
 
 
-def _parse(file: BinaryIO, file_size: int, where: str) -> Header:
+def parse_header(file: BinaryIO, file_size: int, where: str) -> Header:
+    """The checked header of an open safetensors file of `file_size` bytes, which is read up to its data.
+
+    Raises TensorFileError like `read_header`; its messages begin with `where`.
+    """
     if file_size < 8:
         raise TensorFileError(f"{where}: {file_size} bytes are too few for a safetensors file")
     length = int.from_bytes(file.read(8), "little")

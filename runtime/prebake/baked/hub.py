@@ -118,12 +118,17 @@ def write(view: View, folder: Path, models: str) -> None:
     for path, target in view.links.items():
         link = folder / path
         link.parent.mkdir(parents=True, exist_ok=True)
-        up = "" if models.startswith("/") else "../" * (len(PurePosixPath(path).parts) - 1)
-        link.symlink_to(f"{up}{models}/{target}")
+        link.symlink_to(link_target(path, models, target))
     for path, commit in view.refs.items():
         ref = folder / path
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(commit, encoding="ascii")
+
+
+def link_target(path: str, models: str, target: str) -> str:
+    """What the link at `path` of a view holds; `models` as in `write`."""
+    up = "" if models.startswith("/") else "../" * (len(PurePosixPath(path).parts) - 1)
+    return f"{up}{models}/{target}"
 
 
 def is_complete(view: View, folder: Path, root: Path) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prebake.baked.header import read_header
 from prebake.baked.model import BakedModel
+from prebake.documents.columns import columns
+from prebake.documents.sizes import format_size
 
 
 def describe(baked: BakedModel, *, tensors: bool = False) -> dict[str, Any]:
@@ -55,3 +58,28 @@ def lines(document: dict[str, Any]) -> str:
     text = [f"{name:<12}{value}" for name, value in rows]
     text += [f"  {t['name']}  {t['dtype']} {t['shape']}" for t in document.get("tensors", [])]
     return "\n".join(text)
+
+
+HEADINGS = ("model", "class", "weights", "tensors", "dtypes", "folder", "licence", "source", "revision", "digest")
+
+
+def table(documents: Sequence[dict[str, Any]]) -> str:
+    """Several descriptions, one line each, and their sums. Revision and digest are cut to what tells them apart."""
+    rows = [
+        (
+            document["name"], f"{document['family']}:{document['class']}", format_size(document["weights"]["bytes"]),
+            f"{document['weights']['tensors']:,}", " ".join(sorted(document["weights"]["dtypes"])),
+            format_size(document["bytes"]), document["source"]["licence"] or "-", document["source"]["uri"],
+            _short(document["source"]["revision"]), _short(document["set_digest"]),
+        )
+        for document in documents
+    ]  # fmt: skip
+    sums = [(d["weights"]["bytes"], d["weights"]["tensors"], d["bytes"]) for d in documents]
+    weights, tensors, size = map(sum, zip(*sums, strict=True))
+    total = (f"{len(rows)} models", "", format_size(weights), f"{tensors:,}", "", format_size(size), "", "", "", "")
+    return "\n".join(columns([HEADINGS, *rows, total], right=(2, 3, 5)))
+
+
+def _short(digest: str) -> str:
+    kind, colon, value = digest.partition(":")
+    return f"{kind}{colon}{value[:12]}"

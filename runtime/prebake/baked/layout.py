@@ -3,6 +3,7 @@
 ::
 
     /models/                     PREBAKE_ROOT
+    ├── prebake.sig              SIGNATURE: of all manifests, if they are signed
     └── caption/                 one baked model, one image layer
         ├── manifest.json        MANIFEST
         ├── model.safetensors    WEIGHTS: the module's state dict
@@ -21,6 +22,7 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 BUFFERS = "buffers.safetensors"
 STRUCTURE = "structure.json"
+SIGNATURE = "prebake.sig"
 
 ENV_ROOT = "PREBAKE_ROOT"  # readahead.ENV is defined in its module, which imports nothing
 ENV_DEFER = "PREBAKE_DEFER"
@@ -29,6 +31,7 @@ ENV_PREFETCH = "PREBAKE_PREFETCH"
 ENV_TIERS = "PREBAKE_TIERS"
 ENV_WARM = "PREBAKE_WARM"
 ENV_ALLOW = "PREBAKE_ALLOW"
+ENV_VERIFY_KEY = "PREBAKE_VERIFY_KEY"
 ENV_CACHE = "PREBAKE_CACHE"
 ENV_BUDGET = "PREBAKE_BUDGET"
 ENV_BASELINE = "PREBAKE_BASELINE"

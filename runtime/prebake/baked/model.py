@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +42,9 @@ class BakedModel:
 def find_models(root: Path) -> list[BakedModel]:
     """Every model folder under the root, sorted by name.
 
-    Raises ConfigError if the root does not exist or holds no model, or if a folder's name differs from the name in its
-    manifest; DocumentError if a folder has no manifest or it can't be read.
+    If PREBAKE_VERIFY_KEY names a public key, the manifests must be signed with it. Raises ConfigError if the root does
+    not exist or holds no model, or if a folder's name differs from the name in its manifest; DocumentError if a folder
+    has no manifest or it can't be read; IntegrityError if the signature does not fit.
     """
     if not root.is_dir():
         raise ConfigError(
@@ -54,4 +57,16 @@ def find_models(root: Path) -> list[BakedModel]:
             raise ConfigError(f"{baked.folder}: its manifest names another model, {quote(baked.name)}")
     if not models:
         raise ConfigError(f"{root}: holds no baked model (run: prebake bake --output {root})")
+    require_signed(root, [baked.name for baked in models])
     return models
+
+
+def require_signed(root: Path, names: Sequence[str], *, all_of_them: bool = True) -> None:
+    """Check the signature of these models' manifests, if PREBAKE_VERIFY_KEY names a public key.
+
+    With `all_of_them`, the signature must be of no other model. Raises ConfigError and IntegrityError.
+    """
+    if key := os.environ.get(layout.ENV_VERIFY_KEY):
+        from prebake.baked.signature import check_signature
+
+        check_signature(root, Path(key), names, all_of_them=all_of_them)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prebake.baked import layout
-from prebake.baked.inspection import describe, lines
+from prebake.baked.inspection import describe, lines, table
 from prebake.baked.model import BakedModel, find_models
 from prebake.commands.arguments import subcommand
+from prebake.documents.colour import paint
 
 if TYPE_CHECKING:
     from prebake.commands.arguments import Commands
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add the subcommand."""
-    parser = subcommand(commands, "inspect", "show the contents of a folder of baked models, or of one model",
+    parser = subcommand(commands, "inspect", "show the contents of a folder of baked models (a table), or of one model",
                          "prebake inspect models/caption --tensors")  # fmt: skip
     parser.add_argument("folder", type=Path, nargs="?", default=layout.default_root(), metavar="DIR",
                         help=f"default: {layout.ENV_ROOT}, now %(default)s")  # fmt: skip
@@ -32,5 +34,11 @@ def _run(options: argparse.Namespace) -> int:
     is_model = (folder / layout.MANIFEST).exists()
     models = [BakedModel.open(folder)] if is_model else find_models(folder)
     documents = [describe(baked, tensors=options.tensors) for baked in models]
-    print(json.dumps(documents, indent=2, ensure_ascii=False) if options.json else "\n\n".join(map(lines, documents)))
+    if options.json:
+        print(json.dumps(documents, indent=2, ensure_ascii=False))
+    elif len(documents) > 1 and not options.tensors:
+        heading, *rows = table(documents).splitlines()
+        print("\n".join([paint(heading, "bold", sys.stdout), *rows]))
+    else:
+        print("\n\n".join(map(lines, documents)))
     return 0

@@ -124,10 +124,15 @@ def read_json(path: Path, newest: int, what: str) -> Table:
         raise DocumentError(f"{path}: there is no such file (expected a {what})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DocumentError(f"{path}: cannot read this {what}: {reason(error)}") from error
+    return parse_json(text, str(path), newest, what)
+
+
+def parse_json(text: str, where: str, newest: int, what: str) -> Table:
+    """Like `read_json`, for a document that was read already; messages begin with `where`."""
     try:
-        table = Table(_strict_json(text), str(path))
+        table = Table(_strict_json(text), where)
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{path}: this {what} is not JSON: {error}") from error
+        raise DocumentError(f"{where}: this {what} is not JSON: {error}") from error
     check_format(table, newest, what)
     return table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from prebake.baked.model import BakedModel
+from prebake.baked.model import BakedModel, require_signed
 from prebake.families.allowed import allowed_modules
 from prebake.telemetry import timeline
 from prebake.tiers.loader import TIERS, LoadedModel, Loader, Tier
@@ -16,8 +16,10 @@ def load(folder: Path, tiers: Sequence[Tier] = TIERS, device: str = "cpu", *, al
 
     `allow` lists the Python modules whose code a manifest may name, as a factory of family torch or as a warm-up, in
     addition to those in `PREBAKE_ALLOW` (comma separated): `app` stands for `app` and its submodules. Raises
-    DocumentError or IntegrityError if the folder does not match its manifest, ConfigError if the class is not allowed
+    DocumentError or IntegrityError if the folder does not match its manifest (or its signature, where
+    `PREBAKE_VERIFY_KEY` names a key), ConfigError if the class is not allowed
     or not installed or the device does not exist, and LoadError if every tier failed.
     """
     loader = Loader(tiers=tiers, device=device, allow=allowed_modules(allow), span=timeline.span)
+    require_signed(folder.parent, [folder.name], all_of_them=False)
     return loader.load(BakedModel.open(folder))

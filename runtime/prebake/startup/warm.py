@@ -49,7 +49,7 @@ def is_warm(lines: Sequence[str]) -> bool:
 def seems_warm(path: str | os.PathLike[str]) -> bool:
     """Whether a sample of the file is in the page cache; False if its file system can tell exactly (`is_cached`).
 
-    Raises OSError if it can't be read. While other threads import, each read waits for the GIL, so its time says little.
+    Raises OSError if it can't be read. While other threads import, each read waits for the GIL, so times say little.
     But the kernel counts what this thread fetched from disks (`ru_inblock`). It doesn't for FUSE, which lazy image
     snapshotters use: such waits show in the times.
     """

@@ -24,15 +24,15 @@ from prebake.baked import layout
 from prebake.errors import ConfigError, PrebakeError
 from prebake_build.baking import writer
 from prebake_build.baking.writer import alone_in, make_canonical, new_folder, write_tensors
-from prebake_build.files.atomic import write_text
+from prebake_build.files import atomic
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount or to become another user")
 
 
 def fill(folder: Path, text: str) -> None:
     (folder / "sub").mkdir()
-    write_text(folder / "sub" / "file", text)
-    write_text(folder / layout.MANIFEST, text)
+    (folder / "sub" / "file").write_text(text)
+    (folder / layout.MANIFEST).write_text(text)
 
 
 def bake(output: Path, text: str, name: str = "caption") -> None:
@@ -152,12 +152,12 @@ def _with(owner: Any, name: str, value: Any, output: Path) -> None:
     bake(output, "new")
 
 
-@pytest.mark.parametrize("moment", ["make_canonical", "sync_tree", "_put_in_place", "sync_folder", "shutil.rmtree"])
+@pytest.mark.parametrize("moment", ["make_canonical", "sync_tree", "put_in_place", "sync_folder", "shutil.rmtree"])
 def test_killed_at_any_step_the_folder_is_the_old_or_the_new_one_and_the_next_bake_clears_up(
     tmp_path: Path, moment: str
 ) -> None:
     bake(tmp_path, "old")
-    owner: Any = shutil if "." in moment else writer
+    owner: Any = shutil if "." in moment else atomic if moment == "sync_folder" else writer
     name = moment.rpartition(".")[2]
     child = multiprocessing.get_context("fork").Process(
         target=_with, args=(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL), tmp_path)

@@ -10,7 +10,8 @@ import pytest
 from helpers.hub_server import COMMIT, HubServer
 from prebake.__main__ import main as prebake
 from prebake.errors import ConfigError
-from prebake_build.declared.lock import Baked, Lock
+from prebake_build.declared.lock import Lock
+from prebake_build.declared.result import Baked
 
 ONE = "1" * 64
 
@@ -179,3 +180,67 @@ def test_the_token_is_not_in_the_lock(
     printed = capsys.readouterr()
     assert "gated" in (workspace / "models.lock").read_text()
     assert token not in printed.out + printed.err + (workspace / "models.lock").read_text()
+
+
+# --- upgrade -----------------------------------------------------------------------------------------------------
+
+PINNED = f"""\
+# our models
+[models.caption]   # captions
+source = "hf:acme/tiny@{COMMIT}"  # pinned by hand
+[models.local]
+source = 'path:checkpoint'
+"""
+
+
+def test_upgrade_replaces_a_pinned_commit_in_both_files_and_keeps_the_rest_of_the_text(
+    workspace: Path, hub: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / "models.toml").write_text(PINNED)
+    prebake(["lock"])
+    (workspace / "checkpoint" / "config.json").write_text("[]")
+    before = Lock.read(workspace / "models.lock")
+    hub.commit = "f" * 40
+    capsys.readouterr()
+    assert prebake(["lock", "--upgrade", "caption"]) == 0
+    assert capsys.readouterr().err.splitlines()[0] == (
+        f"models.toml: models.caption.source: hf:acme/tiny@{COMMIT} -> hf:acme/tiny@{'f' * 40}"
+    )
+    assert (workspace / "models.toml").read_text() == PINNED.replace(COMMIT, "f" * 40)
+    after = Lock.read(workspace / "models.lock")
+    resolved = after.models["caption"].resolved
+    assert resolved and resolved.revision == f"commit:{'f' * 40}"
+    assert after.models["local"] == before.models["local"]
+
+
+def test_upgrade_of_what_pins_no_commit_resolves_it_anew_and_changes_no_declaration(
+    workspace: Path, hub: HubServer
+) -> None:
+    prebake(["lock"])
+    text = (workspace / "models.toml").read_bytes()
+    hub.commit = "f" * 40
+    assert prebake(["lock", "--upgrade", "caption"]) == 0
+    resolved = Lock.read(workspace / "models.lock").models["caption"].resolved
+    assert resolved and resolved.revision == f"commit:{'f' * 40}"
+    assert (workspace / "models.toml").read_bytes() == text
+
+
+def test_upgrade_where_the_text_does_not_have_the_source_says_what_to_write(
+    workspace: Path, hub: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / "models.toml").write_text(f'[models.caption]\nsource = "hf:acme/\\u0074iny@{COMMIT}"\n')
+    prebake(["lock"])
+    hub.commit = "f" * 40
+    capsys.readouterr()
+    assert prebake(["lock", "--upgrade", "caption"]) == 2
+    assert capsys.readouterr().err == (
+        "prebake: error: models.toml: models.caption.source: cannot be replaced in this file: write it yourself: "
+        f'source = "hf:acme/tiny@{"f" * 40}"\n'
+    )
+
+
+def test_upgrade_names_its_own_models(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prebake(["lock", "local", "--upgrade", "caption"]) == 2
+    assert capsys.readouterr().err == (
+        "prebake: error: --upgrade: cannot be combined with --check or names (it names its own models)\n"
+    )

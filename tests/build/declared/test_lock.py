@@ -16,7 +16,8 @@ from helpers.hub_server import COMMIT
 from prebake.baked import layout
 from prebake.baked.manifest import File
 from prebake.errors import ConfigError, DocumentError, NewerFormatError
-from prebake_build.declared.lock import Baked, Lock, LockedModel, drift
+from prebake_build.declared.lock import Lock, LockedModel, drift
+from prebake_build.declared.result import Baked
 from prebake_build.declared.spec import read_spec
 from prebake_build.sources import Resolved, Upstream
 from prebake_build.upstream.easyocr import archive_members

@@ -166,26 +166,28 @@ def test_modules_that_exist_already_are_no_load(expected: Any, hooked: Hooked) -
 
 
 @pytest.fixture(scope="module")
-def ranker(checkpoint: Path, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ranker(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint for `CrossEncoder`: a network of transformers, which is baked as that."""
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-    folder = tmp_path_factory.mktemp("ranker")
+    folder = tmp_path_factory.mktemp("ranker") / "checkpoint"
     torch.manual_seed(4)
     BertForSequenceClassification(
         BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=1)
     ).save_pretrained(folder)
     AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
-    run(job(folder, models / "ranker", class_="BertForSequenceClassification", source=from_hub(RANKER)))
+    run(
+        job(
+            folder, folder.parent / "models" / "ranker", class_="BertForSequenceClassification", source=from_hub(RANKER)
+        )
+    )
     return folder
 
 
-def test_a_cross_encoder_is_served_through_transformers(
-    ranker: Path, hooked: Hooked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cross_encoder_is_served_through_transformers(ranker: Path, hooked: Hooked) -> None:
     from sentence_transformers import CrossEncoder
 
-    monkeypatch.setattr("prebake.adopt.catalogue._read", {})  # it has read the root without the ranker
+    hooked.serve(ranker.parent / "models")
     pairs = [("a", "b"), ("how do I", "reset it")]
     model = CrossEncoder(RANKER, device="cpu")
     assert hooked.outcome == ("mapped", "ranker", None)

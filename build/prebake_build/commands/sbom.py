@@ -1,0 +1,51 @@
+"""`prebake sbom`: the bill of materials of baked models."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prebake.documents.messages import reason
+from prebake.errors import ConfigError
+from prebake_build.files.atomic import write_text
+from prebake_build.images.models import open_models
+from prebake_build.trust.sbom import bill_of_materials
+
+if TYPE_CHECKING:
+    from prebake_build.commands import Commands
+
+_EPILOG = """\
+examples:
+  prebake sbom models --output models.cdx.json       of a folder of baked models
+  prebake sbom weights/                              of an OCI image layout, to standard output
+
+exit codes: 0 written; 1 models that cannot be read; 2 wrong use
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "sbom", help="write the bill of materials of baked models (CycloneDX)", epilog=_EPILOG,
+        description="Write a CycloneDX 1.6 ML-BOM of baked models: licence, source, hashes, lineage, converter. "
+        "Needs the extra prebake-build[trust].",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("place", type=Path, metavar="DIR", help="root of baked models, one model, or an OCI layout")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    text = bill_of_materials([model.manifest for model in open_models(options.place).values()])
+    if options.output is None:
+        print(text, end="")
+        return 0
+    try:
+        write_text(options.output, text)
+    except OSError as error:
+        raise ConfigError(f"{options.output}: cannot be written: {reason(error)}") from error
+    print(f"Wrote {options.output}.", file=sys.stderr)
+    return 0

@@ -1,0 +1,1 @@
+"""Settings of an orchestrator, derived from measured starts."""

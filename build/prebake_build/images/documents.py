@@ -1,0 +1,189 @@
+"""The JSON documents of an OCI image: descriptor, configuration, manifest, index.
+
+Specification: https://github.com/opencontainers/image-spec (version 1.1). The documents come from other tools and
+registries, so keys that are not read here are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prebake.documents.messages import quote
+from prebake.documents.table import Table
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+INDEXES = (INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
+MANIFESTS = (MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
+
+REF_NAME = "org.opencontainers.image.ref.name"
+"""Annotation of a layout's index with the image's tag."""
+IMAGE_NAME = "io.containerd.image.name"
+"""Annotation beside it with the whole name, which `docker load` and `ctr image import` give the image."""
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Descriptor:
+    """A reference to a blob."""
+
+    media_type: str
+    digest: str
+    """`sha256:…` of the blob."""
+    size: int
+    """Bytes of the blob."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    platform: str | None = None
+    """`linux/amd64`, `linux/arm/v7`; None if the document does not say."""
+
+    @classmethod
+    def from_table(cls, table: Table) -> Descriptor:
+        found = cls(
+            media_type=table.take("mediaType", str),
+            digest=table.take("digest", str),
+            size=table.take("size", int),
+            annotations=_strings(table, "annotations"),
+            platform=_platform(table.table("platform")) if table.raw("platform") is not None else None,
+        )
+        if not _DIGEST.fullmatch(found.digest):
+            raise table.fail("digest", f'{quote(found.digest)} is not "sha256:" and 64 hexadecimal digits')
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        document: dict[str, Any] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
+        if self.annotations:
+            document["annotations"] = dict(sorted(self.annotations.items()))
+        if self.platform:
+            document["platform"] = platform_dict(self.platform)
+        return document
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One entry of an image's history."""
+
+    created_by: str
+    makes_layer: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What an image runs, and the layers' digests before compression."""
+
+    user: str
+    environment: Mapping[str, str]
+    command: tuple[str, ...]
+    """Entry point and arguments; empty for an image of data."""
+    folder: str
+    """The working directory."""
+    labels: Mapping[str, str]
+    diff_ids: tuple[str, ...]
+    history: tuple[Step, ...]
+
+    @classmethod
+    def from_table(cls, table: Table) -> Config:
+        inner = table.table("config", {}) if table.raw("config") is not None else Table({}, table.at("config"))
+        variables = inner.strings("Env") if inner.raw("Env") is not None else ()
+        history = table.items("history", _step) if table.raw("history") is not None else ()
+        return cls(
+            user=inner.maybe("User", str) or "",
+            environment=dict(variable.partition("=")[::2] for variable in variables),
+            command=tuple(
+                word for key in ("Entrypoint", "Cmd") if inner.raw(key) is not None for word in inner.strings(key)
+            ),
+            folder=inner.maybe("WorkingDir", str) or "/",
+            labels=_strings(inner, "Labels"),
+            diff_ids=table.table("rootfs").strings("diff_ids"),
+            history=history,
+        )
+
+    def instruction(self, number: int) -> str:
+        """What created the layer with this number (0 is the lowest); empty if the history does not say."""
+        made = [step.created_by for step in self.history if step.makes_layer]
+        return made[number] if len(made) == len(self.diff_ids) else ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """One platform's image: its configuration and its layers, the lowest first."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    annotations: Mapping[str, str]
+
+    @classmethod
+    def from_table(cls, table: Table) -> Manifest:
+        return cls(
+            config=Descriptor.from_table(table.table("config")),
+            layers=table.items("layers", Descriptor.from_table),
+            annotations=_strings(table, "annotations"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": self.config.to_dict(),
+            "layers": [layer.to_dict() for layer in self.layers],
+            "annotations": dict(sorted(self.annotations.items())),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """A list of images: of platforms, or the images of a layout."""
+
+    manifests: tuple[Descriptor, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_table(cls, table: Table) -> Index:
+        return cls(
+            manifests=table.items("manifests", Descriptor.from_table), annotations=_strings(table, "annotations")
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "schemaVersion": 2,
+            "mediaType": INDEX,
+            "manifests": [manifest.to_dict() for manifest in self.manifests],
+        }
+        return {**document, "annotations": dict(sorted(self.annotations.items()))} if self.annotations else document
+
+
+def name_annotations(name: str) -> dict[str, str]:
+    """The annotations of an image that is called `v2`, `team/weights:v2` or `registry.example/team/weights:v2`."""
+    path, colon, tag = name.rpartition(":")
+    if not colon and "/" not in name:
+        return {REF_NAME: name}
+    if not colon or "/" in tag:
+        path, tag = name, "latest"
+    domain = path.partition("/")[0]
+    if "/" not in path:
+        path = f"docker.io/library/{path}"
+    elif not (set(".:") & set(domain) or domain == "localhost"):
+        path = f"docker.io/{path}"
+    return {REF_NAME: tag, IMAGE_NAME: f"{path}:{tag}"}
+
+
+def platform_dict(platform: str) -> dict[str, str]:
+    """`linux/arm/v7` as the documents spell it."""
+    return dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
+
+
+def _platform(table: Table) -> str:
+    parts = [table.take("os", str), table.take("architecture", str), table.maybe("variant", str)]
+    return "/".join(part for part in parts if part)
+
+
+def _strings(table: Table, key: str) -> dict[str, str]:
+    return table.mapping(key, str, {}) if table.raw(key) is not None else {}
+
+
+def _step(table: Table) -> Step:
+    return Step(created_by=table.maybe("created_by", str) or "", makes_layer=not table.take("empty_layer", bool, False))

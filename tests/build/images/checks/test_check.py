@@ -1,0 +1,315 @@
+"""Each fault is found once, with its layer, its bytes and the way to mend it, and a good image has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.baked_folders import baked_folder
+from helpers.oci_images import GOOD_CONFIG, GOOD_LABELS, MEGABYTE, LayerOf, Node, weights, write_image
+from prebake.errors import ConfigError, DocumentError
+from prebake_build.images.checks.check import RULES, check
+from prebake_build.images.checks.findings import Finding
+from prebake_build.images.oci_layout import Layout
+from prebake_build.images.pack import Packing, pack
+
+PACKAGES = "opt/venv/lib/python3.11/site-packages"
+CODE = LayerOf({"app/main.py": b"print()", "app/a.py": b"", "app/b.py": b""})
+BIG = LayerOf({"models/m/model.safetensors": weights(2)}, created_by="COPY models /models")
+
+
+def found(tmp_path: Path, *layers: LayerOf, config: dict[str, Any] | None = None, **options: Any) -> list[Finding]:
+    history = options.pop("history", ())
+    folder = write_image(tmp_path / "image", *layers, config={**GOOD_CONFIG, **(config or {})}, history=history)
+    return check(Layout.open(folder).image(), **options)
+
+
+def one(tmp_path: Path, *layers: LayerOf, **options: Any) -> Finding:
+    (finding,) = found(tmp_path, *layers, **options)
+    return finding
+
+
+def test_an_image_with_weights_and_code_in_layers_of_their_own_has_no_finding(tmp_path: Path) -> None:
+    assert found(tmp_path, CODE, BIG) == []
+
+
+def test_what_prebake_writes_has_no_finding(tmp_path: Path) -> None:
+    baked = baked_folder(tmp_path / "models", "m", {"w": [400_000]})
+    pack([baked], tmp_path / "oci", Packing())
+    assert check(Layout.open(tmp_path / "oci").image()) == []
+
+
+# --- weights -----------------------------------------------------------------------------------------------------
+
+
+def test_a_pickle_beside_safetensors(tmp_path: Path) -> None:
+    pickle = b"PK\3\4" + bytes(3 * MEGABYTE)
+    finding = one(tmp_path, CODE, LayerOf({**BIG.files, "models/m/pytorch_model.bin": pickle}))
+    assert (finding.rule, finding.layer, finding.bytes, finding.paths) == (
+        "duplicate-weights", 1, len(pickle), ("/models/m/pytorch_model.bin",)
+    )  # fmt: skip
+    assert finding.message == "/models/m holds the model as pickle beside safetensors"
+    assert "prebake bake" in finding.mend
+
+
+def test_a_pickle_in_another_folder_or_a_small_one_is_none(tmp_path: Path) -> None:
+    layer = LayerOf({**BIG.files, "models/o/model.bin": bytes(2 * MEGABYTE), "models/m/training_args.bin": b"x" * 5000})
+    assert found(tmp_path, CODE, layer) == []
+
+
+def test_the_same_weights_twice(tmp_path: Path) -> None:
+    again = LayerOf({"app/copy.safetensors": weights(2)}, created_by="COPY copy /app")
+    finding = one(tmp_path, BIG, again)
+    assert (finding.rule, finding.layer, finding.bytes) == ("duplicate-weights", 1, len(weights(2)))
+    assert finding.paths == ("/models/m/model.safetensors", "/app/copy.safetensors")
+    assert finding.message == "the same weights are stored again (first in layer 0)"
+
+
+def test_a_chown_in_a_later_layer_stores_them_again(tmp_path: Path) -> None:
+    again = LayerOf({"models/m/model.safetensors": Node(weights(2), uid=1000)}, created_by="RUN chown -R app /models")
+    finding = one(tmp_path, BIG, again)
+    assert (finding.rule, finding.layer, finding.bytes) == ("duplicate-weights", 1, len(weights(2)))
+    assert "COPY --chown" in finding.mend
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_a_link_to_weights_is_no_copy(tmp_path: Path, hard: bool) -> None:
+    target = "models/m/model.safetensors" if hard else "../models/m/model.safetensors"
+    assert found(tmp_path, LayerOf({**BIG.files, "app/m.safetensors": Node(target=target, hard=hard)})) == []
+
+
+@pytest.mark.parametrize("whiteout", ["models/m/.wh.model.safetensors", "models/.wh.m", "models/m/.wh..wh..opq"])
+def test_weights_that_a_later_layer_deletes(tmp_path: Path, whiteout: str) -> None:
+    folders = {"models": Node(folder=True, mode=0o755), "models/m": Node(folder=True, mode=0o755)}
+    finding = one(tmp_path, LayerOf({**folders, **BIG.files}), LayerOf({whiteout: b""}, created_by="RUN rm"))
+    assert (finding.rule, finding.layer, finding.bytes) == ("deleted-weights", 0, len(weights(2)))
+    assert finding.message == "layer 1 deletes or replaces them, but they stay in the image"
+
+
+def test_weights_in_a_gzip_layer(tmp_path: Path) -> None:
+    finding = one(tmp_path, CODE, LayerOf(BIG.files, gzip=True))
+    assert (finding.rule, finding.layer, finding.bytes) == ("compressed-weights", 1, len(weights(2)))
+    assert "compression=uncompressed" in finding.mend
+
+
+def test_weights_and_code_in_one_layer(tmp_path: Path) -> None:
+    finding = one(tmp_path, LayerOf({**CODE.files, "app/model.safetensors": weights(11)}))
+    assert (finding.rule, finding.layer, finding.bytes) == ("mixed-layer", 0, len(weights(11)))
+    assert finding.message.startswith("weights and 3 files of code in one layer")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.gguf", "weights", "model.onnx", "model.pth"]
+)  # fmt: skip
+def test_weights_are_known_by_their_name_or_first_bytes(tmp_path: Path, name: str) -> None:
+    data = {"model.gguf": b"GGUF" + bytes(2 * MEGABYTE), "weights": weights(2)}.get(name, bytes(2 * MEGABYTE))
+    (finding,) = found(tmp_path, CODE, LayerOf({f"app/{name}": data}, gzip=True))
+    assert (finding.rule, finding.paths) == ("compressed-weights", (f"/app/{name}",))
+
+
+def test_the_public_habit_a_download_into_the_hubs_cache_in_a_run(tmp_path: Path) -> None:
+    """`RUN python -c "AutoModel.from_pretrained(…)"` as root: blobs by hash, links to them, 0700 above."""
+    hub = "root/.cache/huggingface/hub/models--acme--m"
+    run = LayerOf(
+        {
+            "root": Node(folder=True, mode=0o700),
+            f"{hub}/blobs/aaaa": weights(2),
+            f"{hub}/blobs/bbbb": bytes(3 * MEGABYTE),
+            f"{hub}/snapshots/1/model.safetensors": Node(target="../../blobs/aaaa"),
+            f"{hub}/snapshots/1/pytorch_model.bin": Node(target="../../blobs/bbbb"),
+            "root/.cache/huggingface/token": b"hf_" + b"a" * 34,
+        },
+        created_by="RUN |1 HF_TOKEN=hf_" + "a" * 34 + " /bin/sh -c python -c 'AutoModel.from_pretrained(\"acme/m\")'",
+        gzip=True,
+    )
+    package = LayerOf({f"{PACKAGES}/huggingface_hub/__init__.py": b"", f"{PACKAGES}/huggingface_hub/x.py": b""})
+    findings = found(tmp_path, package, run, config={"Env": ["PATH=/bin"], "Labels": {}})
+    assert {finding.rule for finding in findings} == {
+        "duplicate-weights", "compressed-weights", "download-cache", "secret", "unreadable", "hub-calls",
+        "missing-annotations",
+    }  # fmt: skip
+    by_rule = {finding.rule: finding for finding in findings}
+    assert by_rule["duplicate-weights"].bytes == 3 * MEGABYTE
+    assert by_rule["download-cache"].bytes == len(weights(2)) + 3 * MEGABYTE
+    assert by_rule["unreadable"].message == (
+        "user 65532 cannot read files of the model (folder /root has mode 0700, owner 0)"
+    )
+    assert {finding.layer for finding in findings if finding.layer is not None} == {1}
+    assert not any("aaaa" in finding.message for finding in findings if finding.rule == "secret")
+
+
+# --- the process -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("user", "message"),
+    [("", "the process runs as root"), ("root", "the process runs as root"), ("0:0", "the process runs as root"),
+     ("00", "the process runs as root"),
+     ("app", "the user app is a name: Kubernetes' runAsNonRoot refuses it, as it cannot tell who that is")],
+)  # fmt: skip
+def test_root_and_names_of_users(tmp_path: Path, user: str, message: str) -> None:
+    finding = one(tmp_path, CODE, BIG, config={"User": user})
+    assert (finding.rule, finding.layer, finding.message) == ("root-user", None, message)
+    assert "USER 65532:65532" in finding.mend
+
+
+def test_an_image_of_data_needs_no_user(tmp_path: Path) -> None:
+    assert found(tmp_path, BIG, config={"User": "", "Cmd": None, "Env": None}) == []
+
+
+def test_files_that_only_root_may_read(tmp_path: Path) -> None:
+    files = {"models/m/model.safetensors": Node(weights(2), mode=0o600), "models/m/config.json": Node(b"{}")}
+    finding = one(tmp_path, CODE, LayerOf(files, created_by="COPY models /models"))
+    assert (finding.rule, finding.layer, finding.bytes) == ("unreadable", 1, len(weights(2)))
+    assert finding.message == "user 65532 cannot read files of the model (mode 0600, owner 0)"
+    assert finding.paths == ("/models/m/model.safetensors",)
+
+
+def test_files_of_the_users_own_and_of_its_groups_are_readable(tmp_path: Path) -> None:
+    accounts = LayerOf({"etc/passwd": b"root:x:0:0::/:\napp:x:700:70::/:/bin/sh\n", "etc/group": b"models:x:0:app\n"})
+    own = LayerOf({"models/m/model.safetensors": Node(weights(2), mode=0o400, uid=700)})
+    group = LayerOf({"models/o/model.safetensors": Node(weights(3), mode=0o640)})
+    findings = found(tmp_path, accounts, own, group, config={"User": "app"})
+    assert [finding.rule for finding in findings] == ["root-user"]
+
+
+def test_gpu_libraries_in_an_image_for_cpus(tmp_path: Path) -> None:
+    library = LayerOf(
+        {f"{PACKAGES}/nvidia/cublas/lib/libcublas.so.12": bytes(4 * MEGABYTE)}, created_by="RUN pip install torch"
+    )
+    finding = one(tmp_path, library)
+    assert (finding.rule, finding.layer, finding.bytes) == ("gpu-packages", 0, 4 * MEGABYTE)
+    assert "download.pytorch.org/whl/cpu" in finding.mend
+
+
+def test_gpu_libraries_are_right_in_an_image_for_gpus(tmp_path: Path) -> None:
+    library = LayerOf({f"{PACKAGES}/nvidia/cublas/lib/libcublas.so.12": bytes(4 * MEGABYTE)})
+    assert found(tmp_path, library, gpu=True) == []
+    assert found(tmp_path / "2", library, config={"Env": ["NVIDIA_VISIBLE_DEVICES=all"]}) == []
+
+
+def test_a_hub_that_is_not_switched_off(tmp_path: Path) -> None:
+    package = LayerOf({f"{PACKAGES}/huggingface_hub/__init__.py": b""})
+    finding = one(tmp_path, package, BIG, config={"Env": ["HF_HUB_OFFLINE=0"]})
+    assert (finding.rule, finding.mend) == ("hub-calls", "add ENV HF_HUB_OFFLINE=1")
+    assert found(tmp_path / "2", package, config={"Env": []}) == []  # no weights: it has to download
+
+
+# --- secrets -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"config": {"Env": ["HF_HUB_OFFLINE=1", "HF_TOKEN=abc"]}},
+      "the variable HF_TOKEN holds a credential, as its name says"),
+     ({"config": {"Env": ["HF_HUB_OFFLINE=1", "X=ghp_" + "a" * 36]}}, "the variable X holds a GitHub token"),
+     ({"config": {"Labels": {**GOOD_LABELS, "x": "hf_" + "b" * 34}}},
+      "the label or annotation x holds a Hugging Face token"),
+     ({"history": ["ARG DB_PASSWORD=hunter2"]}, "the history holds a value of DB_PASSWORD"),
+     ({"history": ["RUN curl -H 'Bearer glpat-" + "c" * 20 + "'"]}, "the history holds a GitLab token")],
+)  # fmt: skip
+def test_secrets_in_the_configuration(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    finding = one(tmp_path, CODE, **changes)
+    assert (finding.rule, finding.message) == ("secret", message)
+    assert "hunter2" not in str(finding) and "aaaa" not in str(finding)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"config": {"Env": ["HF_HUB_OFFLINE=1", "HF_TOKEN=", "TOKENIZERS_PARALLELISM=false",
+                         "API_KEY_FILE=/run/secrets/key", "USE_TOKEN=true"]}},
+     {"history": ["ARG HF_TOKEN", "RUN HF_TOKEN=$HF_TOKEN python x.py", 'RUN TOKEN="$(cat /run/secrets/t)" make']}],
+)  # fmt: skip
+def test_what_only_names_a_secret_is_none(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert found(tmp_path, CODE, **changes) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "what"),
+    [("app/settings.py", b"key = 'sk-" + b"a" * 40 + b"'", "an OpenAI key"),
+     ("home/u/.netrc", b"machine x login y password z", "credentials, as its name says"),
+     ("app/.env", b"# test\nPORT=1\nAWS_SECRET_ACCESS_KEY=abc\n", "credentials, as its name says"),
+     ("root/.ssh/id_rsa", b"-----BEGIN OPENSSH PRIVATE KEY-----\n", "a private key")],
+)  # fmt: skip
+def test_secrets_in_files(tmp_path: Path, path: str, text: bytes, what: str) -> None:
+    finding = one(tmp_path, CODE, LayerOf({path: text}))
+    assert (finding.rule, finding.layer, finding.bytes, finding.paths) == ("secret", 1, len(text), (f"/{path}",))
+    assert finding.message == f"a file holds {what}"
+
+
+def test_a_secret_that_a_later_layer_deletes_is_still_there(tmp_path: Path) -> None:
+    finding = one(tmp_path, LayerOf({"app/.env": b"HF_TOKEN=abc"}), LayerOf({"app/.wh..env": b""}))
+    assert (finding.layer, finding.message) == (
+        0,
+        "a file holds credentials, as its name says (deleted later, but still there)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [(f"{PACKAGES}/x/test_tokens.py", b"hf_" + b"a" * 34), ("app/.env", b"PORT=8000\nHF_TOKEN=\n"),
+     ("root/.docker/config.json", b"{}"), ("etc/ssl/openssl.cnf", b"# password = \n")],
+)  # fmt: skip
+def test_files_without_secrets(tmp_path: Path, path: str, text: bytes) -> None:
+    assert found(tmp_path, CODE, LayerOf({path: text})) == []
+
+
+# --- registries and readers --------------------------------------------------------------------------------------
+
+
+def test_a_layer_above_a_registrys_limit(tmp_path: Path) -> None:
+    huge = LayerOf({"a": b""}, created_by="COPY", declared_size=10_100_000_000)  # a sparse file
+    finding = one(tmp_path, CODE, huge)
+    assert (finding.rule, finding.layer, finding.bytes) == ("layer-too-large", 1, 10_100_000_000)
+    assert finding.message == "10.1 GB are more than registries take in one layer (ghcr: 10 GB)"
+    assert found(tmp_path / "2", CODE, huge, registries=["ecr"]) == []
+
+
+def test_missing_annotations(tmp_path: Path) -> None:
+    findings = found(tmp_path, CODE, config={"Labels": {"org.opencontainers.image.title": "x"}})
+    assert [finding.message for finding in findings] == [
+        "nothing says under which licence: org.opencontainers.image.licenses",
+        "nothing says from where: org.opencontainers.image.source or org.opencontainers.image.revision or "
+        "org.opencontainers.image.version or dev.prebake.models",
+    ]
+
+
+# --- options and bad input ---------------------------------------------------------------------------------------
+
+
+def test_a_rule_is_left_out_and_an_unknown_one_refused(tmp_path: Path) -> None:
+    assert found(tmp_path, CODE, config={"User": ""}, ignored=["root-user"]) == []
+    with pytest.raises(ConfigError) as caught:
+        found(tmp_path / "2", CODE, ignored=["root"])
+    assert str(caught.value) == (
+        f'"root" is not a known rule (expected one of {", ".join(RULES)}): did you mean "root-user"?'
+    )
+    with pytest.raises(ConfigError, match=r'^"gcr" is not a known registry .*: did you mean "ghcr"\?$'):
+        found(tmp_path / "3", CODE, registries=["gcr"])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_layer_that_is_no_tar_file(tmp_path: Path, zipped: bool) -> None:
+    folder = write_image(tmp_path / "image", LayerOf({"a": b"x" * 2000}, gzip=zipped))
+    image = Layout.open(folder).image()
+    layer = image.layer(0)
+    layer.write_bytes(b"\7" * layer.stat().st_size)
+    with pytest.raises(DocumentError) as caught:
+        check(image)
+    assert str(caught.value).startswith(f"{layer}: this layer cannot be read: ")
+
+
+def test_paths_that_leave_the_image_stay_in_it(tmp_path: Path) -> None:
+    layer = LayerOf(
+        {
+            "../../models/m/model.safetensors": weights(2),
+            "/abs/l.bin": Node(target="../../../models/m/model.safetensors"),
+        }
+    )
+    assert found(tmp_path, layer) == []
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    assert found(tmp_path, LayerOf({"a.bin": Node(target="b.bin"), "b.bin": Node(target="a.bin")})) == []
