@@ -1,6 +1,7 @@
 # What this repository adds to docker-bake.hcl, which `prebake init` wrote. Bake reads both.
 #
 #   docker buildx bake baseline        the naive service with the same models, for measurements
+#   docker buildx bake snapshot        the image with its started service in a layer (docs/snapshot.md)
 #   docker buildx bake check           lint the Dockerfiles
 #   docker buildx bake --list=variables
 #
@@ -166,6 +167,15 @@ variable "READAHEAD" {
   }
 }
 
+variable "SNAPSHOT_WARM" {
+  default     = ""
+  description = "1: in `snapshot`, each model answers once before the dump. Empty: none does."
+  validation {
+    condition     = contains(["1", ""], SNAPSHOT_WARM)
+    error_message = "SNAPSHOT_WARM: expected \"1\", or nothing."
+  }
+}
+
 variable "COMPRESSION" {
   default     = "uncompressed"
   description = "Compression of the layers: uncompressed (weights barely compress, and unpacking takes as long as pulling), zstd, gzip, estargz."
@@ -257,6 +267,36 @@ target "baseline" {
   tags        = ["${IMAGE}-baseline:${TAG}"]
   labels      = merge(labels, about, source, { "org.opencontainers.image.title" = "Prebake's baseline" })
   output      = ["type=docker,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
+}
+
+target "snapshot-programs" {
+  inherits    = ["_workspace"]
+  description = "The restorer of snapshots (a part of `snapshot`)"
+  contexts    = { base = "target:base" }
+  target      = "snapshot-programs"
+}
+
+# The image, the program that restores, and on top a layer with the service as it was once it had started.
+target "snapshot" {
+  description = "The service, its baked models, and a snapshot of the started service"
+  contexts    = { loaded = "target:image", snapshot-programs = "target:snapshot-programs" }
+  dockerfile-inline = join("\n", [
+    "FROM loaded AS restorable",
+    "COPY --link --from=snapshot-programs / /",
+    "FROM restorable AS dumped",
+    "USER 0:0",
+    "RUN --network=none PREBAKE_SNAPSHOT_WARM=${SNAPSHOT_WARM} prebake snapshot --output /dumped/snapshot \\",
+    "      -- /opt/prebake/bin/prebake serve --host 0.0.0.0 --port 8000 \\",
+    " && find /dumped -exec touch --date=@0 {} +",
+    "FROM restorable",
+    "COPY --link --from=dumped /dumped /",
+    "ENTRYPOINT [\"/opt/prebake/libexec/prebake/prebake-restore\", \"/snapshot\", \"/opt/prebake/bin/prebake\"]",
+    "CMD [\"serve\", \"--host\", \"0.0.0.0\", \"--port\", \"8000\"]",
+    "",
+  ])
+  tags   = ["${IMAGE}-snapshot:${TAG}"]
+  labels = merge(labels, about, source)
+  output = ["type=docker,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
 }
 
 group "check" { targets = ["check-dockerfile", "check-workspace"] }

@@ -2,6 +2,7 @@
 # measured against. `prebake init` wrote the Dockerfile; docker-bake.override.hcl puts these stages in the place of its
 # stages `prebake` and `package`, and gives them its stages `base`, `dependencies` and `runtime`.
 #
+#   base ── compiler ── snapshot-programs
 #   base ── tools ── runtime-wheel, service-wheel, converter-wheels
 #   dependencies ── naive-checkpoints
 #   runtime ── baseline
@@ -61,6 +62,17 @@ RUN --mount=type=bind,from=converter-source,target=/source \
     pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /dist /source/runtime /source/build
 FROM scratch AS converter-wheels
 COPY --from=converter-built /dist /
+
+# snapshot-programs: the restorer and the library of snapshots (docs/snapshot.md). The compiler is in no image.
+FROM base AS compiler
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null \
+ && rm -rf /var/lib/apt/lists/*
+FROM compiler AS compiled
+RUN --network=none --mount=type=bind,source=runtime,target=/source \
+    PYTHONPATH=/source python3 -m prebake snapshot --build-programs /out/opt/prebake/libexec/prebake \
+ && find /out -exec touch --date=@0 {} +
+FROM scratch AS snapshot-programs
+COPY --link --from=compiled /out /
 
 # naive-checkpoints: the same models, as upstream publishes them
 FROM dependencies AS naive-checkpoints

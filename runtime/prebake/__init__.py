@@ -18,6 +18,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing `typing` for its constant would cost time
 if TYPE_CHECKING:
+    from prebake import snapshot
     from prebake.adopt import middleware
     from prebake.baked.manifest import Manifest
     from prebake.errors import PrebakeError
@@ -47,6 +48,7 @@ __all__ = [
     "middleware",
     "quickstart",
     "report",
+    "snapshot",
     "startup_page",
     "timeline",
 ]
@@ -69,6 +71,7 @@ _MODULES = {
     "middleware": "adopt.middleware",
     "quickstart": "startup.quickstart",
     "report": "telemetry.report",
+    "snapshot": "snapshot",
     "timeline": "telemetry.timeline",
 }
 """Name of a public module → where it is."""

@@ -1,4 +1,4 @@
-"""The command `prebake`: check, inspect and run; other distributions add theirs through entry points.
+"""The command `prebake`: check, inspect, run and snapshot; other distributions add theirs through entry points.
 
 The entry-point group is `prebake.commands`. The entry's name is the command's name; its value is a function that takes
 argparse's subparsers and adds one. Only the requested command's module is imported.
@@ -10,7 +10,7 @@ import sys
 
 from prebake.startup import readahead
 
-if sys.argv[1:2] not in (["inspect"], ["run"]):
+if sys.argv[1:2] not in (["inspect"], ["run"], ["snapshot"]):
     readahead.begin()  # before the imports below: they take longer than the reader thread takes to start
 
 import argparse
@@ -22,7 +22,7 @@ from importlib import import_module
 from prebake.documents.messages import reason
 from prebake.errors import PrebakeError
 
-OWN: tuple[str, ...] = ("check", "inspect", "run")
+OWN: tuple[str, ...] = ("check", "inspect", "run", "snapshot")
 GROUP = "prebake.commands"
 
 

@@ -11,6 +11,7 @@
     │   └── TensorFileError      a file is not valid safetensors, or its header disagrees with its size
     ├── LoadError                no tier could load the model
     │   └── LoadTimeoutError     the model was not loaded within its timeout; also a TimeoutError
+    ├── SnapshotError            a process can't be dumped, or a restored one does not fit its start
     └── SourceError              a checkpoint could not be fetched (raised by the build half)
 
 A message says what was expected, what was found, where, and what to do next.
@@ -26,6 +27,7 @@ __all__ = [
     "LoadTimeoutError",
     "NewerFormatError",
     "PrebakeError",
+    "SnapshotError",
     "SourceError",
     "TensorFileError",
     "UnknownModelError",
@@ -72,6 +74,10 @@ class LoadError(PrebakeError):
 
 class LoadTimeoutError(LoadError, TimeoutError):
     """The model was not loaded in time. The load continues in its thread, so a later call may succeed."""
+
+
+class SnapshotError(PrebakeError):
+    """A process holds what a snapshot cannot, or its restored state does not fit the container."""
 
 
 class SourceError(PrebakeError):

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prebake import Models, Start, quickstart
+from prebake import Models, Start, quickstart, snapshot
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
         help="return freed memory to the system after a second without requests (about 76 MB after a caption); "
              "page faults make the next request slower",
     )  # fmt: skip
-    parser.set_defaults(run=_serve)
+    parser.set_defaults(run=lambda options: _serve(options, parser))
 
 
 def _seconds(text: str) -> float:
@@ -67,13 +67,17 @@ def _seconds(text: str) -> float:
 _seconds.__name__ = "number of seconds"  # argparse names it in "invalid … value"
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from image_analyzer.server import serve
     from image_analyzer.service import Application
 
     models = Models(options.root, verify=options.verify, allow=options.allow)
-    baseline = Start.read(Path(options.baseline)) if options.baseline else None
     quickstart.begin()
+    if snapshot.wanted():
+        from image_analyzer.restored import load_and_dump
+
+        options = load_and_dump(models, options, parser)
+    baseline = Start.read(Path(options.baseline)) if options.baseline else None
     begin = (lambda: None) if options.lazy else models.start
     idle = None
     if options.give_memory_back:

@@ -26,7 +26,7 @@ def test_exactly_what_is_listed_is_exported() -> None:
     assert prebake.__all__ == sorted(prebake.__all__)
     assert all(hasattr(prebake, name) for name in prebake.__all__)
     modules = {name for name in prebake.__all__ if inspect.ismodule(getattr(prebake, name))}
-    assert modules == {"compat", "middleware", "quickstart", "report", "timeline"}
+    assert modules == {"compat", "middleware", "quickstart", "report", "snapshot", "timeline"}
     public = {name for name, value in vars(prebake).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert public - {"annotations"} == set(prebake.__all__) - modules
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prebake.documents.columns import columns
 from prebake.startup import deferred
+from prebake.telemetry import restored
 from prebake.telemetry.timeline import READY, Memory, Span, Timeline
 
 if TYPE_CHECKING:
@@ -18,11 +19,13 @@ WIDTH = 40
 
 
 def document(timeline: Timeline, statuses: Iterable[Status], baseline: Start | None = None) -> dict[str, Any]:
-    """The content of `/startup` and `prebake check --json`: timeline, models, deferred imports, and the ratio to a
-    recorded baseline. Times are in seconds, memory in bytes."""
+    """The content of `/startup` and `prebake check --json`: timeline, models, deferred imports, the ratio to a recorded
+    baseline, and, in an image with a snapshot, whether it was used. Times are in seconds, memory in bytes."""
     told = timeline.to_dict()
     told["models"] = {status.name: status.to_dict() for status in statuses}
     told["deferred"] = deferred.report()
+    if (snapshot := restored.document()) is not None:
+        told["snapshot"] = snapshot
     if baseline is not None:
         ready = timeline.marks.get(READY)
         ratio = round(ready / baseline.ready, 4) if ready is not None else None

@@ -1,0 +1,69 @@
+"""Which environment variables a dumped process sees, and which a restored one must have.
+
+Three kinds: variables that the loaded state depends on (`BOUND`) must have the same value at the restore, or the
+snapshot is refused; a few that any program needs (`KEPT`) are passed to the dump and renewed; all others are withheld
+from the dump, so that no secret of the build can be in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+BOUND = (
+    "-PREBAKE_SNAPSHOT*", "-PREBAKE_BASELINE", "-PREBAKE_BUDGET", "-PREBAKE_REPORT", "PREBAKE_*",
+    "ATEN_*", "DNNL_*", "ONEDNN_*", "MKL_*", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC", "GOMP_*",
+    "OPENBLAS_*", "TORCH_*", "PYTORCH_*", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT",
+    "TRANSFORMERS_*", "TOKENIZERS_PARALLELISM", "PYTHON*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "LANG", "LANGUAGE",
+    "LC_*", "CUDA_VISIBLE_DEVICES",
+)  # fmt: skip
+"""Names and prefixes, or exemptions with a `-`; the first that matches decides."""
+KEPT = ("PATH", "HOME", "TZ", "OMP_NUM_THREADS", "TMPDIR", "PREBAKE_SNAPSHOT_PROGRAMS", "PREBAKE_SNAPSHOT_WARM")
+DURING_DUMP = {
+    "GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set for the dumped process alone. glibc keeps all memory in one heap, which can be mapped from a file (see `memory`);
+tokenizers starts no threads, which could not be ended."""
+SECRETS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE")
+
+
+def at_start() -> dict[str, str]:
+    """This process's environment as it was executed: Python adds LC_CTYPE to it where no locale is set (PEP 538).
+
+    Raises OSError without `/proc`.
+    """
+    pairs = Path("/proc/self/environ").read_bytes().split(b"\0")
+    return {
+        os.fsdecode(name): os.fsdecode(value) for name, _, value in (pair.partition(b"=") for pair in pairs) if name
+    }
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether the first matching pattern is no exemption. `native/start.c` does the same."""
+    for pattern in patterns:
+        bare = pattern.removeprefix("-")
+        if name == bare or (bare.endswith("*") and name.startswith(bare[:-1])):
+            return not pattern.startswith("-")
+    return False
+
+
+def is_secret(name: str) -> bool:
+    return any(word in name.upper() for word in SECRETS) and name != "TOKENIZERS_PARALLELISM"
+
+
+def of_dump(environment: Mapping[str, str], more: Iterable[str] = ()) -> dict[str, str]:
+    """The environment for the process that will be dumped, without `DURING_DUMP`. `more` are further bound names."""
+    patterns = [*more, *BOUND]
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in KEPT or (matches(name, patterns) and (name in more or not is_secret(name)))
+    }
+
+
+def bound(environment: Mapping[str, str], more: Iterable[str] = ()) -> list[str]:
+    """`NAME=VALUE` of the variables that a restore must find."""
+    patterns = [*more, *BOUND]
+    return sorted(f"{name}={value}" for name, value in environment.items() if matches(name, patterns))

@@ -1,0 +1,60 @@
+"""The point of a program at which it is dumped, and goes on in each container; hooks around it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+F = TypeVar("F", bound=Callable[[], object])
+
+ENV_DUMP = "PREBAKE_SNAPSHOT_DUMP"
+"""Set by `prebake snapshot`: where the snapshot goes, and which command it is of."""
+
+
+@dataclass
+class _State:
+    before: list[Callable[[], object]] = field(default_factory=list)
+    after: list[Callable[[], object]] = field(default_factory=list)
+
+
+_state = _State()
+
+
+def before_snapshot(function: F) -> F:
+    """Have `function` called before the dump, the last registered first: end threads, close files. A decorator."""
+    _state.before.append(function)
+    return function
+
+
+def after_restore(function: F) -> F:
+    """Have `function` called in the restored process, in the order of registration. A decorator.
+
+    It finds the container's environment and arguments (`os.environ`, `sys.argv`). If it raises an error, the restored
+    process ends and the service starts the ordinary way, with the error as the reason (`SnapshotError` is for this).
+    """
+    _state.after.append(function)
+    return function
+
+
+def wanted() -> bool:
+    """Whether this process was started to be dumped (`prebake snapshot`): a service then loads all it needs first."""
+    return ENV_DUMP in os.environ
+
+
+def here(*, watched: Iterable[Path] = ()) -> bool:
+    """Dump the process here, if it was started for that; True in the restored process, else False.
+
+    `watched` are files that the state was made from and that are not mapped: if one has another size or modification
+    time at the restore, the snapshot is refused. After a dump the process ends. Raises SnapshotError if something is
+    open that a snapshot cannot hold.
+    """
+    if not wanted():
+        return False
+    from prebake.snapshot.sequence import dump_and_go_on  # an ordinary start does not need it
+
+    dump_and_go_on(json.loads(os.environ.pop(ENV_DUMP)), [*watched], _state.before, _state.after)
+    return True
