@@ -10,10 +10,12 @@ import sys
 import time
 from base64 import b64decode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from docker.errors import ImageNotFound
 
 from helpers import ROOT
 
@@ -131,7 +133,7 @@ def _is_instruction(name: str) -> bool:
 
 def remove(engine: Any, image: str) -> None:
     """The image goes, where there is one."""
-    if engine.images.list(name=image):
+    with suppress(ImageNotFound):
         engine.images.remove(image, force=True)
 
 
