@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(arguments[0] if arguments else None).parse_args(arguments)
     try:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        for client in ("httpx", "httpx2"):  # they log every request of the hub's client
+            logging.getLogger(client).setLevel(logging.WARNING)
         return int(options.run(options))
     except PrebakeError as error:
         print(f"prebake: error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Free memory of this process: the minimum over the system and each of its control groups.
+"""The control groups of this process, and its free memory: the minimum over the system and each of these groups.
 
 Inactive page cache (`inactive_file`) counts as free: the kernel reclaims it first, and a group that has read many files
 would look full otherwise. Kubernetes computes a working set the same way.
@@ -26,18 +26,21 @@ _V1 = _Version(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inact
 _V2 = _Version(("memory.max", "memory.high"), "memory.current", "inactive_file")
 
 
+_VERSIONS = {1: _V1, 2: _V2}
+
+
 def free_memory(root: Path = Path("/")) -> int | None:
     """Free bytes, or None if the system does not report them (not Linux).
 
     `root` is the folder with `proc` and `sys`.
     """
-    found = [_available(root), *(_left(folder, version) for folder, version in _groups(root))]
+    found = [_available(root), *(_left(*found) for found in groups("memory", root))]
     known = [free for free in found if free is not None]
     return max(0, min(known)) if known else None
 
 
-def _groups(root: Path) -> Iterator[tuple[Path, _Version]]:
-    """The folders of the groups that account for this process's memory, from its own group to the root."""
+def groups(controller: str, root: Path) -> Iterator[tuple[Path, int]]:
+    """The folders of this process's groups that have the controller, from its own to the root, and their version."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -47,9 +50,9 @@ def _groups(root: Path) -> Iterator[tuple[Path, _Version]]:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
-            mount, version = mounted, _V2
-        elif "memory" in controllers.split(","):
-            mount, version = mounted / "memory", _V1
+            mount, version = mounted, 2
+        elif controller in controllers.split(","):
+            mount, version = mounted / controller, 1
         else:
             continue
         group = PurePosixPath(path.lstrip("/"))
@@ -61,8 +64,9 @@ def _groups(root: Path) -> Iterator[tuple[Path, _Version]]:
             yield mount / folder, version
 
 
-def _left(folder: Path, version: _Version) -> int | None:
+def _left(folder: Path, number: int) -> int | None:
     """Free bytes of a group; None if it has no limit or does not exist."""
+    version = _VERSIONS[number]
     limits = [limit for name in version.limits if (limit := _number(folder / name)) is not None]
     used = _number(folder / version.usage)
     if not limits or used is None:

@@ -179,7 +179,7 @@ def test_a_plain_image_is_started_sealed_first_and_then_without(caplog: pytest.L
     assert "read_only" not in engine.asked
     assert not launcher.unseal()
     assert caplog.messages == [
-        "baseline: ended before it was ready in a sealed container (read-only root, no capabilities, no new "
+        "baseline: does not become ready in a sealed container (read-only root, no capabilities, no new "
         "privileges): started without these from now on"
     ]
 

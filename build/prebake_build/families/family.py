@@ -7,6 +7,7 @@ attribute `build`. docs/families.md has a template.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -58,7 +59,7 @@ class Ordinary:
     """Python modules whose code builds the model: the application chose them in `models.toml`."""
 
 
-class BuildFamily:
+class BuildFamily(ABC):
     """What the build knows about one family. A subclass sets the attributes and implements `load`.
 
     Instances keep no state. `options` runs wherever `models.toml` is read. `load` runs only in the worker process, and
@@ -87,13 +88,13 @@ class BuildFamily:
         """Which files of a hub's repository its models need, given what `options` returned."""
         return Wanted(files=declared_files(options), variant=options.get("variant"))
 
+    @abstractmethod
     def load(self, recipe: Recipe, checkpoint: Path) -> Ordinary:
         """Load the checkpoint by its own framework, into a module in evaluation mode: the reference for the proof.
 
         Raises SourceError if the checkpoint is damaged, incomplete or would run code, and ConfigError if the recipe
         does not fit it. An ImportError becomes a message that tells what to install.
         """
-        raise NotImplementedError
 
 
 def build_family(name: str, where: str) -> BuildFamily:

@@ -194,18 +194,19 @@ def compare(
 def measure(launcher: Launcher, ask: Ask, *, timeout: float = 120.0) -> Sample:
     """Measure one start. Raises PrebakeError like `compare`, and if a request gets no answer of status 2xx.
 
-    If the service ends before it is ready, and its launcher is `Unsealable`, it is started once more.
+    If the service does not become ready, and its launcher is `Unsealable`, it is started once more. It need not end by
+    itself: servers with workers start those that die again and again.
     """
     try:
         return _measure(launcher, ask, timeout)
-    except _EndedError:
+    except _UnreadyError:
         if isinstance(launcher, Unsealable) and launcher.unseal():
             return _measure(launcher, ask, timeout)
         raise
 
 
-class _EndedError(PrebakeError):
-    """The service ended before it was ready."""
+class _UnreadyError(PrebakeError):
+    """The service ended before it was ready, or was not ready in time."""
 
 
 def _measure(launcher: Launcher, ask: Ask, timeout: float) -> Sample:
@@ -219,8 +220,7 @@ def _measure(launcher: Launcher, ask: Ask, timeout: float) -> Sample:
         meanwhile = memory.look if isinstance(ready, AtExit) else None
         waited = wait(service, ready, timeout, started=started, meanwhile=meanwhile)
         if waited.told is None:
-            error = _EndedError if waited.ended else PrebakeError
-            raise error(f"{launcher.label}: {unready(service, waited, timeout)}; {_log(service)}")
+            raise _UnreadyError(f"{launcher.label}: {unready(service, waited, timeout)}; {_log(service)}")
         memory.look(now=True)
         anonymous = memory.last.anonymous if memory.last is not None else None
         times, answers, startup = _ask(service, launcher, waited.told, ask, started)

@@ -35,9 +35,9 @@ class ContainerLauncher:
 
     `command` replaces the image's own arguments. `port` is the service's port in the container; by default the only one
     that the image exposes, else 8000. `sealed` starts it with the options `HARDENED`; None tries them, and leaves them
-    for the rest if the container ends under them. `options` are further arguments of the SDK's `containers.create`,
-    such as `mem_limit="2g"`, `nano_cpus=2_000_000_000`, `device_read_bps=[…]` or `user=12345`; they override
-    `HARDENED`.
+    for the rest if the service does not become ready under them. `options` are further arguments of the SDK's
+    `containers.create`, such as `mem_limit="2g"`, `nano_cpus=2_000_000_000`, `device_read_bps=[…]` or `user=12345`;
+    they override `HARDENED`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ContainerLauncher:
             return False
         self.sealed = False
         logger.warning(
-            "%s: ended before it was ready in a sealed container (read-only root, no capabilities, no new privileges): "
+            "%s: does not become ready in a sealed container (read-only root, no capabilities, no new privileges): "
             "started without these from now on", self.label,
         )  # fmt: skip
         return True

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from prebake.cgroup import groups
 
 
 def processors(root: Path = Path("/")) -> int:
@@ -18,9 +20,9 @@ def processors(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    for folder in _groups(root):
+    for folder, version in groups("cpu", root):
         try:
-            if (folder / "cpu.max").exists():
+            if version == 2:
                 quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
             else:
                 quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
@@ -29,26 +31,3 @@ def _quotas(root: Path) -> Iterator[float]:
                 yield int(quota) / int(period)
         except (OSError, ValueError):
             continue
-
-
-def _groups(root: Path) -> Iterator[Path]:
-    """The folders of the groups that limit this process's processors, from its own to the root."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return
-    mounted = root / "sys/fs/cgroup"
-    for line in lines:
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            mount = mounted
-        elif "cpu" in controllers.split(","):
-            mount = mounted / "cpu"
-        else:
-            continue
-        group = PurePosixPath(path.lstrip("/"))
-        if ".." in group.parts:  # outside this cgroup namespace
-            group = PurePosixPath()
-        for folder in (group, *group.parents):
-            yield mount / folder

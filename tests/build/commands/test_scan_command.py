@@ -16,7 +16,6 @@ import pytest
 
 from helpers.baking import TESTS, prebake, save, tiny
 from helpers.hub_server import COMMIT, HubServer
-from prebake_build.commands.scan import add
 from prebake_build.declared.spec import read_spec
 from prebake_build.measure.processes import free_port
 
@@ -57,19 +56,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     return tmp_path / "project"
-
-
-@pytest.fixture(autouse=True)
-def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The subcommand, also where the installed metadata is older than it."""
-    from argparse import ArgumentParser
-
-    def parser(command: str | None) -> ArgumentParser:
-        top = ArgumentParser(prog="prebake")
-        add(top.add_subparsers(dest="command"))
-        return top
-
-    monkeypatch.setattr("prebake.__main__.parser", parser)
 
 
 def service(*options: object) -> list[object]:
@@ -288,11 +274,7 @@ def test_a_prepared_project_needs_no_arguments(project: Path, capfd: pytest.Capt
 
 def test_a_terminated_scan_ends_the_service(project: Path) -> None:
     (project / "sleeps.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(600)")
-    code = (
-        "import sys; from argparse import ArgumentParser; from prebake_build.commands.scan import add\n"
-        "top = ArgumentParser(); add(top.add_subparsers()); options = top.parse_args(); sys.exit(options.run(options))"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, "scan", "--", sys.executable, "sleeps.py"],
+    with subprocess.Popen([sys.executable, "-m", "prebake", "scan", "--", sys.executable, "sleeps.py"],
                           stderr=subprocess.PIPE, text=True) as scan:  # fmt: skip
         assert scan.stderr is not None
         pid = int(scan.stderr.readline())

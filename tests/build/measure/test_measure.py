@@ -51,7 +51,8 @@ class Fake:
     def unseal(self) -> bool:
         if self.survives_unsealed is None:
             return False
-        self.dies_after = None if self.survives_unsealed else self.dies_after
+        if self.survives_unsealed:
+            self.dies_after, self.polls = None, 3
         self.survives_unsealed = None
         return True
 
@@ -152,6 +153,12 @@ def test_nothing_needs_to_be_asked_and_no_timeline_needs_to_be_there(pair: tuple
 def test_a_sealed_container_that_ends_is_started_unsealed(pair: tuple[Fake, Fake]) -> None:
     pair[0].dies_after, pair[0].survives_unsealed = 2, True
     assert measure(pair[0], QUESTION).ready > 0
+    assert pair[0].launches == ["naive", "naive"]
+
+
+def test_a_sealed_container_that_is_never_ready_is_started_unsealed(pair: tuple[Fake, Fake]) -> None:
+    pair[0].polls, pair[0].survives_unsealed = 10**9, True
+    assert measure(pair[0], QUESTION, timeout=1).ready > 0
     assert pair[0].launches == ["naive", "naive"]
 
 
