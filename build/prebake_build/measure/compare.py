@@ -23,13 +23,12 @@ from prebake.watching.proc import Memory
 from prebake.watching.questions import Answer, HttpQuestion, Question
 from prebake.watching.readiness import AtAnyPath, AtExit, Ready, Told, Watched, unready, wait
 from prebake_build.measure.answers import same, written
+from prebake_build.measure.looks import Looks
 
 logger = logging.getLogger(__name__)
 
 STEADY = 3
 """Number of requests after the first; their median is the steady response time."""
-SAMPLED = 0.25
-"""Seconds between two looks at the memory of a service that is measured until it ends."""
 ANSWER_TIMEOUT = 300.0
 """Seconds for one answer."""
 
@@ -213,7 +212,7 @@ def _measure(launcher: Launcher, ask: Ask, timeout: float) -> Sample:
     since = time.time()
     started = time.perf_counter()
     service = launcher.launch()
-    memory = _Peak(service)
+    memory = Looks(service.memory)
     try:
         ready = ask.ready()
         # looking costs time, and what is alive when ready tells its own peak
@@ -222,7 +221,8 @@ def _measure(launcher: Launcher, ask: Ask, timeout: float) -> Sample:
         if waited.told is None:
             raise _UnreadyError(f"{launcher.label}: {unready(service, waited, timeout)}; {_log(service)}")
         memory.look(now=True)
-        anonymous = memory.last.anonymous if memory.last is not None else None
+        told = meanwhile is None or memory.enough
+        anonymous = memory.last.anonymous if told and memory.last is not None else None
         times, answers, startup = _ask(service, launcher, waited.told, ask, started)
         memory.look(now=True)
         for path in ask.results:
@@ -230,7 +230,7 @@ def _measure(launcher: Launcher, ask: Ask, timeout: float) -> Sample:
     finally:
         service.stop()
     return Sample(ready=waited.seconds, told=waited.told.how, answers=answers, startup=startup,
-                  peak_memory=memory.peak, anonymous=anonymous, **times)  # fmt: skip
+                  peak_memory=memory.peak if told else None, anonymous=anonymous, **times)  # fmt: skip
 
 
 def _ask(
@@ -271,24 +271,6 @@ def timeline(told: Told) -> dict[str, Any] | None:
         return None
     known = isinstance(document, dict) and {"spans", "marks", "memory"} <= document.keys()
     return document if known else None
-
-
-class _Peak:
-    """The highest memory seen."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._next = 0.0
-        self.last: Memory | None = None
-        self.peak: int | None = None
-
-    def look(self, now: bool = False) -> None:
-        if not now and time.perf_counter() < self._next:
-            return
-        self._next = time.perf_counter() + SAMPLED
-        found = self._service.memory()
-        if found is not None:
-            self.last, self.peak = found, max(found.peak, self.peak or 0)
 
 
 def _seconds(work: Callable[[], object]) -> float:

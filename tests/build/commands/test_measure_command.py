@@ -115,6 +115,15 @@ def test_a_job_is_measured_to_its_end(capsys: pytest.CaptureFixture[str]) -> Non
     assert "Answers were not compared: no request was sent (--request), and no result read (--result).\n" in out
 
 
+def test_a_job_of_seconds_has_its_memory_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    command = "import time; kept = bytearray(50_000_000); time.sleep(2)"
+    code, out, _ = prebake(capsys, "measure", *EASY, "--until-exit", "--", sys.executable, "-c", command)
+    assert code == 0
+    line = next(line for line in out.splitlines() if line.startswith("peak memory"))
+    medians = [float(figure) for figure in re.findall(r"(\d+) MB", line)]
+    assert len(medians) == 2 and min(medians) > 50, line
+
+
 def test_what_a_job_writes_is_compared(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "job.py").write_text(
         "import os, sys; os.makedirs('out', exist_ok=True); open('out/a.json', 'w').write(sys.argv[1])"
@@ -122,6 +131,7 @@ def test_what_a_job_writes_is_compared(project: Path, capsys: pytest.CaptureFixt
     options = ("--until-exit", "--result", "out")
     code, out, _ = prebake(capsys, "measure", *both(*options, one="python job.py [1.0]", other="python job.py [1.0]"))
     assert (code, out.endswith("; it gives the same answers.\n")) == (0, True)
+    assert "memory" not in out, "it ended too soon for that"
     other = both(*options, one="python job.py [1.0]", other="python job.py [1.00000001]")
     assert prebake(capsys, "measure", *other)[::2] == (1, f"{DIFFERENT}\n")
     assert prebake(capsys, "measure", *other, "--tolerance", "1e-5")[::2] == (0, "")
