@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Final
 
 from prebake_build.scaffold.marker import mark
@@ -79,9 +79,11 @@ def _constrained(settings: Settings) -> list[str]:
 
 def _code(settings: Settings) -> str:
     """The stage with the project's code; sources of the form path:FOLDER are links to the baked models in it."""
+    places = _places(settings)
     links = [
-        f"&& mkdir -p /app/{Path(place).parent} && ln -sfn /models/{name} /app/{place}"
-        for name, place in _places(settings).items()
+        f"&& mkdir -p /app/{PurePosixPath(place).parent} && ln -sfn /models/{name} /app/{place}"
+        for name, place in places.items()
+        if not any(other.startswith(f"{place}/") for other in places.values())  # a folder of others can't be a link
     ]
     copy = "cp -R /project/. /app && chmod -R u=rwX,go=rX /app"
     return "# code: yours, the last layer: a change of it pulls and unpacks nothing else\nFROM base AS code\n" + _run(
@@ -177,13 +179,13 @@ def _bake_file(settings: Settings) -> dict[str, str]:
 
 
 def _places(settings: Settings) -> dict[str, str]:
-    """Model → the folder of its source, for sources of the form path:FOLDER/…."""
-    start = f"path:{settings.checkpoints}/"
-    return {
-        model.name: model.source.removeprefix("path:").rstrip("/")
+    """Model → the folder of its source, for sources of the form path:FOLDER and path:FOLDER/…."""
+    places = {
+        model.name: str(PurePosixPath(model.source.removeprefix("path:")))
         for model in settings.models
-        if model.source.startswith(start)
+        if model.source.startswith("path:")
     }
+    return {name: place for name, place in places.items() if place.split("/")[0] == settings.checkpoints}
 
 
 def _ignored(settings: Settings) -> str:

@@ -186,7 +186,7 @@ def _checkpoints(path: Path, models: Sequence[ModelSpec]) -> str:
         if scheme != "path" or rest.startswith("/checkpoints/"):
             continue
         parts = Path(rest).parts
-        if Path(rest).is_absolute() or ".." in parts or len(parts) < 2:
+        if Path(rest).is_absolute() or ".." in parts or not parts:
             raise ConfigError(
                 f"{path}: models.{model.name}.source: the image build can't read {quote(model.source)}: put it into a "
                 f'folder beside {path.name}, such as "path:checkpoints/{model.name}"'

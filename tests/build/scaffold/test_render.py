@@ -111,6 +111,25 @@ def test_path_sources_are_linked_to_the_baked_models_and_kept_out_of_the_code(tm
     assert "/weights/x/a" in texts[".dockerignore"].splitlines()
 
 
+def test_files_of_a_folder_beside_the_models_file_need_no_folder_of_their_own(tmp_path: Path) -> None:
+    models = """
+[models.a]
+source = "path:weights"
+file = "net.pth"
+class = "tensors"
+
+[models.b]
+source = "path:weights/b/"
+class = "transformers:BertModel"
+"""
+    texts = rendered(tmp_path, {**REQUIREMENTS, "models.toml": models})
+    assert [line for line in texts["Dockerfile"].splitlines() if "ln -sfn /models" in line] == [
+        ' && mkdir -p /app/weights && ln -sfn /models/b /app/weights/b && eval "$SEAL"'
+    ]
+    assert 'variable "CHECKPOINTS" { default = "./weights" }' in texts["docker-bake.hcl"]
+    assert [line for line in texts[".dockerignore"].splitlines() if "weights" in line] == ["/weights", "/weights/b"]
+
+
 def test_modules_of_factories_are_allowed(tmp_path: Path) -> None:
     models = '[models.a]\nsource = "path:c/a"\nclass = "torch:nets.big:make"\n'
     assert "PREBAKE_ALLOW=nets.big" in rendered(tmp_path, {**REQUIREMENTS, "models.toml": models})["Dockerfile"]
@@ -119,6 +138,9 @@ def test_modules_of_factories_are_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
+        ({"models.toml": '[models.a]\nsource = "path:."\nfile = "a.pth"\nclass = "tensors"\n'}, {},
+         'models.toml: models.a.source: the image build can\'t read "path:.": put it into a folder beside '
+         'models.toml, such as "path:checkpoints/a"'),
         ({"models.toml": '[models.a]\nsource = "path:../a"\n'}, {},
          'models.toml: models.a.source: the image build can\'t read "path:../a": put it into a folder beside '
          'models.toml, such as "path:checkpoints/a"'),
