@@ -214,6 +214,13 @@ def test_another_file_is_loaded_by_torch(hooked: Hooked, file: Path, tmp_path: P
     assert hooked.outcome == ("original", None, f"baked: net (path:{tmp_path}/other.pth)")
 
 
+def test_a_load_that_raises_is_recorded(hooked: Hooked, file: Path) -> None:
+    hooked.serve(bake(file, f"path:{file.parent}", "net.pth"))
+    with pytest.raises(FileNotFoundError):
+        torch.load(file.with_name("missing.pth"))
+    assert hooked.outcome == ("failed", None, "FileNotFoundError: No such file or directory")
+
+
 def test_strict_refuses_another_file(hooked: Hooked, file: Path, tmp_path: Path) -> None:
     hooked.serve(bake(file, f"path:{tmp_path}/other.pth"))
     hooked.strict()
