@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from prebake_build.scaffold.marker import mark
@@ -174,8 +175,28 @@ def _bake_file(settings: Settings) -> dict[str, str]:
         "checkpoints": f"./{settings.checkpoints}" if _places(settings) else "",
         "stages": stages,
         "code": f"{copy}, " if copy else "",
+        "record": _hcl(_record(settings)),
         "layers": "listed, weights" if package else f"weights, listed, {copy}",
     }
+
+
+def _record(settings: Settings) -> str:
+    """The shell command that starts the service and records what it reads.
+
+    A service that does not start in the build, where it has no network and no data, has its models' reads recorded.
+    """
+    check = "prebake check --warn-only --record-reads /listed/opt/prebake/readahead"
+    words = settings.command.words
+    if Path(words[0]).name == "prebake":  # Prebake's own service: the check of the models has it answer once
+        return check.replace(" --warn-only", "")
+    ready = f"--ready {settings.ready}" if settings.ready else "--until-exit" if settings.command.port is None else ""
+    start = " ".join(filter(None, [check, ready, "--timeout 300", "--", shlex.join(words)]))
+    return f"{{ {start} || {check} --models-only; }}"
+
+
+def _hcl(text: str) -> str:
+    """The text in a string of HCL."""
+    return json.dumps(text, ensure_ascii=False)[1:-1].replace("${", "$${").replace("%{", "%%{")
 
 
 def _places(settings: Settings) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +129,30 @@ class = "transformers:BertModel"
     ]
     assert 'variable "CHECKPOINTS" { default = "./weights" }' in texts["docker-bake.hcl"]
     assert [line for line in texts[".dockerignore"].splitlines() if "weights" in line] == ["/weights", "/weights/b"]
+
+
+CHECK = "prebake check --warn-only --record-reads /listed/opt/prebake/readahead"
+QUOTED = r"""'a \"$${B}\"'"""
+
+
+@pytest.mark.parametrize(
+    ("options", "recorded"),
+    [
+        ({"command": ("uvicorn", "a:b", "--host", "h")},
+         f"{{ {CHECK} --timeout 300 -- uvicorn a:b --host h || {CHECK} --models-only; }}"),
+        ({"command": ("uvicorn", "a:b", "--host", "h"), "ready": "/health"},
+         f"{{ {CHECK} --ready /health --timeout 300 -- uvicorn a:b --host h || {CHECK} --models-only; }}"),
+        ({"command": ("python", "w.py", 'a "${B}"')},
+         f"{{ {CHECK} --until-exit --timeout 300 -- python w.py {QUOTED} || {CHECK} --models-only; }}"),
+        ({"command": ("prebake", "serve")}, CHECK.replace(" --warn-only", "")),
+    ],
+    ids=["server", "readiness", "worker", "prebake"],
+)  # fmt: skip
+def test_what_the_start_reads_is_recorded_with_the_service_s_own_command(
+    tmp_path: Path, options: dict[str, Any], recorded: str
+) -> None:
+    text = rendered(tmp_path, {"requirements.txt": "torch\n"}, **options)["docker-bake.hcl"]
+    assert f'"RUN --network=none mkdir -p /listed/opt/prebake && {recorded}"])' in text.splitlines()
 
 
 def test_modules_of_factories_are_allowed(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ models  = split(",", replace(MODELS, " ", ""))
 stages  = { for model in models : "weights-${replace(model, ".", "_")}" => model }
 weights = [for stage, model in stages : "COPY --link --from=${stage} /out /"]
 started = concat(["FROM runtime AS started"], weights, @{code}["USER 0:0",
-"RUN --network=none mkdir -p /listed/opt/prebake && prebake check --record-reads /listed/opt/prebake/readahead"])
+"RUN --network=none mkdir -p /listed/opt/prebake && @{record}"])
 listed  = READAHEAD == "" ? [] : ["COPY --link --from=started /listed /"]
 layers  = concat(READAHEAD == "" ? [] : started, ["FROM runtime"], @{layers})
 prebake = { for folder, name in { runtime = "prebake", build = "prebake-build" } :
