@@ -154,6 +154,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ('dtype = "float31"', f'dtype: "float31" is not one of {DTYPES}: did you mean "float32"?'),
         ("dtype = 32", "dtype: expected a string, found a whole number (32)"),
         ("retires = 3", 'retires: unknown key: did you mean "retries"?'),
+        ('class = "torch:a:b"\nfiel = "a.pth"', 'fiel: unknown key: did you mean "file"?'),
         ("colour = 3", "colour: unknown key (known: source, class, dtype, retries, timeout, required, warmup)"),
         ("retries = -1", "retries: -1 is not between 0 and 10"),
         ("retries = 11", "retries: 11 is not between 0 and 10"),
