@@ -70,9 +70,9 @@ class Adopter:
         assert {name: (folder / name).read_bytes() for name in before} == before
         name = f"prebake-test-{example.name}"
         # the hub of the tests is on this machine's loopback interface: RUN steps share it, unless they have no network
+        (folder / "docker-bake.override.hcl").write_text('target "_common" { network = "host" }\n')
         build = bake(
             folder, "image", f"--allow=fs.read={self._context}", "--allow=network.host",
-            "--set=*.network=host",
             "--set=*.entitlements=network.host", IMAGE=name, PREBAKE=str(self._context),
             HF_ENDPOINT=self._variables["HF_ENDPOINT"], **self._found,
         )  # fmt: skip
