@@ -1,5 +1,5 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 1, sha256:7198c0c46cef6d24
+# prebake init, template 1, sha256:4c297c92bd3d6a28
 # This file is yours; docker-bake.hcl sets its arguments. `prebake init --check` shows what a newer Prebake would write.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 # Empty, unless the variables PREBAKE, WHEELS and CHECKPOINTS name folders
@@ -49,7 +49,7 @@ ARG PREBAKE=prebake PIP_CONSTRAINT=
 RUN --mount=type=bind,from=prebake,target=/prebake,rw --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,from=package,source=/dist,target=/dist pip install --no-cache-dir $PREBAKE /dist/*.whl \
  && python3 -B -m prebake.startup.prepare /opt/prebake && eval "$SEAL"
-ENV HOME=/tmp HF_HUB_OFFLINE=1 PREBAKE_ROOT=/models PREBAKE_MEMO=/opt/prebake/memo PREBAKE_READAHEAD=/opt/prebake/readahead
+ENV HOME=/tmp NUMBA_CACHE_DIR=/usr/tmp/numba HF_HUB_OFFLINE=1 PREBAKE_ROOT=/models PREBAKE_MEMO=/opt/prebake/memo PREBAKE_READAHEAD=/opt/prebake/readahead
 WORKDIR /app
 USER 65532:65532
 EXPOSE 8000
