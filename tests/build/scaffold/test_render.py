@@ -58,7 +58,8 @@ def test_every_property_of_the_image_is_there(tmp_path: Path, kind: str) -> None
     for part in (
         "RUN --network=none --mount=type=bind,from=fetched", "type=secret,id=hf_token,env=HF_TOKEN", "USER 65532:65532",
         "HF_HUB_OFFLINE=1",
-        "NUMBA_CACHE_DIR=/usr/tmp/numba", "PREBAKE_ROOT=/models", "PREBAKE_MEMO=/opt/prebake/memo", "--invalidation-mode",
+        "NUMBA_CACHE_DIR=/usr/tmp/numba", "PREBAKE_ROOT=/models", "PREBAKE_MEMO=/opt/prebake/memo",
+        "--invalidation-mode",
         'ENTRYPOINT ["/opt/prebake/bin/prebake", "run", "--"]',
     ):  # fmt: skip
         assert part in text
