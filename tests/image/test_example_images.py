@@ -40,13 +40,6 @@ class Adopter:
         self.hf, self._folder, self._context = folder / "hf", folder, context
         self.hf.mkdir()
         self._prebake = environment(folder / "environment", prebake=True).with_name("prebake")
-        self._wheels = folder / "wheels"
-        self._wheels.mkdir()
-        write_torchaudio(self._wheels)  # pip's index has it for CUDA alone
-        found = wheels()
-        for wheel in Path(found["WHEELS"]).glob("*.whl") if found else ():
-            shutil.copyfile(wheel, self._wheels / wheel.name)
-        self._found = {**found, "WHEELS": str(self._wheels)}
         path = f"{self._prebake.parent}:{os.environ['PATH']}"
         self._variables = variables(
             PATH=path, HF_ENDPOINT=hub.url, HF_HOME=str(self.hf), PREBAKE_CACHE=str(folder / "cache")
@@ -74,10 +67,22 @@ class Adopter:
         build = bake(
             folder, "image", f"--allow=fs.read={self._context}", "--allow=network.host",
             "--set=*.entitlements=network.host", IMAGE=name, PREBAKE=str(self._context),
-            HF_ENDPOINT=self._variables["HF_ENDPOINT"], **self._found,
+            HF_ENDPOINT=self._variables["HF_ENDPOINT"], **self._wheels(folder),
         )  # fmt: skip
         assert build.code == 0, build.output
         return name
+
+    def _wheels(self, project: Path) -> dict[str, str]:
+        """The variables of the wheels for the CPU that no index has; PyPI's torchaudio is for CUDA alone."""
+        found = wheels()
+        if "torchaudio" not in (project / "requirements.txt").read_text():
+            return found
+        folder = self._folder / "wheels"
+        folder.mkdir()
+        write_torchaudio(folder)
+        for wheel in Path(found["WHEELS"]).glob("*.whl") if found else ():
+            shutil.copyfile(wheel, folder / wheel.name)
+        return {**found, "WHEELS": str(folder)}
 
     @property
     def plain(self) -> dict[str, Any]:
