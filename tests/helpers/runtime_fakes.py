@@ -67,7 +67,7 @@ def bake_module(
     from prebake.families.torch_module import build
     from prebake_build.baking.convert import tensors_of
     from prebake_build.baking.worker import _weights
-    from prebake_build.baking.writer import write_tensors
+    from prebake_build.baking.tensor_files import write_tensors
     from prebake_build.files.digest import file_of
 
     folder = root / name

@@ -55,6 +55,7 @@ def run(job: Job) -> None:
     from prebake_build.baking.ordinary import load_checkpoint
     from prebake_build.baking.prove import prove
     from prebake_build.baking.structures import add_structure
+    from prebake_build.baking.tensor_files import Verified
     from prebake_build.families.family import Recipe
 
     folder = Path(job.folder)
@@ -65,9 +66,10 @@ def run(job: Job) -> None:
     taken = tensors_of(ordinary.module, f"models.{job.name}")
     _tell(say + f"writing {sum(t.numel() * t.element_size() for t in taken.stored.values()):,} bytes of weights")
     parts = parts_of(taken.state, ordinary.weights, f"models.{job.name}")
-    files = [_written(folder, path, tensors) for path, tensors in parts.items()]
+    verified = Verified()
+    files = [_written(folder, path, tensors, verified) for path, tensors in parts.items()]
     if taken.hidden:
-        files.append(_written(folder, layout.BUFFERS, taken.hidden))
+        files.append(_written(folder, layout.BUFFERS, taken.hidden, verified))
     files += _small_files(folder, Path(job.checkpoint), ordinary.keep, ordinary.texts)
     manifest = Manifest(
         name=job.name,
@@ -83,7 +85,7 @@ def run(job: Job) -> None:
     )
     write_text(folder / layout.MANIFEST, manifest.text, new=True)
     _tell(say + "proving it against the checkpoint, bit by bit")
-    mapped = prove(ordinary.module, folder, ordinary.allow)
+    mapped = prove(ordinary.module, folder, ordinary.allow, verified)
     if mapped is not None:
         add_structure(mapped, BakedModel(folder, manifest))
 
@@ -102,11 +104,11 @@ def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: M
     return [file_of(folder, path) for path in paths]
 
 
-def _written(folder: Path, path: str, tensors: Mapping[str, Any]) -> File:
-    from prebake_build.baking.writer import write_tensors
+def _written(folder: Path, path: str, tensors: Mapping[str, Any], verified: Any) -> File:
+    from prebake_build.baking.tensor_files import write_tensors
 
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    return replace(write_tensors(folder / path, tensors), path=path)
+    return replace(write_tensors(folder / path, tensors, verified), path=path)
 
 
 def _weights(taken: Any, prefixes: Mapping[str, str]) -> Weights:

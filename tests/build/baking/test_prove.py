@@ -95,16 +95,16 @@ def test_of_many_differences_ten_are_listed(baked: tuple[Tagger, Path]) -> None:
 def test_a_converter_that_writes_other_bytes_than_it_was_given_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prebake_build.baking import writer
+    from prebake_build.baking import tensor_files
 
-    honest = writer.write_tensors
+    honest = tensor_files.write_tensors
 
-    def corrupt(path: Path, tensors: dict[str, torch.Tensor]) -> object:
-        file = honest(path, tensors)
+    def corrupt(path: Path, tensors: dict[str, torch.Tensor], verified: object) -> object:
+        file = honest(path, tensors, verified)
         flip_byte(path)
         return file
 
-    monkeypatch.setattr(writer, "write_tensors", corrupt)
+    monkeypatch.setattr(tensor_files, "write_tensors", corrupt)
     (tmp_path / "checkpoint").mkdir()
     torch.save(Tagger().state_dict(), tmp_path / "checkpoint" / "weights.pth")
     with pytest.raises(IntegrityError, match="mapped, the baked model differs"):
