@@ -2,7 +2,7 @@
 
     python benchmarks/checkpoints.py qwen3-4b DIR                    8.0 GB, safetensors
     python benchmarks/checkpoints.py qwen3-4b DIR --format pickle    the same as pytorch_model-0000N-of-0000M.bin
-    python benchmarks/checkpoints.py mixtral DIR --layers 2          experts that transformers fuses while it loads
+    python benchmarks/checkpoints.py qwen3-30b-a3b DIR --layers 6    7.7 GB, experts that transformers fuses as it loads
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": True,
         "max_position_embeddings": 40960,
     }),
-    # config.json of mistralai/Mixtral-8x7B-v0.1, whose 32 layers have 93 GB: --layers takes some of them
-    "mixtral": ("Mixtral", {
-        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 2, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "vocab_size": 32000, "num_local_experts": 8, "num_experts_per_tok": 2,
+    # config.json of Qwen/Qwen3-30B-A3B, whose 48 layers have 61 GB: --layers takes some of them
+    "qwen3-30b-a3b": ("Qwen3Moe", {
+        "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 6, "num_attention_heads": 32,
+        "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 151936, "num_experts": 128,
+        "num_experts_per_tok": 8, "moe_intermediate_size": 768,
     }),
 }  # fmt: skip
 
 
-def names_of(module: torch.nn.Module, architecture: str) -> Iterator[tuple[str, torch.Size]]:
-    """Names and shapes as published: Mixtral's experts one by one."""
-    tied = getattr(module, "_tied_weights_keys", None) or {}
+def names_of(module: Any) -> Iterator[tuple[str, torch.Size]]:
+    """Names and shapes as published: experts one by one."""
+    tied = (getattr(module, "_tied_weights_keys", None) or {}) if module.config.tie_word_embeddings else {}
     for name, tensor in module.state_dict().items():
-        if name in tied and module.config.tie_word_embeddings:  # type: ignore[union-attr]
+        layer, experts, part = name.partition(".mlp.experts.")
+        if name in tied:
             continue
-        if architecture == "mixtral" and ".mlp.experts." in name:
-            layer, _, part = name.partition(".mlp.experts.")
-            for expert in range(tensor.shape[0]):
-                begin = f"{layer}.block_sparse_moe.experts.{expert}"
-                rows, columns = tensor.shape[1:]
-                if part == "gate_up_proj":
-                    yield f"{begin}.w1.weight", torch.Size((rows // 2, columns))
-                    yield f"{begin}.w3.weight", torch.Size((rows // 2, columns))
-                else:
-                    yield f"{begin}.w2.weight", torch.Size((rows, columns))
-        else:
-            yield name.replace(".mlp.", ".block_sparse_moe.") if architecture == "mixtral" else name, tensor.shape
+        if not experts:
+            yield name, tensor.shape
+            continue
+        rows, columns = tensor.shape[1:]
+        for expert in range(tensor.shape[0]):
+            if part == "gate_up_proj":
+                yield f"{layer}.mlp.experts.{expert}.gate_proj.weight", torch.Size((rows // 2, columns))
+                yield f"{layer}.mlp.experts.{expert}.up_proj.weight", torch.Size((rows // 2, columns))
+            else:
+                yield f"{layer}.mlp.experts.{expert}.down_proj.weight", torch.Size((rows, columns))
 
 
 def write(architecture: str, folder: Path, format_: str, layers: int | None) -> None:
@@ -70,7 +70,7 @@ def write(architecture: str, folder: Path, format_: str, layers: int | None) -> 
     config.save_pretrained(folder)
     shards: list[list[tuple[str, torch.Size]]] = [[]]
     size = 0
-    for name, shape in names_of(module, architecture):
+    for name, shape in names_of(module):
         if shards[-1] and size + 2 * shape.numel() > SHARD:
             shards.append([])
             size = 0

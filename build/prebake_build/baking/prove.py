@@ -12,7 +12,7 @@ from prebake.baked.model import BakedModel
 from prebake.errors import IntegrityError, LoadError
 from prebake.modules.assembly import slots
 from prebake.tiers.loader import Loader
-from prebake_build.baking.pages import Mappings, are_equal, elements
+from prebake_build.files.pages import Mappings, are_equal, elements
 from prebake_build.baking.tensor_files import Verified
 
 

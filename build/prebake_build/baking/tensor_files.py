@@ -12,8 +12,9 @@ import hashlib
 import json
 import math
 import sys
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +27,16 @@ from prebake.baked.manifest import File
 from prebake.errors import IntegrityError
 from prebake.modules.assembly import identity_of
 from prebake.weights.tensors import ALIGNMENT, DTYPE_NAMES
-from prebake_build.baking.pages import COLD, DONTNEED, WILLNEED, Mappings, Place, advise, are_equal, elements
+from prebake_build.files.pages import DONTNEED, PAGEOUT, WILLNEED, Mappings, Place, advise, are_equal, elements
 
 PIECE = 1 << 20
 """Bytes that are written, compared and hashed at once: they stay in the processor's cache."""
 _READ_AHEAD, _BEHIND = 64, 8
 """Pieces that are read before they are written, and that may wait for the hash."""
-LARGE = 1 << 20
-"""Tensors of at least so many bytes are not read a second time by the proof."""
+LARGE = 64 << 20
+"""Files of at least so many bytes are not read a second time by the proof."""
+_TICK = 0.02
+"""Seconds: more than a tick of the kernel's coarse clock. Later changes of a file then have another time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,14 @@ class Verified:
     def __init__(self) -> None:
         self._areas: dict[tuple[object, ...], _Area] = {}
 
-    def add(self, tensor: torch.Tensor, place: Place, path: Path) -> None:
-        self._areas[identity_of(tensor)] = _Area(place, path, _stamp(path))
+    def add(self, path: Path, begin: int, tensors: Sequence[torch.Tensor]) -> None:
+        """Add tensors that were compared with a mapping of the file, one after another from the address `begin` on."""
+        time.sleep(_TICK)
+        mappings, stamp = Mappings(), _stamp(path)
+        for tensor in tensors:
+            if place := mappings.place(begin, _size(tensor)):
+                self._areas[identity_of(tensor)] = _Area(place, path, stamp)
+            begin += _size(tensor)
 
     def holds(self, expected: torch.Tensor, found: torch.Tensor, mappings: Mappings) -> bool:
         """Whether `found` is a view of the very bytes that were compared with `expected`, in a file that did not change
@@ -69,10 +78,13 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], verified: Verified | None = None) -> File:
-    """Write one safetensors file, and add its large tensors to `verified`. It is not synced.
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], verified: Verified | None = None, *, scarce: bool = False
+) -> File:
+    """Write one safetensors file, which is not synced. If it is large, its tensors are added to `verified`.
 
     Tensors are in the order of `canonical_order`. The header is padded with spaces so that the data starts on a page.
+    If memory is `scarce`, the tensors' pages are given back at once: the kernel would have to look for them otherwise.
     Raises IntegrityError if the file does not hold what was written, and OSError.
     """
     order = canonical_order(tensors)
@@ -82,19 +94,13 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], verified: Ver
         file.truncate(size)
         # a private mapping shows what is written to the file, as long as nobody writes to the mapping
         written = torch.UntypedStorage.from_file(str(path), False, size)
-        digest = _write(file, _pieces(head, tensors, order), written.data_ptr(), path)
-    if verified is not None:
-        mappings, position = Mappings(), len(head)
-        for name in order:
-            count = _size(tensors[name])
-            place = mappings.place(written.data_ptr() + position, count) if count >= LARGE else None
-            if place is not None:
-                verified.add(tensors[name], place, path)
-            position += count
+        digest = _write(file, _pieces(head, tensors, order), written.data_ptr(), path, scarce=scarce)
+    if verified is not None and size >= LARGE:
+        verified.add(path, written.data_ptr() + len(head), [tensors[name] for name in order])
     return File(path=path.name, size=size, sha256=digest)
 
 
-def _write(file: BinaryIO, pieces: Iterator[memoryview], written: int, path: Path) -> str:
+def _write(file: BinaryIO, pieces: Iterator[memoryview], written: int, path: Path, *, scarce: bool) -> str:
     """Write the pieces; returns the sha256 of what the file holds. `written` is the address of its mapping."""
     digest = hashlib.sha256()
 
@@ -104,7 +110,8 @@ def _write(file: BinaryIO, pieces: Iterator[memoryview], written: int, path: Pat
             raise IntegrityError(f"{path}: reads back other bytes than were written to it: is the disk damaged?")
         digest.update((ctypes.c_char * count).from_address(copy))
         advise(copy, count, DONTNEED)
-        advise(source, count, COLD)
+        if scarce:
+            advise(source, count, PAGEOUT)
 
     with ThreadPoolExecutor(max_workers=1) as checking, ThreadPoolExecutor(max_workers=1) as reading:
         waiting: deque[Future[None]] = deque()

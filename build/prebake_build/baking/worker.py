@@ -24,6 +24,7 @@ from prebake import errors
 from prebake.baked import layout
 from prebake.baked.manifest import File, Loading, Manifest, Source, Weights
 from prebake.baked.model import BakedModel
+from prebake.cgroup import free_memory
 from prebake.documents.table import Table
 from prebake_build.baking import memory, sandbox
 from prebake_build.files.atomic import write_text
@@ -57,19 +58,22 @@ def run(job: Job) -> None:
     from prebake_build.baking.structures import add_structure
     from prebake_build.baking.tensor_files import Verified
     from prebake_build.families.family import Recipe
+    from prebake_build.families.spill import spilling
 
     folder = Path(job.folder)
     say = f"{job.name}: "
     recipe = Recipe(name=job.name, family=job.family, class_=job.class_, dtype=job.dtype, options=job.options)
     _tell(say + "loading the checkpoint as its framework does")
-    ordinary = load_checkpoint(recipe, Path(job.checkpoint))
+    scarce = _is_scarce(Path(job.checkpoint), job.dtype)
+    with spilling(folder if scarce else None):
+        ordinary = load_checkpoint(recipe, Path(job.checkpoint))
     taken = tensors_of(ordinary.module, f"models.{job.name}")
     _tell(say + f"writing {sum(t.numel() * t.element_size() for t in taken.stored.values()):,} bytes of weights")
     parts = parts_of(taken.state, ordinary.weights, f"models.{job.name}")
     verified = Verified()
-    files = [_written(folder, path, tensors, verified) for path, tensors in parts.items()]
     if taken.hidden:
-        files.append(_written(folder, layout.BUFFERS, taken.hidden, verified))
+        parts[layout.BUFFERS] = taken.hidden
+    files = [_written(folder, path, tensors, verified, scarce) for path, tensors in parts.items()]
     files += _small_files(folder, Path(job.checkpoint), ordinary.keep, ordinary.texts)
     manifest = Manifest(
         name=job.name,
@@ -79,7 +83,7 @@ def run(job: Job) -> None:
         loading=Loading.from_table(Table(job.loading, f"models.{job.name}: loading")),
         source=Source(**job.source),
         files=tuple(sorted(files, key=lambda file: file.path)),
-        weights=_weights(taken, {path: ordinary.weights[path] for path in parts}),
+        weights=_weights(taken, {path: ordinary.weights[path] for path in parts if path in ordinary.weights}),
         converter={"prebake-build": version("prebake-build"), "recipe": job.recipe},
         requires={package: version(package).partition("+")[0] for package in ordinary.requires},
     )
@@ -88,6 +92,13 @@ def run(job: Job) -> None:
     mapped = prove(ordinary.module, folder, ordinary.allow, verified)
     if mapped is not None:
         add_structure(mapped, BakedModel(folder, manifest))
+
+
+def _is_scarce(checkpoint: Path, dtype: str) -> bool:
+    """Whether the checkpoint, a second one in the declared dtype, and what is written may not fit into the memory."""
+    free = free_memory()
+    size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    return free is not None and size * (2 if dtype == "source" else 4) > free
 
 
 def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: Mapping[str, str]) -> list[File]:
@@ -104,11 +115,11 @@ def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: M
     return [file_of(folder, path) for path in paths]
 
 
-def _written(folder: Path, path: str, tensors: Mapping[str, Any], verified: Any) -> File:
+def _written(folder: Path, path: str, tensors: Mapping[str, Any], verified: Any, scarce: bool) -> File:
     from prebake_build.baking.tensor_files import write_tensors
 
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    return replace(write_tensors(folder / path, tensors, verified), path=path)
+    return replace(write_tensors(folder / path, tensors, verified, scarce=scarce), path=path)
 
 
 def _weights(taken: Any, prefixes: Mapping[str, str]) -> Weights:
