@@ -1,8 +1,8 @@
 """Writes large checkpoints with random weights in the shapes of real architectures, sharded as the hub has them.
 
-    python benchmarks/checkpoints.py qwen3-4b DIR                    8.0 GB, safetensors
-    python benchmarks/checkpoints.py qwen3-4b DIR --format pickle    the same as pytorch_model-0000N-of-0000M.bin
-    python benchmarks/checkpoints.py qwen3-30b-a3b DIR --layers 6    7.7 GB, experts that transformers fuses as it loads
+python benchmarks/checkpoints.py qwen3-4b DIR                    8.0 GB, safetensors
+python benchmarks/checkpoints.py qwen3-4b DIR --format pickle    the same as pytorch_model-0000N-of-0000M.bin
+python benchmarks/checkpoints.py qwen3-30b-a3b DIR --layers 6    7.7 GB, experts that transformers fuses as it loads
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prebake.families import compat
 from safetensors.torch import save_file
+
+from prebake.families import compat
 
 SHARD = 2 * 10**9
 """Bytes of tensors in a shard at most."""

@@ -45,7 +45,7 @@ class MemoryGroup:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _ in range(50):
+        for _try in range(50):
             with suppress(OSError):
                 self._folder.rmdir()
                 return
@@ -65,7 +65,8 @@ class MemoryGroup:
 def run(command: list[str], group: MemoryGroup, text: str = "", environment: dict[str, str] | None = None
         ) -> tuple[float, int]:  # fmt: skip
     """Seconds, and the largest amount of anonymous memory seen, in bytes."""
-    largest, done = 0, threading.Event()
+    largest = 0
+    done = threading.Event()
 
     def watch() -> None:
         nonlocal largest
@@ -119,8 +120,8 @@ def one_round(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
         folder.mkdir()
         command = [sys.executable, "-m", "prebake_build.baking.worker"]
         offline = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-        found["bake"], found["anonymous"] = run(command, group, job(options.checkpoint, folder, "transformers", options),
-                                                offline)  # fmt: skip
+        asked = job(options.checkpoint, folder, "transformers", options)
+        found["bake"], found["anonymous"] = run(command, group, asked, offline)
         found["bake, sync"] = synced(folder)
         shutil.rmtree(folder)
     return found

@@ -12,8 +12,8 @@ from prebake.baked.model import BakedModel
 from prebake.errors import IntegrityError, LoadError
 from prebake.modules.assembly import slots
 from prebake.tiers.loader import Loader
-from prebake_build.files.pages import Mappings, are_equal, elements
 from prebake_build.baking.tensor_files import Verified
+from prebake_build.files.pages import Mappings, are_equal, elements
 
 
 def prove(
@@ -45,9 +45,7 @@ def prove(
     return mapped
 
 
-def _compare(
-    expected: dict[str, torch.Tensor], module: nn.Module, verified: Verified, folder: Path, how: str
-) -> None:
+def _compare(expected: dict[str, torch.Tensor], module: nn.Module, verified: Verified, folder: Path, how: str) -> None:
     mappings = Mappings()
     found = {slot.key: slot.tensor for slot in slots(module)}
     findings = [f"{key}: missing" for key in expected if key not in found]

@@ -27,6 +27,7 @@ from prebake.baked.model import BakedModel
 from prebake.cgroup import free_memory
 from prebake.documents.table import Table
 from prebake_build.baking import memory, sandbox
+from prebake_build.declared.spec import SHARD_SIZE
 from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import file_of
 
@@ -48,6 +49,8 @@ class Job:
     checkpoint: str
     folder: str
     """An empty folder with the model's name."""
+    shard_size: int = SHARD_SIZE
+    """Bytes of weights in a file at most."""
 
 
 def run(job: Job) -> None:
@@ -55,6 +58,7 @@ def run(job: Job) -> None:
     from prebake_build.baking.convert import parts_of, tensors_of
     from prebake_build.baking.ordinary import load_checkpoint
     from prebake_build.baking.prove import prove
+    from prebake_build.baking.shards import split
     from prebake_build.baking.structures import add_structure
     from prebake_build.baking.tensor_files import Verified
     from prebake_build.families.family import Recipe
@@ -70,11 +74,13 @@ def run(job: Job) -> None:
     taken = tensors_of(ordinary.module, f"models.{job.name}")
     _tell(say + f"writing {sum(t.numel() * t.element_size() for t in taken.stored.values()):,} bytes of weights")
     parts = parts_of(taken.state, ordinary.weights, f"models.{job.name}")
-    verified = Verified()
+    shards, indexes = split(parts, job.shard_size, ordinary.whole)
+    written = {file: tensors for found in shards.values() for file, tensors in found.items()}
     if taken.hidden:
-        parts[layout.BUFFERS] = taken.hidden
-    files = [_written(folder, path, tensors, verified, scarce) for path, tensors in parts.items()]
-    files += _small_files(folder, Path(job.checkpoint), ordinary.keep, ordinary.texts)
+        written[layout.BUFFERS] = taken.hidden
+    verified = Verified()
+    files = [_written(folder, path, tensors, verified, scarce) for path, tensors in written.items()]
+    files += _small_files(folder, Path(job.checkpoint), ordinary.keep, {**ordinary.texts, **indexes})
     manifest = Manifest(
         name=job.name,
         family=job.family,
@@ -83,7 +89,7 @@ def run(job: Job) -> None:
         loading=Loading.from_table(Table(job.loading, f"models.{job.name}: loading")),
         source=Source(**job.source),
         files=tuple(sorted(files, key=lambda file: file.path)),
-        weights=_weights(taken, {path: ordinary.weights[path] for path in parts if path in ordinary.weights}),
+        weights=_weights(taken, {file: ordinary.weights[path] for path, found in shards.items() for file in found}),
         converter={"prebake-build": version("prebake-build"), "recipe": job.recipe},
         requires={package: version(package).partition("+")[0] for package in ordinary.requires},
     )

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -46,8 +46,8 @@ def spilled(tensor: torch.Tensor) -> torch.Tensor:
     with tempfile.TemporaryFile(dir=_folder) as file:
         os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, and a SIGBUS later
         storage = torch.UntypedStorage.from_file(f"/proc/self/fd/{file.fileno()}", True, size)
-    kept = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)
-    return kept.copy_(tensor.detach())
+    values = torch.empty(0, dtype=torch.uint8).set_(cast(torch.UntypedStorage, storage))
+    return values.view(tensor.dtype).reshape(tensor.shape).copy_(tensor.detach())
 
 
 @contextmanager

@@ -21,8 +21,8 @@ _LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _PAGE = os.sysconf("SC_PAGESIZE")
 
 WILLNEED, DONTNEED, PAGEOUT = 3, 4, 21
-"""Read these pages soon; drop them from this process (changes of a private mapping are lost!); reclaim them now (changes
-are kept)."""
+"""Read these pages soon; drop them from this process (changes of a private mapping are lost!); reclaim them now
+(changes are kept)."""
 
 
 def advise(address: int, size: int, advice: int) -> None:

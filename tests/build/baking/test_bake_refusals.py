@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -167,8 +168,8 @@ def test_an_unproven_conversion_is_not_put_in_place(
 
     honest = tensor_files.write_tensors
 
-    def corrupt(path: Path, tensors: dict[str, torch.Tensor], verified: object) -> File:
-        file = honest(path, tensors, verified)
+    def corrupt(path: Path, tensors: dict[str, torch.Tensor], *others: Any, **named: Any) -> File:
+        file = honest(path, tensors, *others, **named)
         flip_byte(path)  # the last one, which is the weight's: bias and weight are aligned alike, so names order them
         return file
 

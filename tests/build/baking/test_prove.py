@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,8 +100,8 @@ def test_a_converter_that_writes_other_bytes_than_it_was_given_is_caught(
 
     honest = tensor_files.write_tensors
 
-    def corrupt(path: Path, tensors: dict[str, torch.Tensor], verified: object) -> object:
-        file = honest(path, tensors, verified)
+    def corrupt(path: Path, tensors: dict[str, torch.Tensor], *others: Any, **named: Any) -> object:
+        file = honest(path, tensors, *others, **named)
         flip_byte(path)
         return file
 
