@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command == "select":
             adding.add_argument("--project", type=Path, metavar="DIR", help="folder with the code of factories")
         if command == "bake":
-            adding.add_argument("--layers", type=int, metavar="N", default=int(os.environ.get("SHARDS") or 0),
+            adding.add_argument("--layers", type=int, metavar="N", default=os.environ.get("SHARDS") or 0,
                                 help="image layers for the model's shards (default: SHARDS, 0)")  # fmt: skip
             adding.add_argument("--shard-size", type=lambda text: parse_shard_size(text, "--shard-size"),
                                 metavar="SIZE", default=os.environ.get("SHARD_SIZE") or None,
