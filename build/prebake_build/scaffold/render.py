@@ -168,6 +168,7 @@ def _bake_file(settings: Settings) -> dict[str, str]:
     return {
         "models": ",".join(model.name for model in settings.models),
         "models_file": settings.options.models,
+        "shards": ", ".join(f'"{name}" = {count}' for name, count in sorted(settings.shards.items())),
         "version": settings.prebake,
         "torch_index": "" if settings.requirements.kind == "uv" else TORCH_INDEX,
         "image": settings.name,

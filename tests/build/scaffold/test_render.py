@@ -186,3 +186,30 @@ def test_wrong_projects_are_refused_with_the_way_out(
     tmp_path: Path, files: dict[str, str], options: dict[str, object], message: str
 ) -> None:
     assert refused(tmp_path, REQUIREMENTS | files, **options) == message
+
+
+def test_shards_that_a_lock_records_become_layers(tmp_path: Path) -> None:
+    lock = """\
+format = 1
+
+[models.m]
+source = "path:c"
+revision = "sha256:{digest}"
+
+[[models.m.files]]
+path = "w.pth"
+size = 2
+sha256 = "{digest}"
+
+[models.m.baked]
+set_digest = "sha256:{digest}"
+layer_digest = "sha256:{digest}"
+shard_digests = ["sha256:{digest}", "sha256:{digest}"]
+
+[models.m.baked.converter]
+prebake-build = "0.1.0"
+""".format(digest="0" * 64)
+    text = rendered(tmp_path, {**REQUIREMENTS, "models.lock": lock})["docker-bake.hcl"]
+    assert 'variable "SHARDS" { default = {"m" = 2} }' in text
+    without = rendered(tmp_path, {**REQUIREMENTS, "models.lock": "format = 1\n"})["docker-bake.hcl"]
+    assert 'variable "SHARDS" { default = {} }' in without
