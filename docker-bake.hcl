@@ -1,8 +1,7 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 1, sha256:56323382dfec27f7
+# prebake init, template 2, sha256:803e4225ed9d94aa
 # This file is yours; a docker-bake.override.hcl beside it is read too. Variables come from the environment:
-#   TAG=1.2 docker buildx bake      the image: your code, and a layer for each model; --push pushes it
-#   docker buildx bake weights      the models alone, for an image volume
+#   TAG=1.2 docker buildx bake      the image; --push pushes it. `bake weights`: the models alone, for an image volume
 variable "MODELS" { default = "caption,ocr,florence" } # tables of the models file; `prebake init --check` compares
 variable "MODELS_FILE" { default = "models.toml" }
 variable "PREBAKE" { default = "0.1.0" } # a version, or the folder of a checkout, such as ./prebake
@@ -17,6 +16,8 @@ variable "TAG" { default = "latest" }
 variable "VERSION" { default = "0.1.0" }
 variable "REVISION" { default = "" } # of your code, for a label: $(git rev-parse HEAD)
 variable "READAHEAD" { default = "" } # "recorded": the build starts the image once, and cold starts read ahead
+variable "SLIM" { default = "1" } # stage slim: what inference never reads goes (prebake slim --explain); 0: it stays
+variable "SLIM_KEEP" { default = "" } # paths in site-packages that stay all the same: "torch/include/*"
 variable "COMPRESSION" { default = "uncompressed" } # weights barely compress; or zstd, gzip, estargz
 models  = split(",", replace(MODELS, " ", ""))
 stages  = { for model in models : "weights-${replace(model, ".", "_")}" => model }
@@ -29,7 +30,6 @@ prebake = { for folder, name in { runtime = "prebake", build = "prebake-build" }
 folder => can(regex("^[./]", PREBAKE)) ? "/prebake/${folder}" : "${name}==${PREBAKE}" }
 labels = { for name, value in { title = "prebake", version = VERSION, revision = REVISION } :
 "org.opencontainers.image.${name}" => value if value != "" }
-
 group "default" { targets = ["image"] }
 target "_common" {
   args = { for name, value in {
@@ -46,7 +46,7 @@ target "parts" {
   name     = part
   matrix   = { part = concat(["runtime"], keys(stages)) }
   target   = can(stages[part]) ? "bake" : part
-  args     = { MODEL = lookup(stages, part, "") }
+  args     = { MODEL = lookup(stages, part, ""), SLIM = SLIM, SLIM_KEEP = SLIM_KEEP }
 }
 target "images" {
   name              = kind

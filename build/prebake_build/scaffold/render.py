@@ -54,7 +54,7 @@ def _dockerfile(settings: Settings) -> dict[str, str]:
         "project": f"/project/{package}" if package else "/project",
         "models_file": settings.options.models,
         "package": _package(settings, package) if package else "",
-        "install": _install(settings) + " \\",
+        "install": _install(settings),
         "allow": _allow(settings),
         "served": _served(settings),
         "command": _words(settings.command.words),
@@ -129,10 +129,11 @@ def _package(settings: Settings, folder: str) -> str:
 
 def _install(settings: Settings) -> str:
     """The instruction that installs Prebake, and the project's package."""
+    prepare = '&& python3 -B -m prebake.startup.prepare /opt/prebake && eval "$SEAL"'
     if settings.options.package is None:
-        return _run(_PREBAKE, _WHEELS, "pip install --no-cache-dir $PREBAKE")
+        return _run(_PREBAKE, _WHEELS, f"pip install --no-cache-dir $PREBAKE {prepare}")
     package = "--mount=type=bind,from=package,source=/dist,target=/dist"
-    return _run(_PREBAKE, _WHEELS, package, "pip install --no-cache-dir $PREBAKE /dist/*.whl")
+    return _run(_PREBAKE, _WHEELS, package, "pip install --no-cache-dir $PREBAKE /dist/*.whl", prepare)
 
 
 def _allow(settings: Settings) -> str:
@@ -172,6 +173,7 @@ def _bake_file(settings: Settings) -> dict[str, str]:
         "checkpoints": f"./{settings.checkpoints}" if _places(settings) else "",
         "stages": stages,
         "code": f"{copy}, " if copy else "",
+        "keep": " ".join(settings.keep),
         "layers": "listed, weights" if package else f"weights, listed, {copy}",
     }
 

@@ -47,6 +47,9 @@ def run(options: argparse.Namespace) -> int:
     if options.explain:
         print("\n".join(_explained()))
         return 0
+    if os.environ.get("SLIM") == "0":
+        print("SLIM=0: everything stays.", file=sys.stderr)
+        return 0
     if options.prefix is None:
         raise ConfigError("which environment? Name its folder: prebake slim --dry-run .venv")
     site = find_site_packages(options.prefix)

@@ -1,8 +1,7 @@
 # Written by: @{written}
 # @{marker}
 # This file is yours; a docker-bake.override.hcl beside it is read too. Variables come from the environment:
-#   TAG=1.2 docker buildx bake      the image: your code, and a layer for each model; --push pushes it
-#   docker buildx bake weights      the models alone, for an image volume
+#   TAG=1.2 docker buildx bake      the image; --push pushes it. `bake weights`: the models alone, for an image volume
 variable "MODELS" { default = "@{models}" } # tables of the models file; `prebake init --check` compares
 variable "MODELS_FILE" { default = "@{models_file}" }
 variable "PREBAKE" { default = "@{version}" } # a version, or the folder of a checkout, such as ./prebake
@@ -17,6 +16,8 @@ variable "TAG" { default = "latest" }
 variable "VERSION" { default = "@{project_version}" }
 variable "REVISION" { default = "" } # of your code, for a label: $(git rev-parse HEAD)
 variable "READAHEAD" { default = "" } # "recorded": the build starts the image once, and cold starts read ahead
+variable "SLIM" { default = "1" } # stage slim: what inference never reads goes (prebake slim --explain); 0: it stays
+variable "SLIM_KEEP" { default = "@{keep}" } # paths in site-packages that stay all the same: "torch/include/*"
 variable "COMPRESSION" { default = "uncompressed" } # weights barely compress; or zstd, gzip, estargz
 models  = split(",", replace(MODELS, " ", ""))
 stages  = { for model in models : "weights-${replace(model, ".", "_")}" => model }
@@ -29,7 +30,6 @@ prebake = { for folder, name in { runtime = "prebake", build = "prebake-build" }
 folder => can(regex("^[./]", PREBAKE)) ? "/prebake/${folder}" : "${name}==${PREBAKE}" }
 labels = { for name, value in { title = "@{image}", version = VERSION, revision = REVISION } :
 "org.opencontainers.image.${name}" => value if value != "" }
-
 group "default" { targets = ["image"] }
 target "_common" {
   args = { for name, value in {
@@ -46,7 +46,7 @@ target "parts" {
   name     = part
   matrix   = { part = concat(@{stages}, keys(stages)) }
   target   = can(stages[part]) ? "bake" : part
-  args     = { MODEL = lookup(stages, part, "") }
+  args     = { MODEL = lookup(stages, part, ""), SLIM = SLIM, SLIM_KEEP = SLIM_KEEP }
 }
 target "images" {
   name              = kind
