@@ -80,7 +80,7 @@ def find_cut(path: Path) -> Cut | None:
                     for data in _entries(file, sections_at, section_count, _SECTION.size)]  # fmt: skip
         if len(segments) != segment_count or len(sections) != section_count or not segments:
             return None
-        names = _read(file, sections[names_at])
+        names = _read(file, sections[names_at].offset, sections[names_at].size)
     end = max(segments_at + segment_count * _SEGMENT.size, *(segment[2] + segment[5] for segment in segments))
     if end > min(size, sections_at) or not _all_known(sections, names, end, size):
         return None
@@ -88,18 +88,20 @@ def find_cut(path: Path) -> Cut | None:
 
 
 def _entries(file: BinaryIO, offset: int, count: int, size: int) -> list[bytes]:
-    file.seek(offset)
-    data = file.read(count * size)
+    data = _read(file, offset, count * size)
     return [data[at : at + size] for at in range(0, len(data) - size + 1, size)]
 
 
-def _read(file: BinaryIO, section: Section) -> bytes:
-    file.seek(section.offset)
-    return file.read(section.size)
+def _read(file: BinaryIO, offset: int, count: int) -> bytes:
+    """Empty if the file has no such part."""
+    if offset + count > file.seek(0, os.SEEK_END):
+        return b""
+    file.seek(offset)
+    return file.read(count)
 
 
 def _name(section: Section, names: bytes) -> str:
-    return names[section.name : names.find(b"\0", section.name)].decode("latin-1")
+    return names[section.name :].partition(b"\0")[0].decode("latin-1")
 
 
 def _all_known(sections: Sequence[Section], names: bytes, end: int, size: int) -> bool:

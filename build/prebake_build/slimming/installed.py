@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -90,21 +90,30 @@ def byte_code_of(path: str, site: Path) -> list[str]:
     return [f"{pure.parent / '__pycache__' / found.name}" for found in folder.glob(f"{pure.stem}.*.pyc")]
 
 
-def rewrite_record(
-    distribution: Distribution, site: Path, *, removed: Collection[str], changed: Collection[str]
-) -> None:
-    """Write RECORD without the removed files and with the changed ones' hash and size; untouched if none is in it."""
-    rows = []
-    for path, digest, size in distribution.rows:
-        if path in removed:
-            continue
-        rows.append((path, *_hash(site / path)) if path in changed else (path, digest, size))
+def correct_record(distribution: Distribution, site: Path) -> None:
+    """Write RECORD without the files that are gone, and with the hashes of those whose size is another.
+
+    Compares with the disk rather than with a list of changes: so a run mends what an interrupted one left.
+    """
+    rows = [row for row in (_corrected(row, site) for row in distribution.rows) if row is not None]
     if tuple(rows) != distribution.rows:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
         mode = distribution.record.stat().st_mode
         write_text(distribution.record, text.getvalue())
         distribution.record.chmod(mode & 0o7777)
+
+
+def _corrected(row: tuple[str, str, str], site: Path) -> tuple[str, str, str] | None:
+    path, _, size = row
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts:
+        return row
+    try:
+        now = (site / path).stat().st_size
+    except FileNotFoundError:
+        return None
+    return row if size in ("", str(now)) else (path, *_hash(site / path))
 
 
 def _hash(path: Path) -> tuple[str, str]:
