@@ -25,7 +25,8 @@ ENV PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN --mount=type=bind,target=/repo --mount=type=cache,target=/root/.cache,id=prebake-pip \\
     pip install --constraint /repo/constraints.txt diffusers docker fsspec hatchling httpx hypothesis packaging \\
       platformdirs pytest pyyaml tomli tomli-w tqdm \\
- && pip install --no-deps --constraint /repo/constraints.txt timm sentence-transformers scikit-learn joblib threadpoolctl narwhals
+ && pip install --no-deps --constraint /repo/constraints.txt timm sentence-transformers scikit-learn joblib \
+      threadpoolctl narwhals
 RUN --mount=type=bind,target=/repo,rw pip install --no-deps --no-build-isolation /repo/build
 FROM families AS slimmed
 RUN --mount=from=families,target=/b /b/opt/prebake/bin/python -m prebake_build.slimming /opt/prebake

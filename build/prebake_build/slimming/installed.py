@@ -67,12 +67,15 @@ def _read(record: Path) -> Distribution:
 
 
 def files_of(distribution: Distribution, site: Path) -> Iterator[str]:
-    """The package's files inside site-packages that are there; not those that a link leads out of it."""
+    """The package's files inside site-packages that are there; not those that a link leads out of it.
+
+    Not byte code, which some installers list and some do not: it goes with its module.
+    """
     root = Path(os.path.realpath(site))
     known: dict[str, bool] = {}
     for path, _, _ in distribution.rows:
         pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts:
+        if pure.is_absolute() or ".." in pure.parts or pure.suffix == ".pyc":
             continue
         folder = str(pure.parent)
         if folder not in known:

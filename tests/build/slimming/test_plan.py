@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.installed import environment, install, library
+from prebake_build.slimming.apply import apply_plan
 from prebake_build.slimming.plan import Plan, make_plan
 from prebake_build.slimming.rules import Patterns, Rule, Rules
 
@@ -85,6 +86,20 @@ def test_the_bytes_are_those_of_the_file_and_of_its_byte_code(site: Path) -> Non
     (cache / "xy.cpython-311.pyc").write_bytes(b"c" * 50)
     plan = planned(site, TESTS)
     assert [change.bytes for change in plan.changes] == [150]
+
+
+def test_byte_code_that_a_record_lists_goes_with_its_module_and_only_then(site: Path) -> None:
+    install(site, "a", {
+        "a/__init__.py": "import a.tests.y", "a/tests/x.py": "x", "a/tests/__pycache__/x.cpython-311.pyc": "cc",
+        "a/tests/y.py": "y", "a/tests/__pycache__/y.cpython-311.pyc": "cc",
+    })  # fmt: skip
+    plan = planned(site, TESTS)
+    assert [(change.path, change.bytes) for change in plan.changes] == [("a/tests/x.py", 3)]
+    apply_plan(plan)
+    assert sorted(path.name for path in (site / "a" / "tests").rglob("*")) == [
+        "__pycache__", "y.cpython-311.pyc", "y.py",
+    ]  # fmt: skip
+    assert "x.cpython-311.pyc" not in (site / "a-1.0.dist-info" / "RECORD").read_text()
 
 
 # --- conditions -------------------------------------------------------------------------------------------------
