@@ -42,10 +42,17 @@ __all__ = ["DEFERRED", "StandIn", "defer", "report", "resolved"]
 logger = logging.getLogger(__name__)
 
 _TORCH = ("torch", "torchvision", "transformers")
+_SENTENCES = ("sentence_transformers",)
 DEFERRED: Mapping[str, tuple[str, ...]] = {
     "jinja2": ("transformers",),
     "scipy": ("easyocr", "sentence_transformers", "transformers"),
     "skimage": ("easyocr",),
+    "sentence_transformers.base.trainer": _SENTENCES,
+    "sentence_transformers.cross_encoder.trainer": _SENTENCES,
+    "sentence_transformers.multi_vector_encoder.trainer": _SENTENCES,
+    "sentence_transformers.sentence_transformer.trainer": _SENTENCES,
+    "sentence_transformers.sparse_encoder.trainer": _SENTENCES,
+    "sentence_transformers.trainer": _SENTENCES,
     "sklearn": ("sentence_transformers", "transformers"),
     "sympy": ("torch",),
     "torch._dynamo": _TORCH,
@@ -55,7 +62,7 @@ DEFERRED: Mapping[str, tuple[str, ...]] = {
     "torch.distributions": _TORCH,
     "torch.export": _TORCH,
     "torch.masked": _TORCH,
-    "torch.optim": _TORCH,
+    "torch.optim": (*_TORCH, *_SENTENCES),
     "torch.testing": _TORCH,
     "torchvision.datasets": ("torchvision",),
     "torchvision.io": ("torchvision", "transformers"),

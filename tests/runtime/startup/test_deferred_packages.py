@@ -62,6 +62,15 @@ USES = [
                            "assert deferred.report().get('torchvision.models') is None\n"
                            "assert resnet18().eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)\n"
                            "assert isinstance(torchvision.models.vgg16_bn(), VGG)"),
+    ("sentence_transformers.base.trainer",
+     "sys.modules['timm'] = None  # transformers imports it where it is installed, and it uses torch.optim\n"
+     "from prebake.families import compat\ncompat.torchvision_operators()\n"
+     "from sentence_transformers import CrossEncoder, SentenceTransformer, SentenceTransformerTrainer\n"
+     "report = deferred.report()\nassert report['torch.optim'] is None\n"
+     "assert report['sentence_transformers.base.trainer'] is None\n"
+     "assert not isinstance(1, SentenceTransformerTrainer)\n"
+     "class Mine(SentenceTransformerTrainer): pass\n"
+     "from transformers import Trainer\nassert issubclass(Mine, Trainer)"),
     ("jinja2", "import jinja2\nassert jinja2.Template('{{ a }}').render(a=1) == '1'\n"
                "try: jinja2.Template('{{')\nexcept jinja2.TemplateSyntaxError: pass"),
 ]  # fmt: skip
