@@ -46,10 +46,8 @@ def imported_names(path: str, text: bytes) -> Iterator[str]:
 
 
 def imported(candidates: Iterable[str], others: Iterable[str], read: Callable[[str], bytes]) -> set[str]:
-    """Those of the modules `candidates` (paths) that the modules `others` import, and what these import in turn.
-
-    An imported module brings the packages that it is in, and the files directly beside it in the deepest of them stay
-    to be decided by the caller.
+    """Those of the modules `candidates` that the modules `others` import, with the packages that they are in, and what
+    these import in turn. Modules are paths relative to site-packages; `read` gives their text.
     """
     modules = {module_of(path): path for path in candidates}
     kept: set[str] = set()

@@ -39,12 +39,6 @@ class Plan:
     """Rule → files that it matched, but that a condition or the caller keeps."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _File:
-    path: str
-    package: str
-
-
 def make_plan(
     site: Path, rules: Rules, *, keep: Iterable[str] = (), which: Callable[[str], object] = shutil.which
 ) -> Plan:
@@ -53,15 +47,15 @@ def make_plan(
     Raises DocumentError for a RECORD that cannot be read.
     """
     distributions = read_distributions(site)
-    found = {path: _File(path=path, package=one.name) for one in distributions for path in files_of(one, site)}
+    found = {path: one.name for one in distributions for path in files_of(one, site)}
     plan = Plan(site=site, distributions=distributions, size=sum(_size(path, site) for path in found))
     kept = Patterns([*rules.keep.patterns, *keep])
     active = [rule for rule in rules.rules if _applies(rule, found, which)]
     taken: dict[str, Rule] = {}
-    for path, file in found.items():
+    for path, package in found.items():
         if kept.match(path):
             continue
-        rule = next((rule for rule in active if rule.package.match(file.package) and rule.paths.match(path)), None)
+        rule = next((rule for rule in active if rule.package.match(package) and rule.paths.match(path)), None)
         if rule is not None:
             taken[path] = rule
     for path in _spared(taken, found, site):
@@ -71,7 +65,7 @@ def make_plan(
         others = (path for path in found if path not in taken and strip.paths.match(path) and not kept.match(path))
         taken |= dict.fromkeys(others, strip)
     for path, rule in sorted(taken.items()):
-        _add(plan, path, rule, found[path].package)
+        _add(plan, path, rule, found[path])
     return plan
 
 
@@ -87,8 +81,8 @@ def _applies(rule: Rule, found: Iterable[str], which: Callable[[str], object]) -
     return rule.if_path is None or any(map(rule.if_path.match, found))
 
 
-def _spared(taken: dict[str, Rule], found: dict[str, _File], site: Path) -> set[str]:
-    """Files that stay because modules that stay import them, or mention them."""
+def _spared(taken: dict[str, Rule], found: dict[str, str], site: Path) -> set[str]:
+    """Files that stay because modules that stay import them, or mention them. `found`: path → package."""
     spared = _mentioned(taken, found, site)
     candidates = [path for path, rule in taken.items()
                   if rule.unless_imported and path.endswith(".py") and path not in spared]  # fmt: skip
@@ -106,17 +100,17 @@ def _beside(path: str, folders: set[str], rule: Rule) -> bool:
     return any(str(above) in folders and rule.paths.match(f"{above}/") for above in PurePosixPath(path).parents)
 
 
-def _mentioned(taken: dict[str, Rule], found: dict[str, _File], site: Path) -> set[str]:
+def _mentioned(taken: dict[str, Rule], found: dict[str, str], site: Path) -> set[str]:
     spared: set[str] = set()
     wanted: dict[tuple[str, str], list[str]] = {}
     rules = {rule.name: rule for rule in taken.values()}
     for path, rule in taken.items():
         if rule.unless_mentioned is not None:
-            wanted.setdefault((rule.name, found[path].package), []).append(path)
+            wanted.setdefault((rule.name, found[path]), []).append(path)
     for (name, package), paths in wanted.items():
         mentioned = rules[name].unless_mentioned
-        modules = (path for path, file in found.items()
-                   if file.package == package and path.endswith(".py") and path not in taken)  # fmt: skip
+        modules = (path for path, owner in found.items()
+                   if owner == package and path.endswith(".py") and path not in taken)  # fmt: skip
         if mentioned is not None and any(mentioned.search((site / path).read_bytes()) for path in modules):
             spared.update(paths)
     return spared
