@@ -181,6 +181,24 @@ variable "SNAPSHOT_WARM" {
   }
 }
 
+variable "SLIM" {
+  default     = "1"
+  description = "1: the image has nothing of its packages that inference never reads (`prebake slim --explain`). 0: everything."
+  validation {
+    condition     = contains(["1", "0"], SLIM)
+    error_message = "SLIM: expected \"1\" or \"0\"."
+  }
+}
+
+variable "SLIM_KEEP" {
+  default     = ""
+  description = "Patterns of paths in site-packages that stay with SLIM=1, with spaces between them: \"torch/include/* */tests/*\"."
+  validation {
+    condition     = length(regexall("^[^\"\\\\]*$", SLIM_KEEP)) == 1
+    error_message = "SLIM_KEEP: expected patterns with spaces between them, such as \"torch/include/*\"."
+  }
+}
+
 variable "COMPRESSION" {
   default     = "uncompressed"
   description = "Compression of the layers: uncompressed (weights barely compress, and unpacking takes as long as pulling), zstd, gzip, estargz."
@@ -236,9 +254,16 @@ target "converted" {
   args        = { PREBAKE_BUILD = "/prebake/*.whl" }
 }
 
+target "slimmer" {
+  inherits    = ["_workspace"]
+  description = "What slims the dependencies (a part of `image`)"
+  contexts    = { dependencies = "target:dependencies" }
+  target      = "slimmer"
+}
+
 target "runtime" {
   description = "The service without models (a part of `image`)"
-  contexts    = { prebake = "target:runtime-wheel", package = "target:service-wheel" }
+  contexts    = { prebake = "target:runtime-wheel", package = "target:service-wheel", builder = "target:slimmer" }
   args        = { PREBAKE = "/prebake/*.whl" }
 }
 

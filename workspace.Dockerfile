@@ -4,7 +4,7 @@
 #
 #   base ── compiler ── snapshot-programs
 #   base ── tools ── runtime-wheel, service-wheel, converter-wheels
-#   dependencies ── naive-checkpoints
+#   dependencies ── naive-checkpoints, slimmer
 #   runtime ── baseline
 
 FROM scratch AS wheels
@@ -62,6 +62,17 @@ RUN --mount=type=bind,from=converter-source,target=/source \
     pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /dist /source/runtime /source/build
 FROM scratch AS converter-wheels
 COPY --from=converter-built /dist /
+
+# slimmer: what takes out of the dependencies what inference never reads, in the place of `builder`
+FROM scratch AS slimmer-source
+COPY runtime/prebake/__init__.py runtime/prebake/errors.py /prebake/
+COPY runtime/prebake/documents /prebake/documents
+COPY build/prebake_build/__init__.py /prebake_build/
+COPY build/prebake_build/files /prebake_build/files
+COPY build/prebake_build/slimming /prebake_build/slimming
+FROM dependencies AS slimmer
+RUN --mount=type=bind,from=slimmer-source,target=/source \
+    cp -R /source/. "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 # snapshot-programs: the restorer and the library of snapshots (docs/snapshot.md). The compiler is in no image.
 FROM base AS compiler

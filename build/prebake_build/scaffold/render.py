@@ -55,7 +55,7 @@ def _dockerfile(settings: Settings) -> dict[str, str]:
         "project": f"/project/{package}" if package else "/project",
         "models_file": settings.options.models,
         "package": _package(settings, package) if package else "",
-        "install": _install(settings) + " \\",
+        "install": _install(settings),
         "allow": _allow(settings),
         "served": _served(settings),
         "command": _words(settings.command.words),
@@ -124,18 +124,16 @@ def _uv(settings: Settings) -> list[str]:
 def _package(settings: Settings, folder: str) -> str:
     source = f"--mount=type=bind,source={folder},target=/source,rw"
     wheel = "pip wheel --no-deps --no-cache-dir --wheel-dir /dist /source"
-    return (
-        "# package: the wheel of your code\nFROM base AS package\n"
-        f"{_run(source, *_constrained(settings), _WHEELS, wheel)}\n"
-    )
+    return f"FROM base AS package\n{_run(source, *_constrained(settings), _WHEELS, wheel)}\n"
 
 
 def _install(settings: Settings) -> str:
     """The instruction that installs Prebake, and the project's package."""
+    prepare = '&& python3 -B -m prebake.startup.prepare /opt/prebake && eval "$SEAL"'
     if settings.options.package is None:
-        return _run(_PREBAKE, _WHEELS, "pip install --no-cache-dir $PREBAKE")
+        return _run(_PREBAKE, _WHEELS, f"pip install --no-cache-dir $PREBAKE {prepare}")
     package = "--mount=type=bind,from=package,source=/dist,target=/dist"
-    return _run(_PREBAKE, _WHEELS, package, "pip install --no-cache-dir $PREBAKE /dist/*.whl")
+    return _run(_PREBAKE, _WHEELS, package, "pip install --no-cache-dir $PREBAKE /dist/*.whl", prepare)
 
 
 def _allow(settings: Settings) -> str:
@@ -177,6 +175,7 @@ def _bake_file(settings: Settings) -> dict[str, str]:
         "stages": stages,
         "code": f"{copy}, " if copy else "",
         "record": _hcl(_record(settings)),
+        "keep": " ".join(settings.keep),
         "layers": "listed, weights" if package else f"weights, listed, {copy}",
     }
 

@@ -79,6 +79,8 @@ class Settings:
     models: tuple[ModelSpec, ...]
     checkpoints: str
     """The folder of sources `path:FOLDER/…`."""
+    keep: tuple[str, ...] = ()
+    """Patterns of files that `prebake slim` leaves in the image."""
     prebake: str = field(default_factory=lambda: version("prebake-build"))
     notes: tuple[str, ...] = ()
     shards: Mapping[str, int] = field(default_factory=dict)
@@ -115,6 +117,7 @@ def find_settings(folder: Path, options: Options) -> Settings:
         ready=_ready_path(options.ready or project.ready) or command.ready,
         models=models,
         checkpoints=_checkpoints(folder / options.models, models),
+        keep=project.keep,
         notes=command.notes,
         shards=_shards((folder / options.models).with_suffix(".lock")),
     )
