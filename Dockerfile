@@ -1,5 +1,5 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 1, sha256:7198c0c46cef6d24
+# prebake init, template 2, sha256:9b157bb081087452
 # This file is yours; docker-bake.hcl sets its arguments. `prebake init --check` shows what a newer Prebake would write.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 # Empty, unless the variables PREBAKE, WHEELS and CHECKPOINTS name folders
@@ -9,7 +9,7 @@ FROM scratch AS checkpoints
 # base: an empty environment, the standard library's byte code (a read-only root can't store it later), and a last
 # choice for temporary files (/usr/tmp). SEAL: byte code without times, and all times 0, so that layers are the same.
 FROM ${BASE_IMAGE} AS base
-ARG PIP_PYTHON=/opt/prebake/bin/python PIP_FIND_LINKS=/wheels PIP_COMPILE=0 PIP_EXTRA_INDEX_URL
+ARG PIP_PYTHON=/opt/prebake/bin/python PIP_FIND_LINKS=/wheels PIP_COMPILE=0 PIP_EXTRA_INDEX_URL PIP_NO_INDEX
 ARG PIP_CONSTRAINT=/constraints.txt UV_CONSTRAINT=/constraints.txt CONSTRAINTS=constraints.txt
 ARG SEAL="find /opt/prebake /app -newermt @1 -type f -name '*.py' | python3 -m compileall -qq -i - -j 0 --invalidation-mode \
 unchecked-hash; find /opt/prebake /app -newermt @1 -exec touch --no-dereference --date=@0 {} +"

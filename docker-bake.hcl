@@ -1,5 +1,5 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 1, sha256:56323382dfec27f7
+# prebake init, template 2, sha256:56323382dfec27f7
 # This file is yours; a docker-bake.override.hcl beside it is read too. Variables come from the environment:
 #   TAG=1.2 docker buildx bake      the image: your code, and a layer for each model; --push pushes it
 #   docker buildx bake weights      the models alone, for an image volume

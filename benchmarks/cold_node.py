@@ -117,7 +117,7 @@ def main() -> None:
 def prepare(folder: Path) -> None:
     """Build all images with full-size dummies, push them into a registry's store in `folder`, fetch the checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
-    fetch = [sys.executable, "-m", "prebake_build", "fetch", "--models", str(ROOT / "models.dummy.toml"), "--output"]
+    fetch = [sys.executable, "-m", "prebake", "fetch", "--models", str(ROOT / "models.dummy.toml"), "--output"]
     subprocess.run([*fetch, str(folder / "hub"), *MODELS], check=True)
     with (folder / "registry.log").open("ab") as log:
         process = subprocess.Popen(registry(folder, "127.0.0.1"), stdout=log, stderr=log)
