@@ -190,12 +190,13 @@ def start(link: Link, node: Node, contender: Contender, image: str) -> dict[str,
     """Seconds of each step, the total, MB over the link, and the engine's processor seconds during the pull."""
     where = f"{link.address}:{REGISTRY_PORT}"
     before = node.processor_seconds()
-    with ExitStack() as stack:
-        watch = stack.enter_context(Watch(link))
-        for name in filter(None, (image, contender.weights)):
+    began, moved, linked = perf_counter(), link.moved(), 0.0
+    for name in filter(None, (image, contender.weights)):
+        with Watch(link) as watch:
             node.pull(f"{where}/{name}")
-        pulled = perf_counter()
-        linked, used = min(watch.busy, pulled - watch.began), node.processor_seconds() - before
+        linked += watch.busy
+    pulled, used = perf_counter(), node.processor_seconds() - before
+    with ExitStack() as stack:
         options: dict[str, Any] = {"mounts": [mounted(f"{where}/{contender.weights}")]} if contender.weights else {}
         container = node.engine.containers.create(
             f"{where}/{image}", entrypoint=list(contender.entrypoint), command=[], network_mode="host",
@@ -209,9 +210,9 @@ def start(link: Link, node: Node, contender: Contender, image: str) -> dict[str,
         started = perf_counter()
         service.url = f"http://127.0.0.1:{PORT}"
         ready, answered = asked(service)
-    times = [watch.began, watch.began + linked, pulled, created, started, ready, answered]
+    times = [began, min(began + linked, pulled), pulled, created, started, ready, answered]
     steps = dict(zip(STEPS, (later - earlier for earlier, later in itertools.pairwise(times)), strict=True))
-    return {**steps, "total": answered - watch.began, "MB": watch.moved / 1e6, "processor": used}
+    return {**steps, "total": answered - began, "MB": (link.moved() - moved) / 1e6, "processor": used}
 
 
 def mounted(image: str) -> dict[str, Any]:

@@ -80,7 +80,6 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self.began = self.last = perf_counter()
-        self._before = self._link.moved()
         self._thread.start()
         return self
 
@@ -89,11 +88,6 @@ class Watch:
     ) -> None:
         self._stop.set()
         self._thread.join()
-
-    @property
-    def moved(self) -> int:
-        """Bytes since the block began."""
-        return self._link.moved() - self._before
 
     @property
     def busy(self) -> float:

@@ -67,6 +67,9 @@ class Node:
 
     def _end(self) -> None:
         ended(self._daemon)
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in reversed([mount for mount in mounts if mount.startswith(f"{self._folder}/")]):
+            subprocess.run(["umount", place], capture_output=True)  # the network namespace that the engine keeps
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _log(self) -> str:
