@@ -43,7 +43,7 @@ class Link:
                 _ip("-n", self._name, *words)
             burst = int(self._megabits * 1e6 / 8 * BUCKET)
             shaped = f"qdisc add dev far root tbf rate {self._megabits}mbit burst {burst} latency 50ms"
-            _run([*self._inside(), "tc", *shaped.split()])
+            run([*self._inside(), "tc", *shaped.split()])
             self._stack = stack.pop_all()
         return self
 
@@ -114,10 +114,11 @@ def ended(process: subprocess.Popen[bytes]) -> None:
 
 
 def _ip(*words: str) -> None:
-    _run(["ip", *words])
+    run(["ip", *words])
 
 
-def _run(command: Sequence[str]) -> None:
+def run(command: Sequence[str]) -> None:
+    """Run it; SystemExit with its message where it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(

@@ -1,6 +1,7 @@
 """A node that has never seen an image: a second Docker engine, whose stores are empty each time it starts (needs root).
 
-It has its own data, its own containerd and its own socket, and touches no network: containers use the host's.
+It has its own data, containerd, socket and bridge, and no firewall rules: containers use the host's network. (With
+`"bridge": "none"` it would remove docker0, which the other engine needs.)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from link import ended
+from link import ended, run
 from prebake.errors import PrebakeError
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -25,14 +26,17 @@ class Node:
 
     def __init__(self, folder: Path, registry: str) -> None:
         self._folder, self._registry = folder, registry
+        self._bridge = f"pbn{os.getpid()}"
 
     def __enter__(self) -> Node:
         import docker
 
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
+        run(["ip", "link", "add", self._bridge, "type", "bridge"])
+        run(["ip", "address", "add", "10.213.78.1/24", "dev", self._bridge])
         settings = {"features": {"containerd-snapshotter": True}, "insecure-registries": [self._registry],
-                    "bridge": "none", "iptables": False, "ip6tables": False}  # fmt: skip
+                    "bridge": self._bridge, "iptables": False, "ip6tables": False}  # fmt: skip
         (self._folder / "daemon.json").write_text(json.dumps(settings))
         socket = f"unix://{self._folder}/docker.sock"
         command = ["dockerd", f"--config-file={self._folder}/daemon.json", f"--data-root={self._folder}/data",
@@ -67,6 +71,7 @@ class Node:
 
     def _end(self) -> None:
         ended(self._daemon)
+        subprocess.run(["ip", "link", "del", self._bridge], capture_output=True)
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for place in reversed([mount for mount in mounts if mount.startswith(f"{self._folder}/")]):
             subprocess.run(["umount", place], capture_output=True)  # the network namespace that the engine keeps

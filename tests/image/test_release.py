@@ -1,4 +1,4 @@
-"""What `docker-bake.hcl` pushes: the image with its attestations, its weights once, for two platforms, the same twice."""
+"""What `docker buildx bake` pushes: images with attestations, weights once, for two platforms, the same twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from helpers.counting_proxy import CountingProxy
-from helpers.image_builds import MODELS, TINY, Build, bake
+from helpers.image_builds import MODELS, TINY, bake
 from prebake_build.images.oci_layout import Layout
 
 pytestmark = pytest.mark.docker
@@ -27,7 +27,7 @@ EPOCH = "1700000000"
 
 
 @pytest.fixture(scope="module")
-def registry() -> str:
+def registry(engine: Any) -> str:
     try:
         urllib.request.urlopen(f"http://{REGISTRY}/v2/", timeout=10).close()
     except OSError as error:
@@ -57,9 +57,7 @@ def weights_of(manifest: Any) -> list[tuple[str, int]]:
     return [(layer["digest"], layer["size"]) for layer in manifest["layers"][-len(MODELS) :]]
 
 
-def test_a_release_after_a_change_of_code_uploads_no_weights(
-    registry: str, built: Build, context: Path, tmp_path: Path
-) -> None:
+def test_a_release_after_a_change_of_code_uploads_no_weights(registry: str, context: Path, tmp_path: Path) -> None:
     changed = shutil.copytree(context, tmp_path / "context")
     module = changed / "service/image_analyzer/service.py"
     found = []
@@ -78,15 +76,15 @@ def test_a_release_after_a_change_of_code_uploads_no_weights(
     assert uploaded < 5_000_000  # the code, manifests, and the provenance
 
 
-def test_a_release_says_what_it_is_and_how_it_was_built(registry: str, built: Build, context: Path) -> None:
+def test_a_release_says_what_it_is_and_how_it_was_built(registry: str, context: Path) -> None:
     build = bake(
         context, "release", IMAGE=f"{registry}/{NAME}", MODELS_FILE=TINY, READAHEAD="", SBOM="", VERSION="1.2.3"
     )
     assert build.code == 0, build.output
     index, found = pushed(NAME, "latest"), images(NAME)
-    for annotations in (index["annotations"], found["linux/amd64"]["annotations"]):
-        assert annotations["org.opencontainers.image.version"] == "1.2.3"
-        assert annotations["org.opencontainers.image.licenses"] == "Apache-2.0"
+    for of in (index["annotations"], found["linux/amd64"]["annotations"]):
+        assert of["org.opencontainers.image.version"] == "1.2.3"
+        assert of["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert {layer["mediaType"] for layer in found["linux/amd64"]["layers"]} == {
         "application/vnd.oci.image.layer.v1.tar"
     }
@@ -94,7 +92,7 @@ def test_a_release_says_what_it_is_and_how_it_was_built(registry: str, built: Bu
     assert attestation["annotations"]["in-toto.io/predicate-type"].startswith("https://slsa.dev/provenance/")
 
 
-def test_weights_for_two_platforms_are_the_same_blobs(registry: str, built: Build, context: Path) -> None:
+def test_weights_for_two_platforms_are_the_same_blobs(registry: str, context: Path) -> None:
     name = f"{NAME}-weights"
     build = bake(
         context, "weights", "--provenance=false", "--set=weights.platform=linux/amd64,linux/arm64",
@@ -110,7 +108,7 @@ def test_weights_for_two_platforms_are_the_same_blobs(registry: str, built: Buil
 
 
 def test_with_a_source_date_the_weights_image_is_the_same_in_two_bakes_and_its_layers_in_any_order(
-    engine: Any, built: Build, context: Path, tmp_path: Path
+    engine: Any, context: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / "again.hcl"
     again.write_text('target "_common" { no-cache-filter = ["bake"] }')
