@@ -142,9 +142,9 @@ def prepare(folder: Path) -> None:
 def bake(context: Path, target: str, name: str, compression: str) -> None:
     """Build one target and push it."""
     print(f"building {name}", file=sys.stderr, flush=True)
-    output = f"type=image,name=127.0.0.1:{REGISTRY_PORT}/{name},push=true,compression={compression}"
-    command = ["docker", "buildx", "bake", "--progress=quiet", "--provenance=false",
-               f"--set={target}.output={output},force-compression=true,oci-mediatypes=true", target]  # fmt: skip
+    output = f"type=registry,compression={compression},force-compression=true,oci-mediatypes=true"
+    command = ["docker", "buildx", "bake", "--progress=quiet", "--provenance=false", f"--set={target}.output={output}",
+               f"--set={target}.tags=127.0.0.1:{REGISTRY_PORT}/{name}", target]  # fmt: skip
     if wheels := os.environ.get("WHEELS"):
         command.append(f"--allow=fs.read={wheels}")
     subprocess.run(command, cwd=context, check=True, env={**os.environ, "MODELS_FILE": "models.dummy.toml"})

@@ -96,8 +96,8 @@ def test_weights_for_two_platforms_are_the_same_blobs(registry: str, context: Pa
     name = f"{NAME}-weights"
     build = bake(
         context, "weights", "--provenance=false", "--set=weights.platform=linux/amd64,linux/arm64",
-        f"--set=weights.output=type=registry,name={registry}/{name}:latest,compression=uncompressed,"
-        "force-compression=true,oci-mediatypes=true", MODELS_FILE=TINY,
+        "--set=weights.output=type=registry,compression=uncompressed,force-compression=true,oci-mediatypes=true",
+        IMAGE=f"{registry}/{NAME}", MODELS_FILE=TINY,
     )  # fmt: skip
     assert build.code == 0, build.output
     found = images(name)
@@ -139,4 +139,4 @@ def test_without_a_network_packages_come_from_the_wheels_alone(engine: Any, cont
     (wheels / next(file.name for file in wheels.glob("pathspec-*"))).unlink()
     build = bake(context, *targets, AIRGAPPED="1", WHEELS=str(wheels))
     assert build.code == 1
-    assert "No matching distribution found for pathspec" in build.output
+    assert "pathspec" in build.output and "Downloading" not in build.output
