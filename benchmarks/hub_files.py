@@ -17,19 +17,22 @@ OWNER = "acme"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/api/models/REPO[/revision/REV]`, and HEAD and GET of `/REPO/resolve/REV/FILE`, ranges included."""
+    """`/api/models/REPO`, with `/revision/REV` and `/tree/REV`, and HEAD and GET of `/REPO/resolve/REV/FILE`, ranges included."""
 
     protocol_version = "HTTP/1.1"
     root = Path()
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        if found := re.fullmatch(rf"/api/models/{OWNER}/([^/]+)(?:/revision/[^/]+)?", path):
-            files = sorted(file for file in (self.root / found[1]).rglob("*") if file.is_file())
-            siblings = [{"rfilename": str(file.relative_to(self.root / found[1]))} for file in files]
-            name = f"{OWNER}/{found[1]}"
-            self._send(json.dumps({"id": name, "modelId": name, "sha": COMMIT, "private": False, "gated": False,
-                                   "tags": [], "downloads": 0, "siblings": siblings}).encode())  # fmt: skip
+        if found := re.fullmatch(rf"/api/models/{OWNER}/([^/]+)(?:/(revision|tree)/[^/]+)?", path):
+            folder, name = self.root / found[1], f"{OWNER}/{found[1]}"
+            files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
+            if found[2] == "tree":
+                entries = [(path, file.stat().st_size) for path, file in files.items()]
+                self._send([{"type": "file", "path": path, "size": size, "oid": "0" * 40} for path, size in entries])
+            else:
+                self._send({"id": name, "modelId": name, "sha": COMMIT, "private": False, "gated": False, "tags": [],
+                            "downloads": 0, "siblings": [{"rfilename": path} for path in files]})  # fmt: skip
         elif (found := re.fullmatch(rf"/{OWNER}/([^/]+)/resolve/[^/]+/(.+)", path)) and ".." not in path:
             self._file(self.root / found[1] / found[2])
         else:
@@ -38,7 +41,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
-    def _send(self, body: bytes) -> None:
+    def _send(self, document: object) -> None:
+        body = json.dumps(document).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
