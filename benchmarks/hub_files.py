@@ -17,7 +17,7 @@ OWNER = "acme"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/api/models/REPO`, with `/revision/REV` and `/tree/REV`, and HEAD and GET of `/REPO/resolve/REV/FILE`, ranges included."""
+    """`/api/models/REPO`, with `/revision/REV` or `/tree/REV`; `/REPO/resolve/REV/FILE`, ranges included."""
 
     protocol_version = "HTTP/1.1"
     root = Path()
