@@ -1,5 +1,7 @@
 # What this repository adds to docker-bake.hcl, which `prebake init` wrote. Bake reads both.
 #
+#   docker buildx bake release         the image, pushed with provenance and a bill of materials (docs/distribution.md)
+#   AIRGAPPED=1 WHEELS=… docker buildx bake    no step of the build has a network
 #   docker buildx bake baseline        the naive service with the same models, for measurements
 #   docker buildx bake snapshot        the image with its started service in a layer (docs/snapshot.md)
 #   docker buildx bake check           lint the Dockerfiles
@@ -208,6 +210,33 @@ variable "COMPRESSION" {
   }
 }
 
+variable "SBOM" {
+  default     = "type=sbom"
+  description = "In `release`: the bill of materials. `type=sbom,generator=IMAGE` names the scanner, which is pulled otherwise. Empty: none."
+  validation {
+    condition     = length(regexall("^(type=sbom(,generator=[^ ,]+)?)?$", SBOM)) == 1
+    error_message = "SBOM: expected \"type=sbom\", or one with a scanner, \"type=sbom,generator=IMAGE\", or nothing."
+  }
+}
+
+variable "CACHE" {
+  default     = ""
+  description = "Where pipelines keep BuildKit's cache, such as type=registry,ref=registry.example/prebake-cache, or type=gha. All targets import it, `release` exports it. Empty: nowhere."
+  validation {
+    condition     = length(regexall("^(type=(registry|gha|s3|azblob)(,[^ ]+)?)?$", CACHE)) == 1
+    error_message = "CACHE: expected \"type=registry,ref=IMAGE\", or a cache of type gha, s3 or azblob, or nothing."
+  }
+}
+
+variable "AIRGAPPED" {
+  default     = ""
+  description = "1: no step has a network, and packages come from WHEELS alone. Sources must be path:checkpoints/…, or be cached. Empty: with network."
+  validation {
+    condition     = contains(["1", ""], AIRGAPPED)
+    error_message = "AIRGAPPED: expected \"1\", or nothing."
+  }
+}
+
 variable "SOURCE_DATE_EPOCH" {
   default     = ""
   description = "The images' creation time in seconds since 1970, for reproducible builds. Empty: now."
@@ -220,7 +249,9 @@ variable "SOURCE_DATE_EPOCH" {
 # ---- this workspace in place of an index -----------------------------------------------------------------------------
 
 target "_common" {
-  args = { CONSTRAINTS = CONSTRAINTS }
+  args       = { for name, value in { CONSTRAINTS = CONSTRAINTS, PIP_NO_INDEX = AIRGAPPED } : name => value if value != "" }
+  network    = AIRGAPPED == "" ? "default" : "none"
+  cache-from = compact([CACHE])
 }
 
 target "_workspace" {
@@ -280,6 +311,16 @@ target "image" {
   description = "The service and its baked models"
   labels      = merge(about, source)
   annotations = [for name, value in merge(about, source) : "${name}=${value}"]
+}
+
+target "release" {
+  inherits    = ["image"]
+  description = "The image, pushed to IMAGE's registry with provenance, a bill of materials and annotations"
+  annotations = [for name, value in merge(labels, about, source) : "index:${name}=${value}"]
+  attest      = compact(["type=provenance,mode=max", SBOM])
+  cache-from  = compact([CACHE])
+  cache-to    = CACHE == "" ? [] : ["${CACHE},mode=min"]
+  output      = ["type=registry,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
 }
 
 target "weights" {

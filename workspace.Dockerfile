@@ -13,7 +13,7 @@ FROM scratch AS checkpoints
 # tools: what builds wheels
 FROM base AS tools
 ARG CONSTRAINTS=constraints.txt
-ARG PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1
+ARG PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INDEX
 RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache,id=prebake-pip \
     pip install --find-links /wheels --constraint /constraints.txt hatchling
@@ -88,7 +88,7 @@ COPY --link --from=compiled /out /
 # naive-checkpoints: the same models, as upstream publishes them
 FROM dependencies AS naive-checkpoints
 ARG CONSTRAINTS=constraints.txt
-ARG PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1
+ARG PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INDEX
 RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,source=runtime,target=/source/runtime,rw --mount=type=bind,source=build,target=/source/build,rw \
     --mount=type=cache,target=/root/.cache,id=prebake-pip \
