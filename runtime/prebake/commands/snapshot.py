@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from prebake.commands.arguments import subcommand
+from prebake.commands.rehearse import add_options
 from prebake.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--build-programs", type=Path, metavar="DIR",
                         help="only compile the restorer and the library that snapshots need (gcc)")  # fmt: skip
+    add_options(parser)
     parser.add_argument("command_line", nargs="*", metavar="COMMAND", help="its path and arguments, after `--`")
     parser.set_defaults(run=_snapshot)
 
@@ -41,8 +43,10 @@ def _snapshot(options: argparse.Namespace) -> int:
     if options.build_programs:
         programs.build(options.build_programs)
         return 0
-    if not options.output or not options.command_line:
-        raise ConfigError("snapshot: expected --output DIR and a COMMAND after `--`, or --build-programs DIR")
+    if bool(options.output) == bool(options.rehearse) or not options.command_line:
+        raise ConfigError(
+            "snapshot: expected --output DIR or --rehearse DIR, and a COMMAND after `--`; or --build-programs DIR"
+        )
     if why := programs.unsupported():
         raise ConfigError(f"snapshot: {why}")
     program, *arguments = options.command_line
@@ -50,18 +54,23 @@ def _snapshot(options: argparse.Namespace) -> int:
         found = shutil.which(program)
         raise ConfigError(f"snapshot: {program}: expected an absolute path, as for the container's entry point"
                           + (f": {found}" if found else ""))  # fmt: skip
+    if options.rehearse:
+        from prebake.commands.rehearse import rehearse
+
+        return rehearse(options, [program, *arguments])
     return _execute([program, *arguments], options.output.absolute(), options.variable)
 
 
 def _execute(command: list[str], output: Path, variables: list[str]) -> NoReturn:
     """Become the command, with an environment without secrets and no inherited descriptors."""
     from prebake.snapshot.environment import DURING_DUMP, at_start, of_dump
+    from prebake.snapshot.folder import IMAGE, MANIFEST, TABLE
     from prebake.snapshot.point import ENV_DUMP
 
     environment = of_dump(at_start(), variables)
     declared = {"output": str(output), "command": command, "variables": variables, "environment": environment}
     output.mkdir(parents=True, exist_ok=True)
-    for name in ("table", "memory.img", "snapshot.json"):
+    for name in (TABLE, IMAGE, MANIFEST):
         (output / name).unlink(missing_ok=True)  # a command that ends without a dump leaves no older one
     sys.stdout.flush()
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))

@@ -71,12 +71,12 @@ class Layout:
         return self.paths.index(path)
 
 
-def lay_out(stopped: Stopped, image: int, identity: bytes) -> Layout:
-    """Write the process's own pages to the open file `image`, and tell where everything comes from.
+def lay_out(stopped: Stopped, image: int) -> Layout:
+    """Append the process's own pages to the open file `image`, and tell where everything comes from.
 
     Raises SnapshotError for mappings that a snapshot cannot hold.
     """
-    writer = _Writer(image, identity)
+    writer = _Writer(image)
     layout = Layout()
     copy_all = any(name in area.name for area in stopped.areas for name in FOREIGN_ALLOCATORS)
     found: list[Mapping] = []
@@ -108,12 +108,11 @@ def as_it_is(path: str, *, head: bool = True) -> File:
 
 
 class _Writer:
-    """Appends pages to memory.img; its first page has the identity."""
+    """Appends pages to memory.img, after its first page."""
 
-    def __init__(self, image: int, identity: bytes) -> None:
+    def __init__(self, image: int) -> None:
         self._image = image
-        self.end = 0
-        self.add(identity + bytes(PAGE - len(identity)))
+        self.end = PAGE
 
     def add(self, data: bytes) -> int:
         """The offset at which the data begins."""
