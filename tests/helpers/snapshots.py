@@ -57,6 +57,11 @@ class Program:
         command = [sys.executable, "-m", "prebake", "snapshot", "--output", str(self.snapshot), *options, "--"]
         return self._run([*command, *self.command(*arguments)], environment or {})
 
+    def rehearse(self, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """Run `prebake snapshot --rehearse` with the program."""
+        command = [sys.executable, "-m", "prebake", "snapshot", "--rehearse", str(self.snapshot), *options, "--"]
+        return self._run([*command, *self.command(*arguments)], {})
+
     def restore(
         self, *arguments: str, environment: dict[str, str] | None = None, command: list[str] | None = None
     ) -> subprocess.CompletedProcess[str]:

@@ -1,9 +1,8 @@
-"""`prebake snapshot --rehearse`: restores a snapshot once, sees what it uses, and orders it by that."""
+"""`prebake snapshot --rehearse`: restores a snapshot once, and lists what it used for later restores to read ahead."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,8 @@ from pathlib import Path
 from prebake.commands.service_arguments import add_questions, add_readiness, questions_of, ready_of, refuse_others
 from prebake.errors import ConfigError, SnapshotError
 from prebake.snapshot import programs
-from prebake.snapshot.arrange import arrange
+from prebake.snapshot.ahead import add_list
+from prebake.snapshot.environment import at_start
 from prebake.snapshot.folder import IMAGE
 from prebake.snapshot.use import ENV_REHEARSAL, Used, forget, used
 from prebake.telemetry.project import read_project
@@ -32,8 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--rehearse` and what belongs to it."""
     parser.add_argument(
         "--rehearse", type=Path, metavar="DIR",
-        help="restore the snapshot in DIR once with this command, ask the service once, and put first in its memory.img "
-        "what that used: cold starts then wait for less of their disk",
+        help="restore the snapshot in DIR once with this command, ask the service once, and list in its table what that "
+        "used: later restores read it ahead, and wait less for a cold disk",
     )  # fmt: skip
     group = parser.add_argument_group("with --rehearse")
     add_readiness(group)
@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def rehearse(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Order the snapshot in the folder `options.rehearse`. Raises SnapshotError if it is refused here, or does not
+    """Rehearse the snapshot in the folder `options.rehearse`. Raises SnapshotError if it is refused here, or does not
     become ready; then it stays as it was."""
     project = read_project(Path())
     ready, questions = ready_of(options, project)(), questions_of(options, project)
@@ -53,21 +53,23 @@ def rehearse(options: argparse.Namespace, command: Sequence[str]) -> int:
     if not (folder / IMAGE).is_file():
         raise ConfigError(f"{folder}: holds no snapshot (run: prebake snapshot --output {folder} -- COMMAND)")
     forget(folder / IMAGE)
-    environment = {**os.environ, ENV_REHEARSAL: "1"}
+    environment = {**at_start(), ENV_REHEARSAL: "1"}
     restorer = [str(programs.folder() / programs.RESTORER), str(folder)]
     with ended_by_signals(), WatchedProcess([*restorer, *command], environment) as service:
         waited = wait(service, ready, options.timeout)
         if refused := _REFUSED.search(service.log()):
             raise SnapshotError(f"{folder}: the snapshot is refused here: {refused[1]}")
         if waited.told is None:
-            raise SnapshotError(f"the restored service was {unready(service, waited, options.timeout)}:\n{service.log()}")
+            raise SnapshotError(
+                f"the restored service was {unready(service, waited, options.timeout)}:\n{service.log()}"
+            )
         at_ready = _used(service, folder)
         for question in questions or _preset(options, waited.told):
             if not waited.told.url:
                 raise ConfigError(f"{question.title}: no port of the service is known: name it with --ready URL")
             question.ask(waited.told.url, _ANSWER)
         answered = _used(service, folder)
-    print(arrange(folder, at_ready, answered), file=sys.stderr)
+    print(add_list(folder, at_ready, answered), file=sys.stderr)
     return 0
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +58,9 @@ class Manifest:
             return cls(kernel=str(document["kernel"]), sizes=sizes,
                        hashes={name: str(file["sha256"]) for name, file in files.items()})  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
-            raise DocumentError(f"{path}: expected `kernel`, and `bytes` and `sha256` of {IMAGE} and {TABLE}") from error
+            raise DocumentError(
+                f"{path}: expected `kernel`, and `bytes` and `sha256` of {IMAGE} and {TABLE}"
+            ) from error
 
     def to_bytes(self) -> bytes:
         files = {name: {"bytes": self.sizes[name], "sha256": self.hashes[name]} for name in sorted(self.sizes)}
@@ -92,32 +94,41 @@ def new_image(folder: Path) -> Iterator[int]:
         path.unlink(missing_ok=True)
 
 
-def finish(folder: Path, image: int, table: Table, kernel: str | None = None) -> Table:
-    """Give memory.img and the table their common identity and their names; returns the table with it.
+def finish(folder: Path, image: int, table: Table) -> None:
+    """Give memory.img and the table their common identity and their names. Raises SnapshotError.
 
-    The identity is a digest of both, so that equal dumps are equal files. The table gets its name last: without one
-    there is no snapshot.
+    The identity is a digest of both, so that equal dumps are equal files.
     """
     digest = _digest(image, PAGE)
     digest.update(replace(table, id=NO_IDENTITY).to_bytes())
     table = replace(table, id=digest.digest()[:16])
     os.pwrite(image, table.id, 0)
-    os.fsync(image)
+    _write(folder, table, platform.release(), _digest(image, 0).hexdigest(), (IMAGE,))
+
+
+def replace_table(folder: Path, table: Table) -> None:
+    """Replace the table of a snapshot, whose memory.img stays. Raises SnapshotError and DocumentError."""
+    manifest = Manifest.read(folder)
+    _write(folder, table, manifest.kernel, manifest.hashes[IMAGE])
+
+
+def _write(folder: Path, table: Table, kernel: str, image: str, written: Sequence[str] = ()) -> None:
+    """Write the table and the manifest, and give their names to all that is written; the table's last: without one there
+    is no snapshot."""
     content = table.to_bytes()
     if len(content) > LIMIT:
         raise SnapshotError(f"the table would have {len(content)} bytes, and at most {LIMIT} are allowed")
     manifest = Manifest(
-        kernel=kernel or platform.release(), sizes={IMAGE: table.image_bytes, TABLE: len(content)},
-        hashes={IMAGE: _digest(image, 0).hexdigest(), TABLE: hashlib.sha256(content).hexdigest()},
+        kernel=kernel, sizes={IMAGE: table.image_bytes, TABLE: len(content)},
+        hashes={IMAGE: image, TABLE: hashlib.sha256(content).hexdigest()},
     )  # fmt: skip
-    for name, written in ((MANIFEST, manifest.to_bytes()), (TABLE, content)):
-        (folder / f"{name}.unfinished").write_bytes(written)
+    for name, data in ((MANIFEST, manifest.to_bytes()), (TABLE, content)):
+        (folder / f"{name}.unfinished").write_bytes(data)
     (folder / TABLE).unlink(missing_ok=True)
-    for name in (IMAGE, MANIFEST, TABLE):
+    for name in (*written, MANIFEST, TABLE):
         path = folder / f"{name}.unfinished"
         path.chmod(0o644)
         path.replace(folder / name)
-    return table
 
 
 def _digest(file: int, begin: int) -> Any:

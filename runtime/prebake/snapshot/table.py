@@ -133,7 +133,6 @@ class Table:
         ) + bytes(body)  # fmt: skip
         return _HEAD.pack(MAGIC, VERSION, header_bytes, _HEAD.size + len(rest), checksum(rest)) + rest
 
-
     @classmethod
     def from_bytes(cls, content: bytes) -> Table:
         """Read a file's content. Raises ValueError that says what is wrong with it, in the words of `native/table.c`.

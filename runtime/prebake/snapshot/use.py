@@ -12,6 +12,7 @@ import mmap
 import os
 from array import array
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +30,8 @@ class Used:
 
     image: frozenset[int]
     """Of memory.img."""
-    libraries: dict[str, frozenset[int]] = field(default_factory=dict)
-    """Path of a file with code → its pages."""
+    files: dict[str, frozenset[int]] = field(default_factory=dict)
+    """Path of a library → its pages."""
 
 
 def forget(image: Path) -> None:
@@ -47,11 +48,12 @@ def forget(image: Path) -> None:
 
 def used(image: Path, pids: Iterable[int]) -> Used:
     """What these processes have used so far."""
-    libraries: dict[str, frozenset[int]] = {}
+    files: dict[str, frozenset[int]] = {}
     for pid in pids:
-        for path, pages in _of_libraries(Path(f"/proc/{pid}")).items():
-            libraries[path] = libraries.get(path, frozenset()) | pages
-    return Used(image=resident(image), libraries=libraries)
+        with suppress(OSError):  # it has ended
+            for path, pages in _of_libraries(Path(f"/proc/{pid}")).items():
+                files[path] = files.get(path, frozenset()) | pages
+    return Used(image=resident(image), files=files)
 
 
 def resident(path: Path) -> frozenset[int]:
@@ -80,7 +82,9 @@ def _of_libraries(process: Path) -> dict[str, frozenset[int]]:
         for area in areas:
             if area.name not in with_code:
                 continue
-            entries = array("Q", os.pread(pagemap.fileno(), (area.end - area.start) // PAGE * 8, area.start // PAGE * 8))
+            entries = array(
+                "Q", os.pread(pagemap.fileno(), (area.end - area.start) // PAGE * 8, area.start // PAGE * 8)
+            )
             first = area.offset // PAGE
             pages = {first + number for number, entry in enumerate(entries) if entry & PRESENT_OR_SWAPPED}
             found.setdefault(area.name, set()).update(pages)

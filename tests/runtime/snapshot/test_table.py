@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prebake.snapshot import table
 from prebake.snapshot.programs import Library
-from prebake.snapshot.table import COPIED, MAPPED, MEMORY_IMG, NO_FILE, SHARED, File, Mapping, Table, Vdso
+from prebake.snapshot.table import COPIED, MAPPED, MEMORY_IMG, NO_FILE, SHARED, File, Mapping, Reading, Table, Vdso
 
 BASE = 0x7000_0000_0000
 
@@ -31,6 +31,7 @@ def sound(**changes: object) -> Table:
         "memory": [0] * 11, "cpu": [0] * 12, "mappings": mappings,
         "files": [File(path="/lib/x.so", bytes=12345, head=7, mtime_ns=10**9 + 5)],
         "bound": ["A=1"], "names": ["-B_X", "B_*"],
+        "readings": [Reading(file=MEMORY_IMG, offset=0x1000, bytes=0x2000), Reading(file=0, offset=0, bytes=0x1000)],
     }  # fmt: skip
     return Table(**(arguments | changes))  # type: ignore[arg-type]
 
@@ -90,6 +91,12 @@ def _mapping(**changes: int) -> list[Mapping]:
          "a mapping overlaps the vDSO"),
         ({"vdso": Vdso(data=BASE + 65536, start=BASE + 65536, end=BASE + 69632, checksum=0, entries=((4090, 1),))},
          "a function lies outside the vDSO"),
+        ({"readings": [Reading(file=1, offset=0, bytes=1)]}, "it reads ahead a file that is not in the table"),
+        ({"readings": [Reading(file=NO_FILE, offset=0, bytes=1)]}, "it reads ahead a file that is not in the table"),
+        ({"readings": [Reading(file=0, offset=1, bytes=1)]}, "it reads ahead outside a file, or too much"),
+        ({"readings": [Reading(file=0, offset=0, bytes=0)]}, "it reads ahead outside a file, or too much"),
+        ({"readings": [Reading(file=0, offset=0, bytes=1 << 31)]}, "it reads ahead outside a file, or too much"),
+        ({"readings": [Reading(file=0, offset=1 << 63, bytes=1)]}, "it reads ahead outside a file, or too much"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(library: Library, changes: dict[str, object], message: str) -> None:

@@ -14,10 +14,6 @@ static const struct reading *reading_of(const struct ahead *a) {
     return (const struct reading *)((const char *)t + t->readings.offset) + a->next;
 }
 
-int is_of_image(const struct ahead *a) {
-    return a->next < a->table->readings.count && reading_of(a)->file == MEMORY_IMG;
-}
-
 static void open_file(struct ahead *a, uint32_t index) {
     const struct table *t = a->table;
     const struct file *file = (const struct file *)((const char *)t + t->files.offset) + index;

@@ -16,7 +16,4 @@ struct ahead {
  * closed. Files that cannot be opened are left out: the restore tells what is wrong with them. */
 int read_ahead(struct ahead *a);
 
-/* Whether the next piece is one of memory.img. */
-int is_of_image(const struct ahead *a);
-
 #endif

@@ -204,7 +204,6 @@ static const char *try(const char *folder, int argc, char **arguments, char **en
     call4(SYS_rt_sigprocmask, SIG_SETMASK, &every, &before, 8);
     struct ahead ahead = {.table = attempt.table, .image = attempt.image, .file = -1};
     if (attempt.rehearsal) ahead.next = attempt.table->readings.count;
-    while (is_of_image(&ahead)) read_ahead(&ahead); /* before the child touches it: faults read more than is needed */
     long child = call0(SYS_fork);
     if (child == 0) {
         call2(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
