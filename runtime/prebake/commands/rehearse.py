@@ -32,8 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--rehearse` and what belongs to it."""
     parser.add_argument(
         "--rehearse", type=Path, metavar="DIR",
-        help="restore the snapshot in DIR once with this command, ask the service once, and list in its table what that "
-        "used: later restores read it ahead, and wait less for a cold disk",
+        help="restore the snapshot in DIR once with this command, ask the service once, and list in its table what "
+        "that used: later restores read it ahead, and wait less for a cold disk",
     )  # fmt: skip
     group = parser.add_argument_group("with --rehearse")
     add_readiness(group)
@@ -60,9 +60,8 @@ def rehearse(options: argparse.Namespace, command: Sequence[str]) -> int:
         if refused := _REFUSED.search(service.log()):
             raise SnapshotError(f"{folder}: the snapshot is refused here: {refused[1]}")
         if waited.told is None:
-            raise SnapshotError(
-                f"the restored service was {unready(service, waited, options.timeout)}:\n{service.log()}"
-            )
+            why = unready(service, waited, options.timeout)
+            raise SnapshotError(f"the restored service {'was ' * (not waited.ended)}{why}:\n{service.log()}")
         at_ready = _used(service, folder)
         for question in questions or _preset(options, waited.told):
             if not waited.told.url:

@@ -1,8 +1,8 @@
 """The list of what a start touches first, which the restorer reads ahead: made in a rehearsal, kept in the table.
 
 Used pages with at most `GAP` others between them are one reading: disks count requests, and each page between them
-takes 20 µs from a disk of 200 MB/s. Putting these pages side by side in memory.img instead needs four times the mappings,
-10 ms at each start, and was not faster cold (docs/decisions/0017).
+takes 20 µs from a disk of 200 MB/s. Putting these pages side by side in memory.img instead needs four times the
+mappings, which cost 10 ms at each start, and was not faster cold (docs/decisions/0017).
 """
 
 from __future__ import annotations
@@ -32,26 +32,22 @@ class Listed:
     readings: int
 
     def __str__(self) -> str:
-        return (f"snapshot: reads ahead {self.ready / 1e6:.0f} MB for the start and {self.answered / 1e6:.0f} MB for the "
-                f"first answer, in {self.readings} ranges")  # fmt: skip
+        ready, answered = (f"{size / 1e6:.0f} MB" for size in (self.ready, self.answered))
+        return (f"snapshot: reads ahead {ready} for the start and {answered} for the first answer, in {self.readings} "
+                "ranges")  # fmt: skip
 
 
 def add_list(folder: Path, ready: Used, answered: Used) -> Listed:
     """Have the restorer read ahead what was used. Raises SnapshotError; then the snapshot stays as it was."""
     table = read_table(folder)
-    first = [*_of_image(ready.image), *_of_files(table, {path: pages | {0} for path, pages in _all(table, ready)})]
-    later = [*_of_image(answered.image - ready.image),
-             *_of_files(table, {path: pages - ready.files.get(path, frozenset()) for path, pages in _all(table, answered)})]  # fmt: skip
-    replace_table(folder, replace(table, readings=[*first, *later]))
-    return Listed(ready=sum(reading.bytes for reading in first), answered=sum(reading.bytes for reading in later),
-                  readings=len(first) + len(later))  # fmt: skip
-
-
-def _all(table: Table, used: Used) -> Iterator[tuple[str, frozenset[int]]]:
-    """Each mapped file and its used pages; the restorer compares the first page of each."""
-    for file in table.files:
-        if file.head:
-            yield file.path, used.files.get(file.path, frozenset())
+    compared = [file.path for file in table.files if file.head]  # the restorer reads the first page of each
+    first = {path: ready.files.get(path, frozenset()) | {0} for path in compared}
+    later = {path: answered.files.get(path, frozenset()) - first[path] for path in compared}
+    for_ready = [*_of_image(ready.image), *_of_files(table, first)]
+    for_answer = [*_of_image(answered.image - ready.image), *_of_files(table, later)]
+    replace_table(folder, replace(table, readings=[*for_ready, *for_answer]))
+    sizes = [sum(reading.bytes for reading in readings) for readings in (for_ready, for_answer)]
+    return Listed(ready=sizes[0], answered=sizes[1], readings=len(for_ready) + len(for_answer))
 
 
 def _of_image(pages: Iterable[int]) -> Iterator[Reading]:

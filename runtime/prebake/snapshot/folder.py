@@ -81,8 +81,8 @@ def read_table(folder: Path) -> Table:
 
 @contextmanager
 def new_image(folder: Path) -> Iterator[int]:
-    """A descriptor of the new memory.img, whose first page is left for the identity. `finish` gives it its name; without
-    that the file is removed."""
+    """A descriptor of the new memory.img, whose first page is left for the identity. `finish` gives it its name;
+    without that the file is removed."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{IMAGE}.unfinished"
     image = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
@@ -113,8 +113,8 @@ def replace_table(folder: Path, table: Table) -> None:
 
 
 def _write(folder: Path, table: Table, kernel: str, image: str, written: Sequence[str] = ()) -> None:
-    """Write the table and the manifest, and give their names to all that is written; the table's last: without one there
-    is no snapshot."""
+    """Write the table and the manifest, and give their names to all that is written; the table's last: without one
+    there is no snapshot."""
     content = table.to_bytes()
     if len(content) > LIMIT:
         raise SnapshotError(f"the table would have {len(content)} bytes, and at most {LIMIT} are allowed")

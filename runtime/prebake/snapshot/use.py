@@ -1,8 +1,8 @@
 """Which pages of a snapshot a start uses: seen in one restore, the rehearsal, with `PREBAKE_SNAPSHOT_REHEARSAL` set.
 
-Of memory.img the page cache tells: the file is dropped from it before, and the restorer has the kernel read no more than
-the pages that are touched (`MADV_RANDOM`). Of libraries `/proc/PID/pagemap` tells, where the kernel maps the 64 kB around
-each touched page (it reads around faults in code whatever it is told).
+Of memory.img the page cache tells: the file is dropped from it before, and the restorer has the kernel read no more
+than the pages that are touched (`MADV_RANDOM`). Of libraries `/proc/PID/pagemap` tells, where the kernel maps the 64 kB
+around each touched page (it reads around faults in code whatever it is told).
 """
 
 from __future__ import annotations
