@@ -72,7 +72,7 @@ def _write(library: Library, stopped: Stopped, output: Path, bound: list[str], n
             table = _table(library, stopped, layout, bound, names, watched)
             if wrong := library.check(table.to_bytes()):
                 raise SnapshotError(f"the table would be refused: {wrong}")
-            finish(output, image, table)
+            finish(output, image, table, layout.content)
     except ValueError as error:
         raise SnapshotError(str(error)) from error
     finally:

@@ -30,6 +30,8 @@ class Manifest:
     sizes: dict[str, int]
     hashes: dict[str, str]
     """SHA-256 of each file, in hexadecimal."""
+    content: dict[str, int]
+    """What memory.img holds: `[heap]`, `[stack]`, `anonymous`, or a file that the process wrote to → bytes."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -55,16 +57,18 @@ class Manifest:
         try:
             files = {name: document["files"][name] for name in (IMAGE, TABLE)}
             sizes = {name: int(file["bytes"]) for name, file in files.items()}
-            return cls(kernel=str(document["kernel"]), sizes=sizes,
-                       hashes={name: str(file["sha256"]) for name, file in files.items()})  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
-            raise DocumentError(
-                f"{path}: expected `kernel`, and `bytes` and `sha256` of {IMAGE} and {TABLE}"
-            ) from error
+            return cls(
+                kernel=str(document["kernel"]), sizes=sizes,
+                hashes={name: str(file["sha256"]) for name, file in files.items()},
+                content={str(name): int(size) for name, size in document["content"].items()},
+            )  # fmt: skip
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            wanted = f"`kernel`, `content`, and `bytes` and `sha256` of {IMAGE} and {TABLE}"
+            raise DocumentError(f"{path}: expected {wanted}") from error
 
     def to_bytes(self) -> bytes:
         files = {name: {"bytes": self.sizes[name], "sha256": self.hashes[name]} for name in sorted(self.sizes)}
-        document = {"format": FORMAT, "kernel": self.kernel, "files": files}
+        document = {"format": FORMAT, "kernel": self.kernel, "files": files, "content": self.content}
         return json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"
 
 
@@ -94,7 +98,7 @@ def new_image(folder: Path) -> Iterator[int]:
         path.unlink(missing_ok=True)
 
 
-def finish(folder: Path, image: int, table: Table) -> None:
+def finish(folder: Path, image: int, table: Table, content: dict[str, int]) -> None:
     """Give memory.img and the table their common identity and their names. Raises SnapshotError.
 
     The identity is a digest of both, so that equal dumps are equal files.
@@ -103,25 +107,24 @@ def finish(folder: Path, image: int, table: Table) -> None:
     digest.update(replace(table, id=NO_IDENTITY).to_bytes())
     table = replace(table, id=digest.digest()[:16])
     os.pwrite(image, table.id, 0)
-    _write(folder, table, platform.release(), _digest(image, 0).hexdigest(), (IMAGE,))
+    dumped = Manifest(kernel=platform.release(), sizes={IMAGE: table.image_bytes},
+                      hashes={IMAGE: _digest(image, 0).hexdigest()}, content=content)  # fmt: skip
+    _write(folder, table, dumped, (IMAGE,))
 
 
 def replace_table(folder: Path, table: Table) -> None:
     """Replace the table of a snapshot, whose memory.img stays. Raises SnapshotError and DocumentError."""
-    manifest = Manifest.read(folder)
-    _write(folder, table, manifest.kernel, manifest.hashes[IMAGE])
+    _write(folder, table, Manifest.read(folder))
 
 
-def _write(folder: Path, table: Table, kernel: str, image: str, written: Sequence[str] = ()) -> None:
+def _write(folder: Path, table: Table, manifest: Manifest, written: Sequence[str] = ()) -> None:
     """Write the table and the manifest, and give their names to all that is written; the table's last: without one
     there is no snapshot."""
     content = table.to_bytes()
     if len(content) > LIMIT:
         raise SnapshotError(f"the table would have {len(content)} bytes, and at most {LIMIT} are allowed")
-    manifest = Manifest(
-        kernel=kernel, sizes={IMAGE: table.image_bytes, TABLE: len(content)},
-        hashes={IMAGE: image, TABLE: hashlib.sha256(content).hexdigest()},
-    )  # fmt: skip
+    hashes = {**manifest.hashes, TABLE: hashlib.sha256(content).hexdigest()}
+    manifest = replace(manifest, sizes={**manifest.sizes, TABLE: len(content)}, hashes=hashes)
     for name, data in ((MANIFEST, manifest.to_bytes()), (TABLE, content)):
         (folder / f"{name}.unfinished").write_bytes(data)
     (folder / TABLE).unlink(missing_ok=True)

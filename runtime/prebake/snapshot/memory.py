@@ -64,6 +64,8 @@ class Layout:
     image_bytes: int = 0
     copied: int = 0
     """Bytes of memory.img that each container copies."""
+    content: dict[str, int] = field(default_factory=dict)
+    """What memory.img holds: `[heap]`, `[stack]`, `anonymous` or a file that the process wrote to → bytes."""
 
     def file(self, path: str) -> int:
         if path not in self.paths:
@@ -88,10 +90,14 @@ def lay_out(stopped: Stopped, image: int) -> Layout:
         if area.name == "[stack]":
             grown = max(below + GUARD, area.end - STACK)
             found.append(Mapping(start=grown, bytes=max(0, area.start - grown), protection=area.protection))
+        before = writer.end
         if area.is_file:
             found += _of_file(stopped, area, layout.file(area.name), writer)
         else:
             found += _anonymous(stopped, area, writer, copy_all=copy_all or area.name == "[stack]")
+        if writer.end > before:
+            name = area.name if area.is_file or area.name in ("[heap]", "[stack]") else "anonymous"
+            layout.content[name] = layout.content.get(name, 0) + writer.end - before
         below = area.end
     layout.mappings = joined(mapping for mapping in found if mapping.bytes)
     layout.image_bytes = writer.end
