@@ -34,7 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         for client in ("httpx", "httpx2"):  # they log every request of the hub's client
             logging.getLogger(client).setLevel(logging.WARNING)
-        return int(options.run(options))
+        code = int(options.run(options))
+        if (restored := sys.modules.get("prebake.telemetry.restored")) and restored.was_restored():
+            from prebake.snapshot.leaving import leave
+
+            leave(code)
+        return code
     except PrebakeError as error:
         print(f"prebake: error: {error}", file=sys.stderr)
         return error.exit_code
