@@ -16,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -24,9 +25,11 @@ from typing import Any
 
 import launchers
 from limited import Limited
+from prebake.errors import PrebakeError
 from prebake.snapshot import programs
 from prebake.snapshot.folder import IMAGE, TABLE
 from prebake.startup import readahead
+from prebake.watching.readiness import AtAnyPath, unready, wait
 from prebake_build.measure.compare import Launcher, Sample, measure
 from prebake_build.measure.processes import ProcessLauncher
 from prebake_build.measure.report import machine, versions
@@ -159,17 +162,29 @@ def memory(made: Snapshots, number: int) -> dict[str, Any]:
 
 
 def often(launcher: ProcessLauncher) -> dict[str, Any]:
-    """Restores in turn and at once. Raises PrebakeError if one does not answer, or not like the first."""
-    in_turn = [measure(launcher, launchers.ask) for _ in range(TURNS)]
+    """Restores in turn and at once. Raises PrebakeError if one does not answer."""
+    in_turn = [once(launcher) for _ in range(TURNS)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        at_once = [*pool.map(lambda _: measure(launcher, launchers.ask), range(AT_ONCE))]
-    answers = {answer.body for sample in [*in_turn, *at_once] for answer in sample.answers}
-    for title, samples in (("in turn", in_turn), ("at once", at_once)):
-        tiers = {str(((sample.startup or {}).get("snapshot") or {}).get("tier")) for sample in samples}
-        print(f"{len(samples)} {title}: all answered, tier {', '.join(tiers)}; "
-              f"ready {spread([sample.ready for sample in samples])} s")  # fmt: skip
-    print(f"{len(answers)} different answers")
-    return {"in turn": [sample.ready for sample in in_turn], "at once": [sample.ready for sample in at_once]}
+        at_once = [*pool.map(lambda _: once(launcher), range(AT_ONCE))]
+    for title, all_of in (("in turn", in_turn), ("at once", at_once)):
+        tiers = ", ".join({tier for _, tier, _ in all_of})
+        ready = spread([seconds for seconds, *_ in all_of])
+        print(f"{len(all_of)} {title}: all answered, tier {tiers}; ready {ready} s")
+    print(f"{len({body for *_, body in [*in_turn, *at_once]})} different answers")
+    return {"in turn": [seconds for seconds, *_ in in_turn], "at once": [seconds for seconds, *_ in at_once]}
+
+
+def once(launcher: ProcessLauncher) -> tuple[float, str, bytes]:
+    """Seconds to ready, the tier, and the answer of one start."""
+    with launcher.launch() as service:
+        waited = wait(service, AtAnyPath(), 120.0)
+        if waited.told is None:
+            raise PrebakeError(unready(service, waited, 120.0))
+        (question,) = launchers.ask.questions(waited.told)
+        answer = question.ask(waited.told.url, 300.0).body
+        with urllib.request.urlopen(f"{waited.told.url}/startup") as startup:
+            document = json.load(startup)
+    return waited.seconds, (document.get("snapshot") or {}).get("tier", "none"), answer
 
 
 if __name__ == "__main__":

@@ -33,17 +33,17 @@ def test_threads_and_exit_functions_come_first() -> None:
 def test_a_command_of_a_restored_process_leaves_so(monkeypatch: pytest.MonkeyPatch) -> None:
     codes: list[int] = []
 
-    class Left(Exception):
+    class LeftError(Exception):
         pass
 
     def leave(code: int) -> None:
         codes.append(code)
-        raise Left
+        raise LeftError
 
     monkeypatch.setattr(leaving, "leave", leave)
     monkeypatch.setattr("prebake.commands.inspect._run", lambda options: 3)
     assert main(["inspect"]) == 3
     monkeypatch.setattr(restored, "was_restored", lambda: True)
-    with pytest.raises(Left):
+    with pytest.raises(LeftError):
         main(["inspect"])
     assert codes == [3]
