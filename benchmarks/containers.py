@@ -54,8 +54,8 @@ def main() -> None:
     for name, of in taken.items():
         told = [f"{what} {spread(of[what]):24} {best} / it {ratios(taken[best][what], of[what])}" for what in of]
         print(f"{name:16}" + "   ".join(told))
-    document = {"images": [options.image, options.baseline, *options.snapshot], "read_bps": options.read_bps, "machine": machine(),
-                "seconds": taken}  # fmt: skip
+    images = [options.image, options.baseline, *options.snapshot]
+    document = {"images": images, "read_bps": options.read_bps, "machine": machine(), "seconds": taken}
     options.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
