@@ -145,7 +145,7 @@ def test_inspect_tells_what_is_in_it(snapshot: Path, capsys: pytest.CaptureFixtu
     document = json.loads(capsys.readouterr().out)
     assert document == inspection.describe(snapshot)
     assert document["unfit_here"] == []
-    assert document["watched_files"] == [str(snapshot.parent / "program.py")]
+    assert str(snapshot.parent / "program.py") in document["watched_files"]
     assert document["kernel"] == os.uname().release
     content = document["memory_img"]
     assert sum(content.values()) + 4096 == document["bytes"][IMAGE] == (snapshot / IMAGE).stat().st_size
