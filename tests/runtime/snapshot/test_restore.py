@@ -177,7 +177,7 @@ WAITING = """
     from prebake import snapshot
     snapshot.here()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
-    os.write(1, b"running\n")  # no print: the signal may come before it returns
+    os.write(1, b"running\\n")  # no print: the signal may come before it returns
     time.sleep(60)
 """
 
