@@ -40,6 +40,7 @@ HOOKS = {
     "sentence_transformers": "sentence_transformers",
     "diffusers.pipelines.pipeline_utils": "diffusers",
     "diffusers.models.modeling_utils": "diffusers",
+    "uvicorn.server": "uvicorn",
 }
 """Module → the hook, in `prebake.adopt.hooks`, that is installed once the module is imported."""
 

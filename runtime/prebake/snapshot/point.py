@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from prebake.errors import SnapshotError
 
 F = TypeVar("F", bound=Callable[[], object])
 
@@ -54,7 +58,20 @@ def here(*, watched: Iterable[Path] = ()) -> bool:
     """
     if not wanted():
         return False
+    declared: dict[str, Any] = json.loads(os.environ[ENV_DUMP])
+    if os.getppid() != declared["parent"]:
+        raise SnapshotError(f"process {os.getpid()} is a child of the command that `prebake snapshot` started: a "
+                            "snapshot holds that process alone (a script starts it with `exec`)")  # fmt: skip
     from prebake.snapshot.sequence import dump_and_go_on  # an ordinary start does not need it
 
-    dump_and_go_on(json.loads(os.environ.pop(ENV_DUMP)), [*watched], _state.before, _state.after)
+    del os.environ[ENV_DUMP]
+    dump_and_go_on(declared, [*watched], _state.before, _state.after)
     return True
+
+
+def refuse(reason: str) -> None:
+    """Print why this process can't be dumped. If another process waits for the dump, it is ended."""
+    print(f"prebake: error: no snapshot: {reason}", file=sys.stderr, flush=True)
+    parent = json.loads(os.environ.get(ENV_DUMP, "{}")).get("parent")
+    if parent is not None and os.getppid() != parent:
+        os.kill(parent, signal.SIGTERM)

@@ -49,14 +49,16 @@ def dump_and_go_on(declared: dict[str, Any], watched: Sequence[Path], before: Fu
     if isinstance(result, Dumped):
         print(result, file=sys.stderr, flush=True)
         os._exit(0)
-    _go_on(Handover.read(result), declared["command"], own, after)
+    replaced = {name: (at_start.get(name), value) for name, value in own.items()}
+    _go_on(Handover.read(result), declared["command"], replaced, after)
 
 
-def _go_on(handover: Handover, command: list[str], own: dict[str, str], after: Functions) -> None:
+def _go_on(handover: Handover, command: list[str], own: dict[str, tuple[str | None, str]], after: Functions) -> None:
     try:
         _renew(handover, command)
-        for name, value in own.items():  # set by the program itself, as cv2 sets LD_LIBRARY_PATH
-            os.environ.setdefault(name, value)
+        for name, (before, value) in own.items():  # set by the program itself, as cv2 sets LD_LIBRARY_PATH
+            if os.environ.get(name) in (None, before):
+                os.environ[name] = value
         with timeline.span("restore: functions of the service"):
             for function in after:
                 function()
