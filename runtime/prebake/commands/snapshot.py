@@ -29,10 +29,15 @@ def add(commands: Commands) -> None:
         "each restore; repeatable. Variables of frameworks and of Prebake need not be named; all others are withheld.",
     )  # fmt: skip
     parser.add_argument("--seconds", type=_seconds, default=900.0, metavar="N",
-                        help="give up if the command has written no snapshot by then (default: %(default)g)")  # fmt: skip
+                        help="give up if there is no snapshot by then (default: %(default)g)")  # fmt: skip
     parser.add_argument("--build-programs", type=Path, metavar="DIR",
                         help="only compile the restorer and the library that snapshots need (gcc)")  # fmt: skip
-    parser.add_argument("command_line", nargs="*", metavar="COMMAND", help="after `--`: started by `prebake run`, or as it is if it begins with an absolute path")
+    parser.add_argument(
+        "command_line",
+        nargs="*",
+        metavar="COMMAND",
+        help="after `--`: started by `prebake run`, or as it is if it begins with an absolute path",
+    )
     parser.set_defaults(run=_snapshot)
 
 
@@ -74,7 +79,9 @@ def _command(words: list[str]) -> list[str]:
         raise ConfigError(f"snapshot: {words[0]}: command not found")
     prebake = Path(sys.prefix) / "bin" / "prebake"
     if not prebake.exists():
-        raise ConfigError(f"snapshot: {words[0]} would be started by {prebake}, which does not exist; or give an absolute path")
+        raise ConfigError(
+            f"snapshot: {words[0]} would be started by {prebake}, which does not exist; or give an absolute path"
+        )
     if words[0] == "prebake":
         return [str(prebake), *words[1:]]
     return [str(prebake), "run", "--", *words]

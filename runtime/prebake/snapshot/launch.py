@@ -28,9 +28,10 @@ def start(command: list[str], output: Path, variables: list[str], seconds: float
 
     Raises ConfigError if it can't be executed, SnapshotError if it ends, or goes on, without a snapshot.
     """
-    environment = of_dump(at_start(), variables)
+    given = at_start()
+    environment = of_dump(given, variables)
     declared = {"output": str(output), "command": command, "variables": variables, "environment": environment,
-                "parent": os.getpid()}  # fmt: skip
+                "withheld": sorted({*given} - {*environment}), "parent": os.getpid()}  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         (output / name).unlink(missing_ok=True)  # a command that ends without a dump leaves no older one

@@ -7,7 +7,6 @@ yet. The event loop is one that can be at rest (`prebake.snapshot.loop`). uvicor
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from types import ModuleType
 from typing import Any
@@ -15,8 +14,6 @@ from typing import Any
 from prebake.errors import SnapshotError
 from prebake.snapshot import point
 from prebake.telemetry import timeline
-
-logger = logging.getLogger("uvicorn.error")
 
 
 def install(module: ModuleType) -> None:
@@ -29,13 +26,16 @@ def install(module: ModuleType) -> None:
     startup = module.Server.startup
 
     async def dumping(server: Any, *args: Any, **kwargs: Any) -> None:
-        restored = _dump_after_lifespan(server, Loop, args, kwargs)
+        given = bool(args or kwargs.get("sockets"))
+        if point.wanted() and (reason := _unfit(server.config, asyncio.get_running_loop(), Loop, given=given)):
+            point.refuse(reason)
+        restored = _dump_after_lifespan(server)
         await startup(server, *args, **kwargs)
         if restored:
             timeline.mark(timeline.READY)
 
     def bind_socket(config: Any) -> None:
-        raise _refused(_workers(config))
+        point.refuse(_workers(config))
 
     dumping._prebake = startup  # type: ignore[attr-defined]
     module.Server.startup = dumping
@@ -44,8 +44,8 @@ def install(module: ModuleType) -> None:
 
 def _workers(config: Any) -> str:
     given = "--reload" if config.reload else f"--workers {config.workers}"
-    return (f"uvicorn {given} starts other processes, and a snapshot holds one: leave it out, and start more containers, "
-            "which share the snapshot's memory")  # fmt: skip
+    return (f"uvicorn {given} starts other processes, and a snapshot holds one: leave it out, and start more "
+            "containers, which share the snapshot's memory")  # fmt: skip
 
 
 def _use_loop(config: Any, loop: type[asyncio.SelectorEventLoop]) -> None:
@@ -64,23 +64,21 @@ def _use_loop(config: Any, loop: type[asyncio.SelectorEventLoop]) -> None:
     setattr(config, chosen, choose)
 
 
-def _dump_after_lifespan(server: Any, loop: type[asyncio.SelectorEventLoop], args: Any, kwargs: Any) -> list[bool]:
+def _dump_after_lifespan(server: Any) -> list[bool]:
     """Have the server's lifespan dump the process once it has started; the list has an item in the restored process."""
-    config, started, restored = server.config, server.lifespan.startup, list[bool]()
+    started, restored = server.lifespan.startup, list[bool]()
 
     async def start_and_dump() -> None:
         await started()
         if server.lifespan.should_exit or not point.wanted():
             return
-        running: Any = asyncio.get_running_loop()
+        arguments = sys.argv[1:]
+        point.after_restore(lambda: _same(arguments))
+        loop: Any = asyncio.get_running_loop()
         try:
-            if reason := _unfit(config, running, loop, given=bool(args or kwargs.get("sockets"))):
-                raise SnapshotError(reason)
-            arguments = sys.argv[1:]
-            point.after_restore(lambda: _same(arguments))
-            restored.append(await running.at_rest(point.here))
+            restored.append(await loop.at_rest(point.here))
         except SnapshotError as error:
-            raise _refused(str(error)) from error
+            point.refuse(str(error))
 
     server.lifespan.startup = start_and_dump
     return restored
@@ -94,7 +92,8 @@ def _unfit(config: Any, running: object, loop: type[asyncio.SelectorEventLoop], 
         return "the key of uvicorn's certificate would be in the snapshot: end TLS before the container"
     if not isinstance(running, loop):
         name = f"{type(running).__module__}.{type(running).__qualname__}"
-        return f"the event loop, {name}, can't be closed and opened again: start uvicorn with --loop asyncio, or by uvicorn.run"
+        return (f"the event loop, {name}, can't be closed and opened again: start uvicorn with --loop asyncio, or by "
+                "uvicorn.run")  # fmt: skip
     return None
 
 
@@ -102,8 +101,3 @@ def _same(arguments: list[str]) -> None:
     if sys.argv[1:] != arguments:
         raise SnapshotError(f"the arguments are {' '.join(sys.argv[1:])!r}, and the snapshot was taken with "
                             f"{' '.join(arguments)!r}")  # fmt: skip
-
-
-def _refused(reason: str) -> SystemExit:
-    point.refuse(reason)
-    return SystemExit(1)
