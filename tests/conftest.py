@@ -290,3 +290,15 @@ def built(engine: Any, context: Path) -> Iterator[Build]:
     yield build
     for image in (NAME, f"{NAME}-baseline", f"{NAME}-weights", f"{NAME}-changed"):
         remove(engine, image)
+
+
+# --- snapshots ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the two programs that snapshots need."""
+    from helpers.snapshots import build_programs, skip_where_there_are_none
+
+    skip_where_there_are_none()
+    return build_programs(tmp_path_factory.mktemp("snapshot-programs"))
