@@ -85,6 +85,23 @@ class Program:
         )
 
 
+@contextmanager
+def restoring(native: Path, folder: Path, *arguments: str) -> Iterator[list[str]]:
+    """A snapshot of `python -m prebake ARGUMENTS` in `folder`; what restores it. It is removed when the block ends: it
+    has hundreds of megabytes."""
+    command = [sys.executable, "-m", "prebake"]
+    done = subprocess.run(
+        [*command, "snapshot", "--output", str(folder), "--", *command, *arguments],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", programs.ENV: str(native)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    try:
+        yield [str(native / programs.RESTORER), str(folder)]
+    finally:
+        shutil.rmtree(folder)
+
+
 @dataclass
 class Served:
     """A service that knows nothing of snapshots: a folder with `app.py`, and the words of its command.

@@ -59,7 +59,7 @@ def begin() -> None:
         os.environ.pop(readahead.ENV, None)  # another process of this service reads ahead
     quickstart.begin()
     if snapshot.wanted():
-        snapshot.after_restore(_report)
+        snapshot.after_restore(_report_restored)
     else:
         _report()
     _State.thresholds = gc.get_threshold()
@@ -72,6 +72,12 @@ def _report() -> None:
         from prebake.adopt import report
 
         _reporters.append(report.begin(_claim("report")))
+
+
+def _report_restored() -> None:
+    """The models were loaded before the dump: the report has them at once."""
+    _report()
+    loaded()
 
 
 def settle() -> None:

@@ -62,9 +62,9 @@ def test_a_variable_that_is_set_and_withheld_is_named(asking: Served) -> None:
     done = asking.dump(BY_GET="1", UNASKED="1")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"prebake: error: no snapshot: the application asked for BY_GET ({asking.folder / 'app.py'}:6), which is set "
-        "and was withheld: `--variable BY_GET` keeps it, with its value, in the snapshot; ask for secrets in a function "
-        "that prebake.snapshot.after_restore registers, or unset it here"
+        f"prebake: error: no snapshot: the application asked for BY_GET ({asking.folder / 'app.py'}:6), which is "
+        "set and was withheld: `--variable BY_GET` keeps it, with its value, in the snapshot; ask for secrets in a "
+        "function that prebake.snapshot.after_restore registers, or unset it here"
     )
     done = asking.dump("--variable", "BY_GET", BY_GET="1")
     assert done.returncode == 0, done.stderr
