@@ -92,7 +92,7 @@ def restoring(native: Path, folder: Path, *arguments: str) -> Iterator[list[str]
     command = [sys.executable, "-m", "prebake"]
     done = subprocess.run(
         [*command, "snapshot", "--output", str(folder), "--", *command, *arguments],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", programs.ENV: str(native)},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", programs.ENV: str(native)},  # `Process` has the bound ones, too
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
