@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -80,7 +80,7 @@ def test_under_signals_it_answers_what_is_under_way_and_ends_well(restorer: list
             assert "Traceback" not in process.log
 
 
-def _status(answer: Future[tuple[int, object, bytes]]) -> int | None:
+def _status(answer: Future[tuple[int, Mapping[str, str], bytes]]) -> int | None:
     """None where the connection was closed before the question was read."""
     return None if isinstance(answer.exception(60), OSError) else answer.result()[0]
 
