@@ -358,6 +358,7 @@ target "snapshot" {
     "USER 0:0",
     "RUN --network=none PREBAKE_SNAPSHOT_WARM=${SNAPSHOT_WARM} prebake snapshot --output /dumped/snapshot \\",
     "      -- /opt/prebake/bin/prebake serve --host 0.0.0.0 --port 8000 \\",
+    " && prebake snapshot --rehearse /dumped/snapshot -- /opt/prebake/bin/prebake serve --host 0.0.0.0 --port 8000 \\",
     " && find /dumped -exec touch --date=@0 {} +",
     "FROM restorable",
     "COPY --link --from=dumped /dumped /",

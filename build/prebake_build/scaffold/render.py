@@ -16,20 +16,42 @@ from prebake_build.scaffold.settings import Settings
 DOCKERFILE: Final = "Dockerfile"
 BAKE_FILE: Final = "docker-bake.hcl"
 IGNORE_FILE: Final = ".dockerignore"
+SNAPSHOT_FILE: Final = "docker-bake.override.hcl"
 TORCH_INDEX: Final = "https://download.pytorch.org/whl/cpu"
 
 _PLACEHOLDER = re.compile(r"@\{(\w+)\}")
+_RUN = ("/opt/prebake/bin/prebake", "run", "--")
+"""The entry point of the Dockerfile."""
+_RESTORE = ("/opt/prebake/libexec/prebake/prebake-restore", "/snapshot")
 _PROBE = ("/opt/prebake/bin/python", "-SEB", "/opt/prebake/probe.py")
 
 
 def render(settings: Settings) -> dict[str, str]:
     """File name → text."""
     ignore = "dockerignore.package" if settings.options.package else "dockerignore.code"
-    return {
+    texts = {
         DOCKERFILE: _filled("Dockerfile", settings, _dockerfile(settings)),
         BAKE_FILE: _filled("docker-bake.hcl", settings, _bake_file(settings)),
         IGNORE_FILE: _filled(ignore, settings, {"allowed": _allowed(settings), "ignored": _ignored(settings)}),
     }
+    if settings.options.snapshot:
+        texts[SNAPSHOT_FILE] = _filled(SNAPSHOT_FILE, settings, _snapshot(settings))
+    return texts
+
+
+def _snapshot(settings: Settings) -> dict[str, str]:
+    """What the dump starts, and what starts each container: the same words."""
+    words = [*_RUN, *settings.command.words]
+    return {
+        "entry": _in_template(shlex.join(words)),
+        "restore": _words((*_RESTORE, *_RUN)),
+        "command": _in_template(_words(settings.command.words)),
+    }
+
+
+def _in_template(text: str) -> str:
+    """The text in a here-document of HCL, and then of a Dockerfile."""
+    return text.replace("${", "$${").replace("%{", "%%{")
 
 
 def _filled(template: str, settings: Settings, values: Mapping[str, str]) -> str:

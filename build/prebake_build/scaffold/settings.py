@@ -45,6 +45,7 @@ class Options:
     package: str | None = None
     port: int | None = None
     ready: str | None = None
+    snapshot: bool = False
 
     @property
     def written(self) -> str:
@@ -56,6 +57,7 @@ class Options:
                 words += [f"--{option}", str(value)]
         for option, values in (("--extra", self.extras), ("--group", self.groups)):
             words += [word for value in values for word in (option, value)]
+        words += ["--snapshot"] if self.snapshot else []
         return shlex.join([*words, "--", *self.command] if self.command else words)
 
 
