@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import sys
 
-from prebake.startup import readahead
-
 if sys.argv[1:2] not in (["inspect"], ["run"], ["snapshot"]):
+    from prebake.startup import readahead
+
     readahead.begin()  # before the imports below: they take longer than the reader thread takes to start
 
 import argparse
-import logging
 import os
 from collections.abc import Sequence
 from importlib import import_module
@@ -31,9 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parser(arguments[0] if arguments else None).parse_args(arguments)
     try:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        for client in ("httpx", "httpx2"):  # they log every request of the hub's client
-            logging.getLogger(client).setLevel(logging.WARNING)
+        if options.command != "run":  # it gives way to another program at once, and logs nothing
+            _log_to_stderr()
         return int(options.run(options))
     except PrebakeError as error:
         print(f"prebake: error: {error}", file=sys.stderr)
@@ -47,6 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for client in ("httpx", "httpx2"):  # they log every request of the hub's client
+        logging.getLogger(client).setLevel(logging.WARNING)
 
 
 _EPILOG = """\

@@ -6,12 +6,9 @@ was baked before, gets one in a temporary folder, made once for each set of mode
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import stat
-import tempfile
 from pathlib import Path
 
 from prebake.adopt.catalogue import Catalogue, catalogue
@@ -29,6 +26,8 @@ def view_folder(models: Catalogue, root: Path) -> Path | None:
     baked = root / hub.FOLDER
     if hub.is_complete(view, baked, root):
         return baked.absolute()
+    import tempfile
+
     for place in _PLACES:
         try:
             return _made(view, root.absolute(), Path(place or tempfile.gettempdir()))
@@ -54,6 +53,10 @@ def _made(view: hub.View, root: Path, place: Path) -> Path:
     A folder of this name that belongs to another user, or that others may write to, is not used: its links could lead
     anywhere.
     """
+    import hashlib  # here: most starts find the baked view, and `prebake run` should take no time
+    import shutil
+    import tempfile
+
     content = json.dumps([str(root), os.geteuid(), dict(view.links), dict(view.refs)], sort_keys=True)
     folder = place / (_PREFIX + hashlib.sha256(content.encode()).hexdigest()[:16])
     if _is_ours(folder) and hub.is_complete(view, folder, root):

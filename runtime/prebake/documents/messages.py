@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 
 from prebake.errors import PrebakeError
@@ -26,6 +25,8 @@ def one_line(error: BaseException) -> str:
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """`: did you mean "…"?` if a known word is close, else an empty string."""
+    import difflib  # only for messages
+
     found = difflib.get_close_matches(word, known, n=1)
     return f': did you mean "{found[0]}"?' if found else ""
 
