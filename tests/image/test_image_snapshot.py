@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,7 +52,14 @@ def test_it_answers_sealed_what_a_started_service_answers(engine: Any, snapshot:
 
 @pytest.mark.parametrize(
     "options",
-    [{"init": True}, {"pids_limit": 64}, {"mem_limit": "400m"}, {"nano_cpus": 500_000_000}],
+    [
+        pytest.param(
+            {"init": True}, marks=pytest.mark.skipif(not shutil.which("docker-init"), reason="no docker-init")
+        ),
+        {"pids_limit": 64},
+        {"mem_limit": "400m"},
+        {"nano_cpus": 500_000_000},
+    ],
     ids=["init", "pids", "memory", "processors"],
 )
 def test_limits_and_a_process_before_it_change_nothing(engine: Any, snapshot: str, options: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ def begin() -> None:
     os.environ.__class__ = _Environment
     listen = socket.socket.listen
     point.watch(_baked_files)
+    point.before_snapshot(_fields_of_settings)
 
     def refuse(self: socket.socket, *backlog: int) -> None:
         if point.wanted() and self.family in (socket.AF_INET, socket.AF_INET6):
@@ -51,6 +52,21 @@ def begin() -> None:
 def _baked_files() -> list[Path]:
     models = catalogue().models
     return [model.folder / file.path for model in models for file in model.manifest.files]
+
+
+def _fields_of_settings() -> None:
+    """Note the names that pydantic-settings looks for: it goes through all variables, and asks for none."""
+    module: Any = sys.modules.get("pydantic_settings")
+    classes = [module.BaseSettings] if module else []
+    while classes:
+        kind = classes.pop()
+        classes += kind.__subclasses__()
+        prefix = kind.model_config.get("env_prefix") or ""
+        for name, field in kind.model_fields.items():
+            aliases = getattr(field.validation_alias, "choices", [field.validation_alias or prefix + name])
+            for known in filter(lambda alias: isinstance(alias, str), aliases):
+                for variant in (known, known.upper(), known.lower()):
+                    point.asked.setdefault(variant, f"{kind.__module__}.{kind.__qualname__}")
 
 
 class _Environment(os._Environ):  # type: ignore[type-arg]

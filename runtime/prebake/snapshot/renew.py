@@ -118,6 +118,8 @@ def _random() -> None:
         seen["uuid"]._generate_time_safe = None  # libuuid keeps a clock sequence that can't be reset
     if "tempfile" in seen:
         seen["tempfile"]._name_sequence = None
+        if seen["tempfile"].tempdir in seen["tempfile"]._candidate_tempdir_list():  # found, and not set by the program
+            seen["tempfile"].tempdir = None
 
 
 def _identity() -> None:

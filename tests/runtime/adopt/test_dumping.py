@@ -72,6 +72,26 @@ def test_a_variable_that_is_set_and_withheld_is_named(asking: Served) -> None:
     assert how(asking, BY_GET="2") == "BY_GET has another value than for the snapshot"
 
 
+def test_the_fields_of_settings_classes_count(asking: Served) -> None:
+    pytest.importorskip("pydantic_settings")
+    asking.write("""
+        from pydantic import AliasChoices, Field
+        from pydantic_settings import BaseSettings
+        class Settings(BaseSettings, env_prefix="my_"):
+            mode: str = "fast"
+            level: int = Field(1, validation_alias=AliasChoices("LEVEL", "OLD_LEVEL"))
+        class More(Settings):
+            size: int = 1
+        Settings(), More()
+    """, "settings.py")  # fmt: skip
+    assert asking.dump().returncode == 0
+    assert how(asking, MODE="1") is None
+    for name in ("MY_MODE", "my_mode", "LEVEL", "OLD_LEVEL", "MY_SIZE"):
+        assert how(asking, **{name: "1"}) == f"{name} is set, which it was not for the snapshot"
+    done = asking.dump(MY_SIZE="2")
+    assert "the application asked for MY_SIZE (settings.More), which is set and was withheld" in done.stderr
+
+
 LISTENING = """
     import http.server
     http.server.ThreadingHTTPServer(("127.0.0.1", {port}), http.server.SimpleHTTPRequestHandler).serve_forever()

@@ -82,6 +82,17 @@ def test_threads_forks_and_subprocesses_work_after_the_restore(program: Program)
     assert done.stdout.splitlines() == ["[0, 1, 2, 3, 4, 5, 6, 7] 7 True", "hello", "20000"]
 
 
+def test_the_folder_for_temporary_files_is_looked_for_again(program: Program, tmp_path: Path) -> None:
+    dumped(program, """
+        import tempfile
+        from prebake import snapshot
+        tempfile.gettempdir()
+        snapshot.here()
+        print(tempfile.gettempdir())
+    """)  # fmt: skip
+    assert program.restore(environment={"TMPDIR": str(tmp_path)}).stdout == f"{tmp_path}\n"
+
+
 HEAPS = """
     import ctypes, os, sys, threading
     from prebake import snapshot
