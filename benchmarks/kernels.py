@@ -1,11 +1,11 @@
 """Snapshots on other kernels and processors than those of the dump: restored, or refused with an ordinary start?
 
-    python benchmarks/kernels.py --image prebake-snapshot --kernel /tmp/kernels/6.1 --busybox /tmp/kernels/busybox \\
+    python benchmarks/kernels.py --image prebake-snapshot --kernel kernels/6.1 --kernel kernels/6.12 \\
         --cpu Haswell --cpu EPYC-Rome --dump-on Haswell
 
-Boots each kernel on each processor in QEMU (see `machines.py`), starts the image's service in it under a user without
-privileges, asks once, starts it again without the snapshot and compares the answers. `--dump-on CPU` first takes another
-snapshot on such a processor, under the first kernel, and uses it instead of the image's; `--keep` keeps it.
+Boots each kernel on each processor in QEMU (`machines.py` says where to get them), starts the image's service in it under
+a user without privileges, asks once, starts it again without the snapshot and compares the answers. `--dump-on CPU` first
+takes another snapshot on such a processor, under the first kernel, and uses it instead of the image's; `--keep` keeps it.
 Prints a line for each machine and writes JSON. Times are those of an emulated processor: 20 to 100 times too long.
 """
 
@@ -92,12 +92,11 @@ def main() -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     image = Image(options.image, options.work)
     kernels = [Kernel.in_folder(folder) for folder in options.kernel]
-    busybox = options.busybox / "bin" / "busybox"
     snapshot = options.snapshot and _squashed(options.snapshot, options.work)
     results: list[dict[str, Any]] = []
     if options.dump_on:
         keep = options.keep or Path(tempfile.mkdtemp(dir=options.work))
-        said = Machine(kernel=kernels[0], busybox=busybox, cpu=options.dump_on, accelerator=options.accelerator).run(
+        said = Machine(kernel=kernels[0], cpu=options.dump_on, accelerator=options.accelerator).run(
             image.root, image.dump(), output=keep, seconds=options.seconds)  # fmt: skip
         print(f"dumped on {options.dump_on}, Linux {said['kernel']}: {said['said'].splitlines()[-1]}", flush=True)
         snapshot = _squashed(keep, options.work)
@@ -105,16 +104,19 @@ def main() -> int:
     for kernel in kernels:
         for cpu in options.cpu:
             began = time.monotonic()
-            machine = Machine(kernel=kernel, busybox=busybox, cpu=cpu, accelerator=options.accelerator)
+            machine = Machine(kernel=kernel, cpu=cpu, accelerator=options.accelerator)
             try:
-                result = machine.run(image.root, image.job(ask=options.ask, compare=not options.first_only),
-                                     files={"body": image.picture}, snapshot=snapshot, seconds=options.seconds)  # fmt: skip
+                job = image.job(ask=options.ask, compare=not options.first_only)
+                result = machine.run(image.root, job, files={"body": image.picture}, snapshot=snapshot,
+                                     seconds=options.seconds)  # fmt: skip
             except MachineError as error:
                 result, line = {"error": str(error)}, f"failed: {error}"
             else:
                 line = told(result)
             failed |= "error" in result or result["equal"] is False
-            results.append({"cpu": cpu, "image": kernel.image.name, "machine_seconds": time.monotonic() - began, **result})
+            results.append(
+                {"cpu": cpu, "image": kernel.image.name, "machine_seconds": time.monotonic() - began, **result}
+            )
             print(f"{result.get('kernel', kernel.image)} on {cpu}: {line}", flush=True)
             options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 1 if failed else 0
@@ -129,8 +131,9 @@ def _squashed(folder: Path, work: Path) -> Path:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", required=True, help="an image of `docker buildx bake snapshot`")
-    parser.add_argument("--kernel", type=Path, action="append", required=True, help="folder of an unpacked kernel; repeatable")
-    parser.add_argument("--busybox", type=Path, required=True, help="folder of the unpacked package busybox-static")
+    parser.add_argument(
+        "--kernel", type=Path, action="append", required=True, help="folder of an unpacked kernel; repeatable"
+    )
     parser.add_argument("--cpu", action="append", help="QEMU's name of a processor; repeatable (default: max)")
     parser.add_argument("--accelerator", default="tcg,thread=multi", help="kvm, where it can be had")
     parser.add_argument("--snapshot", type=Path, help="a folder with a snapshot to use instead of the image's")

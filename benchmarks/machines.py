@@ -1,9 +1,9 @@
 """Virtual machines with a kernel and a processor of one's choice: QEMU boots a kernel of a Debian package, with a
 squashfs as its root, runs one job in it (`in_machine.py`), and powers off. No network, no privilege; KVM is not needed.
 
-    apt-get download linux-image-6.1.0-47-cloud-amd64 busybox-static
-    dpkg-deb -x linux-image-….deb /tmp/kernels/6.1        (newer ones: linux-binary-… and linux-modules-…)
-    dpkg-deb -x busybox-static….deb /tmp/kernels/busybox
+    apt-get install qemu-system-x86 squashfs-tools
+    apt-get download linux-image-6.1.0-47-cloud-amd64 busybox-static    (from 7.x on: linux-binary-… and linux-modules-…)
+    for package in *.deb; do dpkg-deb -x $package kernels/6.1; done
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ for module in /modules/*; do /bin/busybox insmod "$module" || echo "$module can'
 /bin/busybox mount -t devtmpfs dev /root/dev
 /bin/busybox mkdir -p /root/dev/shm
 /bin/busybox mount -t tmpfs -o mode=1777 shm /root/dev/shm
-/bin/busybox mount -t tmpfs -o mode=1777 tmp /root/tmp
+/bin/busybox chmod 1777 /root/tmp
 /bin/busybox ifconfig lo 127.0.0.1 up
 if [ -e /with-snapshot ]; then /bin/busybox mount -t squashfs -o ro /dev/vdb /root/snapshot; fi
 /bin/busybox cp -r /job /root/dev/shm/job
@@ -58,19 +58,23 @@ def missing() -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kernel:
-    """A kernel and its modules: the folder into which packages were unpacked."""
+    """A kernel, its modules, and a static busybox: the folder into which their packages were unpacked."""
 
     image: Path
+    busybox: Path
     modules: dict[str, Path]
 
     @classmethod
     def in_folder(cls, folder: Path) -> Kernel:
-        """Raises FileNotFoundError if there is no kernel in it."""
+        """Raises FileNotFoundError if there is no kernel or no busybox in it."""
         images = sorted(path for path in folder.rglob("vmlinuz*") if path.is_file() and not path.is_symlink())
         if not images:
             raise FileNotFoundError(f"{folder}: no vmlinuz in it: unpack a linux-image package there (dpkg-deb -x)")
         modules = {path.name.partition(".ko")[0].replace("-", "_"): path for path in folder.rglob("*.ko*")}
-        return cls(image=images[0], modules=modules)
+        busybox = next((path for path in folder.rglob("busybox") if path.is_file()), None)
+        if busybox is None:
+            raise FileNotFoundError(f"{folder}: no busybox in it: unpack the package busybox-static there (dpkg-deb -x)")
+        return cls(image=images[0], busybox=busybox, modules=modules)
 
     def in_order(self, names: Sequence[str]) -> list[bytes]:
         """The contents of these modules, each after those that it depends on. Those that are built in are left out."""
@@ -96,7 +100,6 @@ class Machine:
     """What QEMU is started with."""
 
     kernel: Kernel
-    busybox: Path
     cpu: str = "max"
     accelerator: str = "tcg,thread=multi"
     memory: int = 3072
@@ -131,7 +134,7 @@ class Machine:
     def _initramfs(self, job: Mapping[str, Any], files: Mapping[str, bytes], python: str, snapshot: bool) -> bytes:
         program = Path(__file__).with_name("in_machine.py").read_bytes()
         entries = {
-            "init": _INIT.encode(), "bin/busybox": self.busybox.read_bytes(), "job/in_machine.py": program,
+            "init": _INIT.encode(), "bin/busybox": self.kernel.busybox.read_bytes(), "job/in_machine.py": program,
             "job/job.json": json.dumps(job).encode(), "job/python": python.encode(),
             **{f"job/{name}": content for name, content in files.items()},
             **{f"modules/{n:02}.ko": content for n, content in enumerate(self.kernel.in_order(MODULES))},
