@@ -24,6 +24,8 @@ from typing import Any
 from machines import Kernel, Machine, MachineError, missing
 
 DUMP = "/dev/shm/dumped"
+PLAIN = ("-noI", "-noD", "-noF", "-noX", "-processors", "1")
+"""No compression, which an emulated processor would have to undo."""
 _PICTURE = """
 import io, sys
 from image_analyzer.example import example
@@ -53,7 +55,7 @@ class Image:
         created = subprocess.run(["docker", "create", name], capture_output=True, text=True, check=True).stdout.strip()
         try:
             with subprocess.Popen(["docker", "export", created], stdout=subprocess.PIPE) as export:
-                squash(["sqfstar", "-quiet", "-no-progress"], self.root, export.stdout)
+                squash(["sqfstar", "-quiet", "-no-progress", *PLAIN, str(self.root)], export.stdout)
         finally:
             subprocess.run(["docker", "rm", created], capture_output=True, check=True)
 
@@ -68,10 +70,9 @@ class Image:
         return {"do": "dump", "command": command, "environment": self.environment, "cwd": self.cwd, "keep": DUMP}
 
 
-def squash(command: Sequence[str], target: Path, source: Any = None) -> None:
-    """Write a squashfs without compression, which an emulated processor would have to undo."""
-    subprocess.run([*command, str(target), "-noI", "-noD", "-noF", "-noX"], stdin=source, check=True,
-                   stdout=subprocess.DEVNULL)  # fmt: skip
+def squash(command: Sequence[str], source: Any = None) -> None:
+    """Run a program that writes a squashfs."""
+    subprocess.run(command, stdin=source, check=True, stdout=subprocess.DEVNULL)
 
 
 def told(result: dict[str, Any]) -> str:
@@ -124,7 +125,7 @@ def main() -> int:
 
 def _squashed(folder: Path, work: Path) -> Path:
     target = work / f"snapshot-{time.time_ns()}.squashfs"
-    squash(["mksquashfs", str(folder)], target)
+    squash(["mksquashfs", str(folder), str(target), "-quiet", "-no-progress", *PLAIN])
     return target
 
 

@@ -73,7 +73,9 @@ class Kernel:
         modules = {path.name.partition(".ko")[0].replace("-", "_"): path for path in folder.rglob("*.ko*")}
         busybox = next((path for path in folder.rglob("busybox") if path.is_file()), None)
         if busybox is None:
-            raise FileNotFoundError(f"{folder}: no busybox in it: unpack the package busybox-static there (dpkg-deb -x)")
+            raise FileNotFoundError(
+                f"{folder}: no busybox in it: unpack the package busybox-static there (dpkg-deb -x)"
+            )
         return cls(image=images[0], busybox=busybox, modules=modules)
 
     def in_order(self, names: Sequence[str]) -> list[bytes]:

@@ -55,7 +55,7 @@ def _snapshot(options: argparse.Namespace) -> int:
 
 def _execute(command: list[str], output: Path, variables: list[str]) -> NoReturn:
     """Become the command, with an environment without secrets and no inherited descriptors."""
-    from prebake.snapshot.environment import DURING_DUMP, at_start, of_dump
+    from prebake.snapshot.environment import at_start, of_dump, with_own
     from prebake.snapshot.point import ENV_DUMP
 
     environment = of_dump(at_start(), variables)
@@ -66,6 +66,6 @@ def _execute(command: list[str], output: Path, variables: list[str]) -> NoReturn
     sys.stdout.flush()
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     try:
-        os.execve(command[0], command, environment | DURING_DUMP | {ENV_DUMP: json.dumps(declared)})  # noqa: S606
+        os.execve(command[0], command, with_own(environment) | {ENV_DUMP: json.dumps(declared)})  # noqa: S606
     except OSError as error:
         raise ConfigError(f"snapshot: {command[0]}: {error.strerror}") from error

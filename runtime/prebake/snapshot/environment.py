@@ -43,6 +43,12 @@ def at_start() -> dict[str, str]:
     }
 
 
+def with_own(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with `DURING_DUMP`; settings of glibc that it has already stay."""
+    tunables = ":".join(filter(None, (environment.get("GLIBC_TUNABLES"), DURING_DUMP["GLIBC_TUNABLES"])))
+    return {**environment, **DURING_DUMP, "GLIBC_TUNABLES": tunables}
+
+
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether the first matching pattern is no exemption. `native/start.c` does the same."""
     for pattern in patterns:

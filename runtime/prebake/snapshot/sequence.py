@@ -39,7 +39,7 @@ def dump_and_go_on(declared: dict[str, Any], watched: Sequence[Path], before: Fu
     for function in reversed(before):
         function()
     more, at_start = declared["variables"], declared["environment"]
-    given = {**at_start, **environment.DURING_DUMP}
+    given = environment.with_own(at_start)
     own = {name: value for name, value in os.environ.items() if given.get(name) != value}
     os.environ.clear()
     renew.prepare()

@@ -179,6 +179,22 @@ def test_functions_are_bound_when_a_library_is_loaded(program: Program) -> None:
     assert ordinary[0] != "None"
 
 
+def test_settings_of_glibc_hold_for_the_dump_and_are_required_later(program: Program) -> None:
+    mine = {"GLIBC_TUNABLES": "glibc.malloc.perturb=255"}
+    program.write("""
+        import os
+        from prebake import snapshot
+        print(os.environ["GLIBC_TUNABLES"], flush=True)
+        snapshot.here()
+        print(os.environ["GLIBC_TUNABLES"])
+    """)
+    both = "glibc.malloc.perturb=255:glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0"
+    assert program.dump(environment=mine).stdout == f"{both}\n"
+    assert program.restore(environment=mine).stdout == "glibc.malloc.perturb=255\n"
+    refused = "prebake: the snapshot is not used: GLIBC_TUNABLES is not set, as it was for the snapshot\n"
+    assert program.restore(environment={"PREBAKE_SNAPSHOT_VDSO": "m"}).stderr.startswith(refused)
+
+
 def test_logging_writes_to_the_new_streams(program: Program) -> None:
     dumped(program, """
         import logging, sys
