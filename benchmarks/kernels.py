@@ -3,10 +3,11 @@
     python benchmarks/kernels.py --image prebake-snapshot --kernel kernels/6.1 --kernel kernels/6.12 \\
         --cpu Haswell --cpu EPYC-Rome --dump-on Haswell
 
-Boots each kernel on each processor in QEMU (`machines.py` says where to get them), starts the image's service in it under
-a user without privileges, asks once, starts it again without the snapshot and compares the answers. `--dump-on CPU` first
-takes another snapshot on such a processor, under the first kernel, and uses it instead of the image's; `--keep` keeps it.
-Prints a line for each machine and writes JSON. Times are those of an emulated processor: 20 to 100 times too long.
+Boots each kernel on each processor in QEMU (`machines.py` says where to get them), starts the image's service in it
+under a user without privileges, asks once, starts it again without the snapshot and compares the answers.
+`--dump-on CPU` first takes another snapshot on such a processor, under the first kernel, and uses it instead of the
+image's; `--keep` keeps it. Prints a line for each machine and writes JSON. Times are those of an emulated processor:
+20 to 100 times too long.
 """
 
 from __future__ import annotations

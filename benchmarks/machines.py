@@ -2,7 +2,7 @@
 squashfs as its root, runs one job in it (`in_machine.py`), and powers off. No network, no privilege; KVM is not needed.
 
     apt-get install qemu-system-x86 squashfs-tools
-    apt-get download linux-image-6.1.0-47-cloud-amd64 busybox-static    (from 7.x on: linux-binary-… and linux-modules-…)
+    apt-get download linux-image-6.1.0-47-cloud-amd64 busybox-static   (from 7.x on: linux-binary-…, linux-modules-…)
     for package in *.deb; do dpkg-deb -x $package kernels/6.1; done
 """
 

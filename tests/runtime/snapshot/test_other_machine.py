@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machines import Kernel, Machine, missing
 
 from helpers.snapshots import RUNTIME, Program
+from machines import Kernel, Machine, missing
 from prebake.snapshot import programs
 
 PROGRAM = """
