@@ -49,7 +49,7 @@ class Image:
         if not self.root.exists():
             self._export(name)
         python = "/opt/prebake/bin/python"
-        self.picture = subprocess.run(["docker", "run", "--rm", "--entrypoint", python, name, "-c", _PICTURE],
+        self.picture = subprocess.run(["docker", "run", "--rm", "--network=none", "--entrypoint", python, name, "-c", _PICTURE],
                                       capture_output=True, check=True).stdout  # fmt: skip
 
     def _export(self, name: str) -> None:
