@@ -48,9 +48,9 @@ class Image:
         self.root = folder / "root.squashfs"
         if not self.root.exists():
             self._export(name)
-        python = "/opt/prebake/bin/python"
-        self.picture = subprocess.run(["docker", "run", "--rm", "--network=none", "--entrypoint", python, name, "-c", _PICTURE],
-                                      capture_output=True, check=True).stdout  # fmt: skip
+        python = ["--entrypoint", "/opt/prebake/bin/python", name, "-c", _PICTURE]
+        made = subprocess.run(["docker", "run", "--rm", "--network=none", *python], capture_output=True, check=True)
+        self.picture = made.stdout
 
     def _export(self, name: str) -> None:
         created = subprocess.run(["docker", "create", name], capture_output=True, text=True, check=True).stdout.strip()
