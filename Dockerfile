@@ -1,13 +1,12 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 1, sha256:7198c0c46cef6d24
+# prebake init, template 2, sha256:76015a9eabb9d8cf
 # This file is yours; docker-bake.hcl sets its arguments. `prebake init --check` shows what a newer Prebake would write.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 # Empty, unless the variables PREBAKE, WHEELS and CHECKPOINTS name folders
 FROM scratch AS prebake
 FROM scratch AS wheels
 FROM scratch AS checkpoints
-# base: an empty environment, the standard library's byte code (a read-only root can't store it later), and a last
-# choice for temporary files (/usr/tmp). SEAL: byte code without times, and all times 0, so that layers are the same.
+# base: an empty environment, byte code of the standard library, /usr/tmp for temporary files. SEAL: layers without times
 FROM ${BASE_IMAGE} AS base
 ARG PIP_PYTHON=/opt/prebake/bin/python PIP_FIND_LINKS=/wheels PIP_COMPILE=0 PIP_EXTRA_INDEX_URL
 ARG PIP_CONSTRAINT=/constraints.txt UV_CONSTRAINT=/constraints.txt CONSTRAINTS=constraints.txt
@@ -38,6 +37,7 @@ RUN --mount=type=bind,from=selected,source=/selected,target=/selected --mount=ty
     --mount=type=bind,from=checkpoints,target=/checkpoints --mount=type=cache,target=/cache,id=prebake-cache \
     python3 -m prebake_build.baking.stage fetch "$MODEL" --models /selected/models.toml --output /fetched
 FROM builder AS bake
+ARG SHARDS SHARD_SIZE
 RUN --network=none --mount=type=bind,from=fetched,source=/fetched,target=/fetched \
     python3 -m prebake_build.baking.stage bake "$MODEL" --models /fetched/models.toml --output /out/models
 # package: the wheel of your code
@@ -49,7 +49,7 @@ ARG PREBAKE=prebake PIP_CONSTRAINT=
 RUN --mount=type=bind,from=prebake,target=/prebake,rw --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,from=package,source=/dist,target=/dist pip install --no-cache-dir $PREBAKE /dist/*.whl \
  && python3 -B -m prebake.startup.prepare /opt/prebake && eval "$SEAL"
-ENV HOME=/tmp HF_HUB_OFFLINE=1 PREBAKE_ROOT=/models PREBAKE_MEMO=/opt/prebake/memo PREBAKE_READAHEAD=/opt/prebake/readahead
+ENV HOME=/tmp NUMBA_CACHE_DIR=/usr/tmp/numba HF_HUB_OFFLINE=1 PREBAKE_ROOT=/models PREBAKE_MEMO=/opt/prebake/memo PREBAKE_READAHEAD=/opt/prebake/readahead
 WORKDIR /app
 USER 65532:65532
 EXPOSE 8000

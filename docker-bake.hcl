@@ -1,10 +1,10 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 1, sha256:56323382dfec27f7
+# prebake init, template 2, sha256:479538482237a3f3
 # This file is yours; a docker-bake.override.hcl beside it is read too. Variables come from the environment:
-#   TAG=1.2 docker buildx bake      the image: your code, and a layer for each model; --push pushes it
-#   docker buildx bake weights      the models alone, for an image volume
+#   TAG=1.2 docker buildx bake   the image: your code, a layer for each model (--push); bake weights: the models alone
 variable "MODELS" { default = "caption,ocr,florence" } # tables of the models file; `prebake init --check` compares
 variable "MODELS_FILE" { default = "models.toml" }
+variable "SHARDS" { default = {} } # model = its files of weights, each a layer, if it was split: its build tells
 variable "PREBAKE" { default = "0.1.0" } # a version, or the folder of a checkout, such as ./prebake
 variable "BASE_IMAGE" { default = "python:3.11-slim-bookworm" }
 variable "TORCH_INDEX" { default = "https://download.pytorch.org/whl/cpu" } # empty: pip's own, with torch for CUDA
@@ -20,7 +20,8 @@ variable "READAHEAD" { default = "" } # "recorded": the build starts the image o
 variable "COMPRESSION" { default = "uncompressed" } # weights barely compress; or zstd, gzip, estargz
 models  = split(",", replace(MODELS, " ", ""))
 stages  = { for model in models : "weights-${replace(model, ".", "_")}" => model }
-weights = [for stage, model in stages : "COPY --link --from=${stage} /out /"]
+weights = flatten([for stage, model in stages : [for n in range(try(SHARDS[model], 0) + 1) :
+"COPY --link --from=${stage} /out${n == 0 ? "" : ".${n}"} /"]])
 started = concat(["FROM runtime AS started"], weights, ["USER 0:0",
 "RUN --network=none mkdir -p /listed/opt/prebake && prebake check --record-reads /listed/opt/prebake/readahead"])
 listed  = READAHEAD == "" ? [] : ["COPY --link --from=started /listed /"]
@@ -29,7 +30,6 @@ prebake = { for folder, name in { runtime = "prebake", build = "prebake-build" }
 folder => can(regex("^[./]", PREBAKE)) ? "/prebake/${folder}" : "${name}==${PREBAKE}" }
 labels = { for name, value in { title = "prebake", version = VERSION, revision = REVISION } :
 "org.opencontainers.image.${name}" => value if value != "" }
-
 group "default" { targets = ["image"] }
 target "_common" {
   args = { for name, value in {
@@ -46,7 +46,7 @@ target "parts" {
   name     = part
   matrix   = { part = concat(["runtime"], keys(stages)) }
   target   = can(stages[part]) ? "bake" : part
-  args     = { MODEL = lookup(stages, part, "") }
+  args     = { MODEL = lookup(stages, part, ""), SHARDS = try(SHARDS[stages[part]], 0) }
 }
 target "images" {
   name              = kind

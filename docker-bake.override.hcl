@@ -32,6 +32,11 @@ variable "MODELS_FILE" {
   }
 }
 
+variable "SHARDS" {
+  default     = {}
+  description = "Model = number of files, for models whose weights were split: each file gets a layer. Not from the environment."
+}
+
 variable "CHECKPOINTS" {
   default     = ""
   description = "A local folder of checkpoints for sources of the form `path:/checkpoints/…`. Empty: none."

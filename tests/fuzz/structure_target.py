@@ -75,7 +75,7 @@ class StructureCheck:
     """One input: a byte that chooses whose tensors are there, then the document."""
 
     def __init__(self) -> None:
-        from prebake_build.baking.writer import write_tensors
+        from prebake_build.baking.tensor_files import write_tensors
 
         compat.torchvision_operators()
         self._family = TransformersFamily()

@@ -33,17 +33,23 @@ def safetensors(tensors: Mapping[str, list[int]], fill: bytes = b"\1", dtype: st
 def baked_folder(
     root: Path, name: str, tensors: Mapping[str, list[int]] = FLOATS, *, fill: bytes = b"\1", dtype: str = "F32",
     files: Mapping[str, bytes] | None = None, licence: str | None = "mit", revision: str = "1" * 40,
-    converter: Mapping[str, str] | None = None,
+    converter: Mapping[str, str] | None = None, shards: int = 1,
 ) -> BakedModel:  # fmt: skip
-    """A baked model of random shape: weights, a configuration, and other files."""
+    """A baked model of random shape: weights, a configuration, and other files. Each shard has the tensors again, under
+    names that begin with its number."""
     folder = root / name
-    contents = {layout.WEIGHTS: safetensors(tensors, fill, dtype), "config.json": b"{}", **(files or {})}
+    weights = {layout.WEIGHTS: safetensors(tensors, fill, dtype)}
+    if shards > 1:
+        weights = {f"model-{number:05}-of-{shards:05}.safetensors":
+                   safetensors({f"{number}.{key}": shape for key, shape in tensors.items()}, bytes([number]), dtype)
+                   for number in range(1, shards + 1)}  # fmt: skip
+    contents = {**weights, "config.json": b"{}", **(files or {})}
     for path, data in contents.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     listed = [File(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
               for path, data in sorted(contents.items())]  # fmt: skip
-    size = len(contents[layout.WEIGHTS]) - 8 - int.from_bytes(contents[layout.WEIGHTS][:8], "little")
+    size = sum(len(data) - 8 - int.from_bytes(data[:8], "little") for data in weights.values())
     manifest = Manifest(
         name=name,
         family="transformers",
@@ -51,7 +57,11 @@ def baked_folder(
         source=Source(uri=f"hf:acme/{name}", revision=f"commit:{revision}", licence=licence),
         files=tuple(listed),
         weights=Weights(
-            files=(layout.WEIGHTS,), buffers=None, tensors=len(tensors), bytes=size, dtypes={dtype: len(tensors)}
+            files=tuple(weights),
+            buffers=None,
+            tensors=len(tensors) * shards,
+            bytes=size,
+            dtypes={dtype: len(tensors) * shards},
         ),
         converter=dict(converter or {"prebake-build": "0.1.0", "recipe": "sha256:" + "5" * 64}),
     )

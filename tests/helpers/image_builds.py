@@ -91,7 +91,7 @@ def copy_context(folder: Path) -> Path:
 
 def bake(context: Path, *arguments: str, **variables: str) -> Build:
     """Run `docker buildx bake` in a context; variables are those of docker-bake.hcl, and HF_TOKEN."""
-    environment = {**os.environ, **_wheels(), **variables}
+    environment = {**os.environ, **wheels(), **variables}
     command = ["docker", "buildx", "bake", "--progress=rawjson", *arguments]
     if environment.get("WHEELS"):
         command.append(f"--allow=fs.read={environment['WHEELS']}")
@@ -115,7 +115,7 @@ def _read(code: int, output: str) -> Build:
     return Build(code=code, output="".join(words), steps=steps)
 
 
-def _wheels() -> dict[str, str]:
+def wheels() -> dict[str, str]:
     """Where this machine has wheels that no index serves, those are used, and no index beside pip's own."""
     found = os.environ.get("PIP_FIND_LINKS", "")
     if not found:

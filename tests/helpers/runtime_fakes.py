@@ -66,8 +66,8 @@ def bake_module(
     """Bake `module:factory` in this process; its folder, and the module whose tensors it holds."""
     from prebake.families.torch_module import build
     from prebake_build.baking.convert import tensors_of
+    from prebake_build.baking.tensor_files import write_tensors
     from prebake_build.baking.worker import _weights
-    from prebake_build.baking.writer import write_tensors
     from prebake_build.files.digest import file_of
 
     folder = root / name

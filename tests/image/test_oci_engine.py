@@ -20,6 +20,7 @@ from helpers.image_builds import Build, remove
 from prebake.baked.model import BakedModel, find_models
 from prebake_build.baking.writer import alone_in, make_canonical, write_view
 from prebake_build.images.engine import image_layers
+from prebake_build.images.layers import layer_digest, shard_digests
 from prebake_build.images.oci_layout import Layout
 from prebake_build.images.pack import Packed, Packing, pack
 
@@ -102,6 +103,24 @@ def test_the_layers_are_those_of_a_build(
     links = [f"COPY --link --from=weights-{baked.name} / /" for baked in models]
     built = build(context, "\n".join([*stages, "FROM scratch", *links]), "--no-cache")
     assert layers_of(built) == [oci[1].layers[baked.name].digest for baked in models]
+
+
+def test_shards_are_the_layers_of_a_build(contexts: Path, tmp_path: Path) -> None:
+    """As docker-bake.hcl does it with SHARDS: the small files from /out, each shard from a tree of its own."""
+    baked = baked_folder(tmp_path / "models", "large", files=AWKWARD, shards=3)
+    context = contexts / "shards"
+    subprocess.run(["cp", "-r", str(tmp_path), str(context)], check=True)
+    with alone_in(context / "models"):
+        write_view(context / "models")
+    moves = [f"mkdir -p /out.{number}/models/large && mv /out/models/large/{shard} /out.{number}/models/large"
+             for number, shard in enumerate(baked.shards, 1)]  # fmt: skip
+    run = " && ".join(["mkdir /out && cp -a /src/models /out", *moves,
+                       "chmod -R u=rwX,go=rX /out /out.* && chown -R 0:0 /out /out.*",
+                       "find /out /out.* -exec touch --no-dereference --date=@0 {} +"])  # fmt: skip
+    copies = [f"COPY --link --from=bake {tree} /" for tree in ("/out", "/out.1", "/out.2", "/out.3")]
+    stage = f"FROM {BASE} AS bake\nRUN --mount=type=bind,target=/src {run}"
+    built = build(context, "\n".join([stage, "FROM scratch", *copies]), "--no-cache")
+    assert layers_of(built) == [layer_digest(baked), *shard_digests(baked)]
 
 
 def test_the_layers_are_those_of_docker_bake(engine: Any, built: Build, tmp_path: Path) -> None:

@@ -19,16 +19,17 @@ from typing import Any
 
 from prebake import errors
 from prebake.baked import layout
+from prebake.baked.header import read_header
 from prebake.baked.manifest import Loading, Manifest, Source
 from prebake.baked.warmup import spell_warmup
 from prebake.documents.table import canonical_json
-from prebake.errors import ConfigError, DocumentError, IntegrityError, PrebakeError
+from prebake.errors import ConfigError, DocumentError, IntegrityError, PrebakeError, TensorFileError
 from prebake_build.baking.isolation import isolated
 from prebake_build.baking.worker import Job
 from prebake_build.baking.writer import alone_in, new_folder, write_view
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import Lock, resolution
-from prebake_build.declared.spec import ModelSpec, Spec
+from prebake_build.declared.spec import SHARD_SIZE, ModelSpec, Spec
 from prebake_build.families.family import MARKS
 from prebake_build.sources import Resolved, TellsOptions
 from prebake_build.sources import Source as Upstream
@@ -43,18 +44,21 @@ FORMAT = 3
 
 def bake(
     spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, output: Path, *, force: bool,
-    accept: Accept = lambda model, folder: None,
+    shard_size: int | None = None, accept: Accept = lambda model, folder: None,
 ) -> list[Path]:  # fmt: skip
     """Bake the named models (default: all) into `output/NAME` and return the folders, in the file's order.
 
     Beside the models from the hub stands a view of them in the layout of its cache (`prebake.baked.hub`).
 
     Without a lock, or if the lock marks a model as unresolved, the source is resolved now, with a warning. An existing
-    folder with the same source, recipe and converter is kept, unless `force`. `accept` is called with each model and
-    its finished folder, before that is in its place, and raises to refuse it. Raises PrebakeError; then models that
-    were already baked stay, and so does the previous folder of the failing model.
+    folder with the same source, recipe and converter is kept, unless `force`. `shard_size` is for models whose table
+    has none: bytes of weights in a file at most. `accept` is called with each model and its finished folder, before
+    that is in its place, and raises to refuse it. Raises PrebakeError; then models that were already baked stay, and so
+    does the previous folder of the failing model.
     """
-    models = spec.select(names)
+    models = [
+        dataclasses.replace(model, shard_size=model.shard_size or shard_size) for model in spec.select(names)
+    ]  # fmt: skip
     with alone_in(output):
         try:
             return [_bake_one(spec, model, lock, cache, output, force, accept, f"[{i}/{len(models)}] {model.name}")
@@ -70,7 +74,8 @@ def _bake_one(
     resolved = resolution(model, source, lock, cache, say)
     place = output / model.name
     recipe = recipe_digest(model, resolved)
-    if not force and _is_up_to_date(place, recipe):
+    limit = model.shard_size or SHARD_SIZE
+    if not force and _is_up_to_date(place, recipe, limit):
         accept(model, place)
         logger.info("%s: up to date", say)
         return place
@@ -90,6 +95,7 @@ def _bake_one(
                 recipe=recipe,
                 checkpoint=str(checkpoint),
                 folder=str(folder),
+                shard_size=limit,
             )
         )
         accept(model, folder)
@@ -107,6 +113,8 @@ def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
     warmup = declared.pop("warmup")
     if warmup is not None:  # without it, the digest of the versions that knew no warm-up
         declared["warmup"] = spell_warmup(warmup)
+    if (declared.pop("shard_size") or SHARD_SIZE) != SHARD_SIZE:  # as above
+        declared["shard_size"] = model.shard_size
     document = {
         "model": declared,
         "revision": resolved.revision,
@@ -118,13 +126,22 @@ def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
     return "sha256:" + hashlib.sha256(canonical_json(document).encode()).hexdigest()
 
 
-def _is_up_to_date(place: Path, recipe: str) -> bool:
+def _is_up_to_date(place: Path, recipe: str, limit: int) -> bool:
     try:
         manifest = Manifest.read(place)
         manifest.check_sizes(place)
-    except (DocumentError, IntegrityError):
+        return manifest.converter.get("recipe") == recipe and not _is_unsplit(manifest, place, limit)
+    except (DocumentError, IntegrityError, TensorFileError):
         return False
-    return manifest.converter.get("recipe") == recipe
+
+
+def _is_unsplit(manifest: Manifest, place: Path, limit: int) -> bool:
+    """Whether it is of a version that did not split large models."""
+    for file in manifest.files:
+        if file.path == layout.WEIGHTS and file.size > limit:
+            header = read_header(place / file.path)
+            return header.size > limit and len(header.entries) > 1
+    return False
 
 
 def _infer_family(model: ModelSpec, checkpoint: Path) -> str:

@@ -19,11 +19,13 @@ from pathlib import Path
 
 import tomli_w
 
+from prebake.baked.model import BakedModel
 from prebake.documents import toml
-from prebake.errors import PrebakeError
+from prebake.errors import ConfigError, PrebakeError
 from prebake_build.baking.own_code import copy_code
+from prebake_build.baking.writer import make_canonical
 from prebake_build.declared.lock import Lock, LockedModel, resolution
-from prebake_build.declared.spec import read_spec
+from prebake_build.declared.spec import parse_shard_size, read_spec
 from prebake_build.files.atomic import write_text
 
 logger = logging.getLogger(__name__)
@@ -84,8 +86,11 @@ def fetch_one(models: Path, name: str, output: Path) -> None:
     write_text(output / "models.lock", Lock(models={name: locked}).text)
 
 
-def bake_one(models: Path, name: str, output: Path) -> None:
+def bake_one(models: Path, name: str, output: Path, *, layers: int = 0, shard_size: int | None = None) -> None:
     """Bake what `fetch_one` wrote next to `models` into `output/NAME`, and set the mtime of `output` to 0.
+
+    With `layers`, moves the shards of a model that was split to `/out.1/models/NAME/…` and so on, where `output` is
+    `/out/models`: each folder becomes a layer of the image. Several shards share the last of too few folders.
 
     Contacts no source, so the step needs no network. The worker imports from the project's modules that were selected.
     Raises PrebakeError.
@@ -99,8 +104,33 @@ def bake_one(models: Path, name: str, output: Path) -> None:
         sys.path.insert(0, str(code))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH"))))
     with Cache(models.parent / CACHE, offline=True) as cache:
-        bake(spec, [name], lock, cache, output, force=False)
+        (folder,) = bake(spec, [name], lock, cache, output, force=False, shard_size=shard_size)
+    _spread(BakedModel.open(folder), output, layers)
     os.utime(output, (0, 0))
+
+
+def _spread(baked: BakedModel, output: Path, layers: int) -> None:
+    """Move the shards into as many trees beside `output`'s parent. Raises ConfigError if there are not enough."""
+    shards, name = baked.shards, baked.name
+    if layers > len(shards):
+        raise ConfigError(
+            f"models.{name}: was split into {len(shards)} files of weights, not {layers}: "
+            + (
+                f'set SHARDS in docker-bake.hcl to {{ "{name}" = {len(shards)} }}'
+                if shards
+                else f"remove {name} from SHARDS in docker-bake.hcl"
+            )
+        )
+    if len(shards) > layers:
+        logger.warning('%s: was split into %d files: with SHARDS = { "%s" = %d } in docker-bake.hcl, each has a layer '
+                       "of its own", name, len(shards), name, len(shards))  # fmt: skip
+    for number, shard in enumerate(shards if layers else (), 1):
+        tree = output.parent.with_name(f"{output.parent.name}.{min(number, layers)}")
+        place = tree / output.name / name / shard
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (baked.folder / shard).rename(place)
+        make_canonical(tree)
+        make_canonical(baked.folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,6 +150,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         adding.add_argument("--output", type=Path, metavar="DIR", required=True)
         if command == "select":
             adding.add_argument("--project", type=Path, metavar="DIR", help="folder with the code of factories")
+        if command == "bake":
+            adding.add_argument("--layers", type=int, metavar="N", default=os.environ.get("SHARDS") or 0,
+                                help="image layers for the model's shards (default: SHARDS, 0)")  # fmt: skip
+            adding.add_argument("--shard-size", type=lambda text: parse_shard_size(text, "--shard-size"),
+                                metavar="SIZE", default=os.environ.get("SHARD_SIZE") or None,
+                                help="bytes of weights in a file at most (default: SHARD_SIZE)")  # fmt: skip
         adding.set_defaults(run=run)
     options = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

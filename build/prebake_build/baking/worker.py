@@ -24,8 +24,10 @@ from prebake import errors
 from prebake.baked import layout
 from prebake.baked.manifest import File, Loading, Manifest, Source, Weights
 from prebake.baked.model import BakedModel
+from prebake.cgroup import free_memory
 from prebake.documents.table import Table
 from prebake_build.baking import memory, sandbox
+from prebake_build.declared.spec import SHARD_SIZE
 from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import file_of
 
@@ -47,6 +49,8 @@ class Job:
     checkpoint: str
     folder: str
     """An empty folder with the model's name."""
+    shard_size: int = SHARD_SIZE
+    """Bytes of weights in a file at most."""
 
 
 def run(job: Job) -> None:
@@ -54,21 +58,29 @@ def run(job: Job) -> None:
     from prebake_build.baking.convert import parts_of, tensors_of
     from prebake_build.baking.ordinary import load_checkpoint
     from prebake_build.baking.prove import prove
+    from prebake_build.baking.shards import split
     from prebake_build.baking.structures import add_structure
+    from prebake_build.baking.tensor_files import Verified
     from prebake_build.families.family import Recipe
+    from prebake_build.families.spill import spilling
 
     folder = Path(job.folder)
     say = f"{job.name}: "
     recipe = Recipe(name=job.name, family=job.family, class_=job.class_, dtype=job.dtype, options=job.options)
     _tell(say + "loading the checkpoint as its framework does")
-    ordinary = load_checkpoint(recipe, Path(job.checkpoint))
+    scarce = _is_scarce(Path(job.checkpoint), job.dtype)
+    with spilling(folder if scarce else None):
+        ordinary = load_checkpoint(recipe, Path(job.checkpoint))
     taken = tensors_of(ordinary.module, f"models.{job.name}")
     _tell(say + f"writing {sum(t.numel() * t.element_size() for t in taken.stored.values()):,} bytes of weights")
     parts = parts_of(taken.state, ordinary.weights, f"models.{job.name}")
-    files = [_written(folder, path, tensors) for path, tensors in parts.items()]
+    shards, indexes = split(parts, job.shard_size, ordinary.whole)
+    written = {file: tensors for found in shards.values() for file, tensors in found.items()}
     if taken.hidden:
-        files.append(_written(folder, layout.BUFFERS, taken.hidden))
-    files += _small_files(folder, Path(job.checkpoint), ordinary.keep, ordinary.texts)
+        written[layout.BUFFERS] = taken.hidden
+    verified = Verified()
+    files = [_written(folder, path, tensors, verified, scarce) for path, tensors in written.items()]
+    files += _small_files(folder, Path(job.checkpoint), ordinary.keep, {**ordinary.texts, **indexes})
     manifest = Manifest(
         name=job.name,
         family=job.family,
@@ -77,15 +89,22 @@ def run(job: Job) -> None:
         loading=Loading.from_table(Table(job.loading, f"models.{job.name}: loading")),
         source=Source(**job.source),
         files=tuple(sorted(files, key=lambda file: file.path)),
-        weights=_weights(taken, {path: ordinary.weights[path] for path in parts}),
+        weights=_weights(taken, {file: ordinary.weights[path] for path, found in shards.items() for file in found}),
         converter={"prebake-build": version("prebake-build"), "recipe": job.recipe},
         requires={package: version(package).partition("+")[0] for package in ordinary.requires},
     )
     write_text(folder / layout.MANIFEST, manifest.text, new=True)
     _tell(say + "proving it against the checkpoint, bit by bit")
-    mapped = prove(ordinary.module, folder, ordinary.allow)
+    mapped = prove(ordinary.module, folder, ordinary.allow, verified)
     if mapped is not None:
         add_structure(mapped, BakedModel(folder, manifest))
+
+
+def _is_scarce(checkpoint: Path, dtype: str) -> bool:
+    """Whether the checkpoint, a second one in the declared dtype, and what is written may not fit into the memory."""
+    free = free_memory()
+    size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    return free is not None and size * (2 if dtype == "source" else 4) > free
 
 
 def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: Mapping[str, str]) -> list[File]:
@@ -102,11 +121,11 @@ def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: M
     return [file_of(folder, path) for path in paths]
 
 
-def _written(folder: Path, path: str, tensors: Mapping[str, Any]) -> File:
-    from prebake_build.baking.writer import write_tensors
+def _written(folder: Path, path: str, tensors: Mapping[str, Any], verified: Any, scarce: bool) -> File:
+    from prebake_build.baking.tensor_files import write_tensors
 
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    return replace(write_tensors(folder / path, tensors), path=path)
+    return replace(write_tensors(folder / path, tensors, verified, scarce=scarce), path=path)
 
 
 def _weights(taken: Any, prefixes: Mapping[str, str]) -> Weights:

@@ -7,88 +7,24 @@ uses an output folder, so every `.baking-…` in it belongs to a bake that was k
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import hashlib
-import json
-import math
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import torch
-
 from prebake.baked import hub, layout
-from prebake.baked.manifest import File
 from prebake.baked.model import BakedModel
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError, DocumentError, PrebakeError
-from prebake.weights.tensors import ALIGNMENT, DTYPE_NAMES
 from prebake_build.files.atomic import REPLACED, put_in_place, sync_tree
 from prebake_build.files.digest import FULL
 from prebake_build.files.flock import locked_folder
 
 _WORK = ".baking-"
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> File:
-    """Write one safetensors file, one tensor at a time, and hash it during the write.
-
-    Tensors are ordered by the largest power of two up to 64 that divides their size in bytes, in descending order, then
-    by name. So without gaps each starts at a multiple of that power: most at a multiple of 64 bytes, like those from
-    torch's allocator, and all at a multiple of their element size. The header is padded with spaces so that the data
-    starts on a page.
-    """
-    order = sorted(tensors, key=lambda name: (-_divisor(tensors[name]), name))
-    head = _header(tensors, order)
-    digest = hashlib.sha256(head)
-    size = len(head)
-    with path.open("xb") as file:
-        file.write(head)
-        for name in order:
-            data = _bytes(tensors[name])
-            file.write(data)
-            digest.update(data)
-            size += len(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return File(path=path.name, size=size, sha256=digest.hexdigest())
-
-
-def _divisor(tensor: torch.Tensor) -> int:
-    return math.gcd(tensor.numel() * tensor.element_size(), ALIGNMENT)
-
-
-def _header(tensors: Mapping[str, torch.Tensor], order: list[str]) -> bytes:
-    # transformers refuses a file whose metadata does not name the framework
-    document: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for name in order:
-        tensor = tensors[name]
-        end = position + tensor.numel() * tensor.element_size()
-        document[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape),
-                          "data_offsets": [position, end]}  # fmt: skip
-        position = end
-    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-(8 + len(text)) % layout.PAGE)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    """The elements, little-endian and in row-major order; a view if the tensor already has this layout."""
-    assert sys.byteorder == "little", "safetensors is little-endian, and so are all platforms of torch's wheels"
-    whole = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
-    count = whole.numel() * whole.element_size()
-    if not count:
-        return memoryview(b"")
-    raw = (ctypes.c_char * count).from_address(whole.data_ptr())
-    raw._keep = whole  # type: ignore[attr-defined]  # the memory lives as long as the view
-    return memoryview(raw).cast("B")
 
 
 @contextmanager

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prebake.baked.manifest import Manifest
 from prebake.baked.model import BakedModel
+from prebake.documents.sizes import format_size
 from prebake.errors import ConfigError, IntegrityError
 from prebake_build.baking.bake import bake
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import Lock
 from prebake_build.declared.locked import refuse, require_locked
 from prebake_build.declared.result import Baked, changed_result
-from prebake_build.declared.spec import ModelSpec, Spec, read_spec
-from prebake_build.images.layers import COMPRESSIONS, layer_digest
+from prebake_build.declared.spec import ENV_SHARD_SIZE, SHARD_SIZE, ModelSpec, Spec, parse_shard_size, read_spec
+from prebake_build.images.layers import COMPRESSIONS, layer_digest, shard_digests
 from prebake_build.images.pack import PLATFORMS, Packed, Packing, pack
 
 if TYPE_CHECKING:
@@ -51,6 +53,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="build cache (default: PREBAKE_CACHE, ~/.cache/prebake)"
     )
+    parser.add_argument(
+        "--shard-size", type=_shard_size, metavar="SIZE", default=os.environ.get(ENV_SHARD_SIZE) or None,
+        help="bytes of weights in a file at most, for models whose table has no shard_size "
+        f"(default: {ENV_SHARD_SIZE}, {format_size(SHARD_SIZE)})",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="bake even if the folder is up to date")
     result = parser.add_mutually_exclusive_group()
     result.add_argument("--record", action="store_true",
@@ -75,6 +82,13 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
                        help=f"platform of an image; repeatable (default: {' and '.join(PLATFORMS)})")  # fmt: skip
     image.add_argument("--annotation", metavar="KEY=VALUE", action="append", default=[], type=_annotation,
                        help="annotation and label of the images; repeatable")  # fmt: skip
+
+
+def _shard_size(text: str) -> int:
+    try:
+        return parse_shard_size(text, "size")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _annotation(text: str) -> tuple[str, str]:
@@ -106,7 +120,7 @@ def _record(spec: Spec, folders: Sequence[Path], lock: Lock | None, path: Path) 
 
 def _result(model: ModelSpec, folder: Path) -> Baked:
     baked = BakedModel.open(folder)
-    return Baked.of(model, baked.manifest, layer_digest(baked))
+    return Baked.of(model, baked.manifest, layer_digest(baked), shard_digests(baked))
 
 
 def _bake_locked(options: argparse.Namespace, spec: Spec, lock: Lock | None, path: Path) -> list[Path]:
@@ -123,7 +137,8 @@ def _bake_locked(options: argparse.Namespace, spec: Spec, lock: Lock | None, pat
     with Cache(options.cache) as cache:
         for model in spec.select(options.names):
             try:
-                folders += bake(spec, [model.name], lock, cache, options.output, force=options.force, accept=accept)
+                folders += bake(spec, [model.name], lock, cache, options.output, force=options.force,
+                                shard_size=options.shard_size, accept=accept)  # fmt: skip
             except IntegrityError as error:
                 failures.append(str(error))
     if failures:
@@ -139,7 +154,8 @@ def _run(options: argparse.Namespace) -> int:
         folders = _bake_locked(options, spec, lock, path)
     else:
         with Cache(options.cache) as cache:
-            folders = bake(spec, options.names, lock, cache, options.output, force=options.force)
+            folders = bake(spec, options.names, lock, cache, options.output, force=options.force,
+                           shard_size=options.shard_size)  # fmt: skip
     if options.record:
         _record(spec, folders, lock, path)
     manifests = [Manifest.read(folder) for folder in folders]
@@ -150,12 +166,16 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     for manifest in manifests:
         layer = f"  layer {packed.layers[manifest.name].digest}" if packed else ""
+        if packed and (shards := packed.shards.get(manifest.name)):
+            layer += f" and {len(shards)} of shards"
         print(f"{manifest.name}  {manifest.set_digest}  {manifest.weights.bytes:,} bytes{layer}")
     if packed:
         print(f"{options.oci}:{options.tag}  {packed.digest}")
     return 0
 
 
-def _document(folder: Path, manifest: Manifest, packed: Packed | None) -> dict[str, str]:
-    layer = {"layer_digest": packed.layers[manifest.name].digest} if packed else {}
+def _document(folder: Path, manifest: Manifest, packed: Packed | None) -> dict[str, Any]:
+    layer: dict[str, Any] = {"layer_digest": packed.layers[manifest.name].digest} if packed else {}
+    if packed and (shards := packed.shards.get(manifest.name)):
+        layer["shard_digests"] = [shard.digest for shard in shards]
     return {"name": manifest.name, "folder": str(folder), "set_digest": manifest.set_digest, **layer}

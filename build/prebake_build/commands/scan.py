@@ -96,9 +96,10 @@ def _run(options: argparse.Namespace) -> int:
     _tell(options, seen, findings, merged, before)
     for line in [*merged.notes, *seen.problems]:
         print(f"prebake: {line}", file=sys.stderr)
+    loaded = any(found.failed is None for found in findings)
     if not findings:
         print(f"prebake: {_NOTHING if seen.prepared else UNPREPARED}", file=sys.stderr)
-    return seen.exit_code or (0 if findings else 1)
+    return seen.exit_code or (0 if loaded else 1)
 
 
 def _read(path: Path) -> str:

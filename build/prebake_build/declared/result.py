@@ -29,16 +29,21 @@ class Baked:
     """Digest of the baked model: `sha256:…`."""
     layer_digest: str | None = None
     """Digest of its uncompressed image layer: `sha256:…`."""
+    shard_digests: tuple[str, ...] = ()
+    """Digests of the layers of its shards, in order; none if it is not split."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What `models.toml` declares beside the source, without defaults."""
     requires: Mapping[str, str] = field(default_factory=dict)
     """Package → version that proved it, which its manifest names too."""
 
     @classmethod
-    def of(cls, model: ModelSpec, manifest: Manifest, layer_digest: str | None) -> Baked:
+    def of(
+        cls, model: ModelSpec, manifest: Manifest, layer_digest: str | None, shard_digests: tuple[str, ...] = ()
+    ) -> Baked:
         """The result of a bake. `layer_digest` is None if no image was written."""
         return cls(
             converter=dict(manifest.converter), set_digest=manifest.set_digest, layer_digest=layer_digest,
+            shard_digests=shard_digests,
             options=declared_options(model), requires=dict(manifest.requires),
         )  # fmt: skip
 
@@ -48,17 +53,22 @@ class Baked:
             converter=table.mapping("converter", str),
             set_digest=table.take("set_digest", str),
             layer_digest=table.maybe("layer_digest", str),
+            shard_digests=table.strings("shard_digests", []),
             options=table.take("options", dict, {}),
             requires=table.mapping("requires", str, {}),
         )
         for key in ("set_digest", "layer_digest"):
             if (value := getattr(baked, key)) is not None and not _DIGEST.fullmatch(value):
                 raise table.fail(key, f'{quote(value)} is not "sha256:" and 64 hexadecimal digits')
+        for value in baked.shard_digests:
+            if not _DIGEST.fullmatch(value):
+                raise table.fail("shard_digests", f'{quote(value)} is not "sha256:" and 64 hexadecimal digits')
         table.finish()
         return baked
 
     def to_dict(self) -> dict[str, Any]:
-        layer = {"layer_digest": self.layer_digest} if self.layer_digest else {}
+        layer: dict[str, Any] = {"layer_digest": self.layer_digest} if self.layer_digest else {}
+        layer |= {"shard_digests": list(self.shard_digests)} if self.shard_digests else {}
         tables = {"converter": self.converter, "requires": self.requires, "options": self.options}
         written = {key: dict(sorted(table.items())) for key, table in tables.items() if table or key == "converter"}
         return {"set_digest": self.set_digest, **layer, **written}
@@ -97,6 +107,7 @@ def changed_result(locked: Baked, found: Baked) -> list[str]:
     lines += _compared("", {"set_digest": locked.set_digest}, {"set_digest": found.set_digest})
     if locked.layer_digest and found.layer_digest:
         lines += _compared("", {"layer_digest": locked.layer_digest}, {"layer_digest": found.layer_digest})
+        lines += _compared("shard_digests", *(_numbered(baked.shard_digests) for baked in (locked, found)))
     return lines
 
 
@@ -106,6 +117,10 @@ def _compared(where: str, locked: Mapping[str, Any], now: Mapping[str, Any]) -> 
         for key in sorted(locked.keys() | now.keys())
         if locked.get(key) != now.get(key)
     ]
+
+
+def _numbered(values: tuple[str, ...]) -> dict[str, str]:
+    return {f"{number:05}": value for number, value in enumerate(values, 1)}
 
 
 def _spelled(value: object) -> str:

@@ -16,6 +16,7 @@ from prebake.baked import layout
 from prebake.baked.warmup import Inputs, Warmup, read_warmup
 from prebake.documents import toml
 from prebake.documents.messages import nearest, quote, reason
+from prebake.documents.sizes import parse_size
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, UnknownModelError
 from prebake.families.family import GROUP, family_names
@@ -25,6 +26,10 @@ from prebake_build.sources import ChoosesFiles, Source, open_source
 T = TypeVar("T")
 
 MAX_RETRIES = 10
+ENV_SHARD_SIZE = "PREBAKE_SHARD_SIZE"
+SHARD_SIZE = 2 * 10**9
+"""Bytes of weights in a file at most, where neither `models.toml` nor an option says so: parts that are pulled beside
+each other, below what any registry takes as a layer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +56,8 @@ class ModelSpec:
     """Whether readiness requires this model to be loaded."""
     warmup: Warmup | None = None
     """The warm-up: `module:function` of the application, or inputs as data."""
+    shard_size: int | None = None
+    """Bytes of weights in a file at most; None for the default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +152,7 @@ def _read_model(models: Table, name: str, base: Path, issues: _Issues) -> ModelS
         timeout=issues.collect(lambda: _timeout(table), None),
         required=issues.collect(lambda: table.take("required", bool, True), True),
         warmup=issues.collect(lambda: read_warmup(table), None),
+        shard_size=issues.collect(lambda: _shard_size(table), None),
     )
     misfits = _misfits(table, spec)
     issues.collect(table.finish, None)
@@ -200,6 +208,19 @@ def _timeout(table: Table) -> float | None:
     if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
         raise table.fail("timeout", f"{timeout:g} is not a number of seconds above 0")
     return timeout
+
+
+def _shard_size(table: Table) -> int | None:
+    text = table.maybe("shard_size", str)
+    return None if text is None else parse_shard_size(text, table.at("shard_size"))
+
+
+def parse_shard_size(text: str, where: str) -> int:
+    """A size above 0, in bytes. Raises ConfigError whose message begins with `where`."""
+    size = parse_size(text, where)
+    if not size:
+        raise ConfigError(f'{where}: 0 bytes hold no weights (expected a size, such as "2 GB")')
+    return size
 
 
 def _misfits(table: Table, spec: ModelSpec) -> list[str]:

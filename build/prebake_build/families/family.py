@@ -55,6 +55,8 @@ class Ordinary:
     """Small files whose text differs from the checkpoint's: path → text."""
     weights: Mapping[str, str] = field(default_factory=lambda: {layout.WEIGHTS: ""})
     """Files for the module's state dict: path → prefix of the names of the tensors in it, which its names lack."""
+    whole: tuple[str, ...] = ()
+    """Files of `weights` that the library reads by their name, without an index of shards: they are not split."""
     allow: tuple[str, ...] = ()
     """Python modules whose code builds the model: the application chose them in `models.toml`."""
 

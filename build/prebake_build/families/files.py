@@ -76,9 +76,9 @@ def file_option(table: Table, *, several: bool) -> Mapping[str, Any]:
     A path in the checkpoint; with `several` also a list of them, or a table from a prefix of names to a path. Raises
     ConfigError.
     """
+    value: Any = table.raw("file")  # absent or not: the table knows this key
     if "file" not in set(table):
         return {}
-    value: Any = table.raw("file")
     paths: list[Any] = (
         list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
     )

@@ -58,6 +58,7 @@ class SentenceTransformersBuild(BuildFamily):
             keep=kept_files(checkpoint),
             texts=texts,
             weights=_weights(model, made, folders),
+            whole=_whole(model, made, folders),
             requires=("torch", "transformers", "sentence_transformers"),
         )
 
@@ -114,3 +115,9 @@ def _weights(model: Any, made: Mapping[str, Any], folders: Mapping[str, str]) ->
     if len(prefixes) != len(made):
         raise ConfigError("a module with several networks (Router) is not supported: bake its networks one by one")
     return {f"{folders[name]}{layout.WEIGHTS}": prefixes.get(name, f"{name}.") for name in model._modules}
+
+
+def _whole(model: Any, made: Mapping[str, Any], folders: Mapping[str, str]) -> tuple[str, ...]:
+    """The files of modules that are no networks of transformers: the library knows no shards of them."""
+    networks = {path.partition(".")[0] for path in made}
+    return tuple(f"{folders[name]}{layout.WEIGHTS}" for name in model._modules if name not in networks)

@@ -23,6 +23,7 @@ from prebake.errors import ConfigError, SourceError
 from prebake.modules.assembly import identity_of, relink, slots
 from prebake.weights.tensors import map_tensors
 from prebake_build.families.files import first_five, some
+from prebake_build.families.spill import spilled
 
 StateDict = Mapping[str, torch.Tensor]
 
@@ -141,7 +142,7 @@ def cast(state: StateDict, dtype: torch.dtype) -> StateDict:
         if tensor.is_floating_point():
             identity = identity_of(tensor)
             if identity not in done:
-                done[identity] = tensor.to(dtype)
+                done[identity] = spilled(tensor.to(dtype))
             tensor = done[identity]
         tensors[name] = tensor
     return _like(state, tensors)

@@ -9,7 +9,7 @@ from typing import Any
 
 from prebake.documents.table import Table
 from prebake.errors import IntegrityError
-from prebake.families.tensors import CLASS
+from prebake.families.tensors import CLASS, NAME
 from prebake_build.families.family import BuildFamily, Ordinary, Recipe, declared_files
 from prebake_build.families.files import file_option, weights_files
 from prebake_build.sources.selection import ANY, Wanted
@@ -44,4 +44,6 @@ class TensorsBuild(BuildFamily):
             raise IntegrityError(f"{where}: {path.name}: described and read back, it differs in {differing}")
         if recipe.dtype != "source":
             module = SavedObject(Shape(described.shape), cast(described.tensors, getattr(torch, recipe.dtype))).eval()
-        return Ordinary(module=module, class_=CLASS, options={}, texts={FILE: described.text})
+        # which file it was: the runtime answers for `torch.load` of this file, and of no other file of the folder
+        options = {NAME: path.relative_to(checkpoint).as_posix()}
+        return Ordinary(module=module, class_=CLASS, options=options, texts={FILE: described.text})

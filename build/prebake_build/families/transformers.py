@@ -81,12 +81,14 @@ class TransformersBuild(BuildFamily):
 def _from_pretrained(
     cls: Any, checkpoint: Path, dtype: Any, variant: str | None, where: str
 ) -> tuple[nn.Module, Mapping[str, Any]]:
+    from prebake_build.families.spill import spilling_transformers
     from prebake_build.families.state_dicts import load_error
 
     given = {} if variant is None else {VARIANT: variant}
     try:
-        module, info = cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False, dtype=dtype,
-                                           output_loading_info=True, **given)  # fmt: skip
+        with spilling_transformers():
+            module, info = cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False, dtype=dtype,
+                                               output_loading_info=True, **given)  # fmt: skip
     except ImportError:
         raise
     except Exception as error:  # frameworks raise anything

@@ -1,4 +1,6 @@
-"""The image layer of a baked model: a tar file of its folder, and of its view, at their places in the image.
+"""The image layers of a baked model: tar files of its folder, and of its view, at their places in the image.
+
+Each shard of a large model has a layer of its own; everything else is in one layer.
 
 The entries are those that `docker buildx bake` writes for `COPY --link` of the folder, in the same order, so the layer
 has the same digest however it was built.
@@ -58,7 +60,7 @@ def write_layer(
     baked: BakedModel, path: Path, *, root: str = layout.DEFAULT_ROOT, compression: str = "uncompressed",
     align: bool = False,
 ) -> WrittenLayer:  # fmt: skip
-    """Write the model as a layer that puts it below `root` in the image; reads each file once.
+    """Write the model without its shards as a layer that puts it below `root` in the image; reads each file once.
 
     A model from the hub has its view beside it (`prebake.baked.hub`). `align` starts the data of the safetensors files
     at multiples of a page in the tar file, so that they can be mapped without being extracted; the layer's digest is
@@ -66,6 +68,15 @@ def write_layer(
     tell, and OSError.
     """
     return _write(model_items(baked, root), path, compression, align)
+
+
+def write_shard_layer(
+    baked: BakedModel, shard: str, path: Path, *, root: str = layout.DEFAULT_ROOT, compression: str = "uncompressed",
+    align: bool = False,
+) -> WrittenLayer:  # fmt: skip
+    """Write one of the model's shards as a layer, as `write_layer` writes the rest. Raises the same."""
+    baked.manifest.check_sizes(baked.folder)
+    return _write([_shard_item(baked, shard, root)], path, compression, align)
 
 
 def write_file_layer(source: Path, path: Path, *, root: str = layout.DEFAULT_ROOT) -> WrittenLayer:
@@ -76,13 +87,28 @@ def write_file_layer(source: Path, path: Path, *, root: str = layout.DEFAULT_ROO
 
 def layer_digest(baked: BakedModel, *, root: str = layout.DEFAULT_ROOT) -> str:
     """`sha256:…` of the model's uncompressed layer, which is not written. Raises IntegrityError as `write_layer`."""
+    return _digest(model_items(baked, root))
+
+
+def shard_digests(baked: BakedModel, *, root: str = layout.DEFAULT_ROOT) -> tuple[str, ...]:
+    """`sha256:…` of the layer of each shard, in order; none for a model that is not split."""
+    return tuple(_digest([_shard_item(baked, shard, root)]) for shard in baked.shards)
+
+
+def _digest(items: Sequence[Item]) -> str:
     with HashingWriter(len) as written:
-        _write_items(model_items(baked, root), False, written)
+        _write_items(items, False, written)
     return written.digest
 
 
+def _shard_item(baked: BakedModel, shard: str, root: str) -> Item:
+    (size,) = (file.size for file in baked.manifest.files if file.path == shard)
+    return Item(path=f"{root.strip('/')}/{baked.name}/{shard}", size=size, source=baked.folder / shard)
+
+
 def model_items(baked: BakedModel, root: str) -> list[Item]:
-    """The files of a model and the links of its view, in the order of a walk: each folder's names sorted.
+    """The files of a model but its shards, and the links of its view, in the order of a walk: each folder's names
+    sorted.
 
     Raises IntegrityError if the folder is not what its manifest says.
     """
@@ -93,7 +119,7 @@ def model_items(baked: BakedModel, root: str) -> list[Item]:
     sizes[layout.MANIFEST] = (baked.folder / layout.MANIFEST).stat().st_size
     base = root.strip("/")
     items = [Item(path=f"{base}/{baked.name}/{path}", size=size, source=baked.folder / path)
-             for path, size in sizes.items()]  # fmt: skip
+             for path, size in sizes.items() if path not in baked.shards]  # fmt: skip
     view = hub.view_of([baked])
     for path, target in view.links.items():
         items.append(Item(path=f"{base}/{hub.FOLDER}/{path}", target=hub.link_target(path, "..", target)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +87,12 @@ def _file_opener(folder: Path) -> Callable[[str], AbstractContextManager[BinaryI
 
 def _in_image(image: Image) -> dict[str, PlacedModel]:
     found: dict[str, PlacedModel] = {}
-    for number, descriptor in enumerate(image.manifest.layers):
-        path = image.layer(number)
-        for folder, text in _manifests(path, descriptor.media_type).items():
+    layers = [(image.layer(number), layer.media_type) for number, layer in enumerate(image.manifest.layers)]
+    for number, (path, media_type) in enumerate(layers):
+        for folder, text in _manifests(path, media_type).items():
             where = f"{image.layout.folder}:/{folder}"
             manifest = Manifest.from_table(parse_json(text, f"{where}/{layout.MANIFEST}", FORMAT, "manifest"))
-            opener = _layer_opener(path, descriptor.media_type, folder, where)
+            opener = _layer_opener([*layers[number:], *layers[:number]], folder, where)
             found[manifest.name] = PlacedModel(manifest, where, opener)
     if not found:
         raise ConfigError(f"{image.layout.folder}: its image holds no baked model")
@@ -114,19 +114,22 @@ def _manifests(path: Path, media_type: str) -> Mapping[str, str]:
 
 
 def _layer_opener(
-    path: Path, media_type: str, folder: str, where: str
+    layers: Sequence[tuple[Path, str]], folder: str, where: str
 ) -> Callable[[str], AbstractContextManager[BinaryIO]]:
+    """Opens the files of a model; `layers` begin with that of its manifest, and its shards are in those that follow."""
+
     @contextmanager
     def open_(name: str) -> Iterator[BinaryIO]:
-        with opened_layer(path, media_type) as archive:
-            for member in archive:
-                if (
-                    member.isreg()
-                    and _inside(member.name) == f"{folder}/{name}"
-                    and (file := archive.extractfile(member))
-                ):
-                    yield cast(BinaryIO, file)
-                    return
+        for path, media_type in layers:
+            with opened_layer(path, media_type) as archive:
+                for member in archive:
+                    if (
+                        member.isreg()
+                        and _inside(member.name) == f"{folder}/{name}"
+                        and (file := archive.extractfile(member))
+                    ):
+                        yield cast(BinaryIO, file)
+                        return
         raise IntegrityError(f"{where}/{name}: is missing")
 
     return open_

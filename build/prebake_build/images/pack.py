@@ -1,14 +1,16 @@
 """Writes baked models as an OCI image layout, without an engine and without root.
 
-The layout has one layer for each model, one for their signature if they have one, and one image for each platform; the
-images share the layers. There is no time in it and the models are sorted, so one set of baked models gives the same
-bytes on every machine. The new layout is written beside its place and moved there in one step.
+The layout has one layer for each model and for each shard of a large one, one for the models' signature if they have
+one, and one image for each platform; the images share the layers. There is no time in it and the models are sorted, so
+one set of baked models gives the same bytes on every machine. The new layout is written beside its place and moved
+there in one step.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -29,9 +31,12 @@ from prebake_build.files.atomic import REPLACED, put_in_place, sync_tree
 from prebake_build.files.digest import FULL
 from prebake_build.files.flock import locked_folder
 from prebake_build.images import documents
+from prebake_build.images.checks.data import rules
 from prebake_build.images.documents import Descriptor, Index, Manifest
-from prebake_build.images.layers import WrittenLayer, write_file_layer, write_layer
+from prebake_build.images.layers import WrittenLayer, write_file_layer, write_layer, write_shard_layer
 from prebake_build.images.oci_layout import INDEX, MARKER, VERSION, is_layout
+
+logger = logging.getLogger(__name__)
 
 PLATFORMS = ("linux/amd64", "linux/arm64")
 EPOCH = "1970-01-01T00:00:00Z"
@@ -65,7 +70,9 @@ class Packed:
     digest: str
     """`sha256:…` of the image index."""
     layers: Mapping[str, WrittenLayer]
-    """Model → its layer."""
+    """Model → its layer, without those of its shards."""
+    shards: Mapping[str, Sequence[WrittenLayer]] = field(default_factory=dict)
+    """Model → the layers of its shards, in order; only models that were split."""
 
 
 def pack(models: Sequence[BakedModel], folder: Path, packing: Packing) -> Packed:
@@ -76,33 +83,61 @@ def pack(models: Sequence[BakedModel], folder: Path, packing: Packing) -> Packed
     """
     if not models:
         raise ConfigError(f"{folder}: there is no model to write into an image")
+    most = rules().most_layers
+    if (count := sum(1 + len(baked.shards) for baked in models)) > most:
+        raise ConfigError(
+            f"{folder}: an image of {count} layers, and overlay file systems mount at most {most}: "
+            "bake with a larger shard_size, or write fewer models into one image"
+        )
     models = sorted(models, key=lambda baked: baked.name)
     with _new_layout(folder, sum(f.size for baked in models for f in baked.manifest.files)) as work:
         blobs = work / "blobs" / "sha256"
         blobs.mkdir(parents=True)
-        layers = dict(zip((baked.name for baked in models), _write_layers(models, blobs, packing), strict=True))
+        layers = _write_layers(models, blobs, packing)
         signature = _write_signature(models, blobs, packing)
         images = [_write_image(models, layers, signature, blobs, packing, platform) for platform in packing.platforms]
         index = _write_json(blobs, documents.INDEX, Index(manifests=tuple(images)).to_dict())
         named = Index(manifests=(_with(index, documents.name_annotations(packing.tag)),))
         (work / INDEX).write_text(_json(named.to_dict()), encoding="utf-8")
         (work / MARKER).write_text(_json({"imageLayoutVersion": VERSION}), encoding="utf-8")
-    return Packed(digest=index.digest, layers=layers)
+    return Packed(
+        digest=index.digest,
+        layers={name: written[0] for name, written in layers.items()},
+        shards={name: written[1:] for name, written in layers.items() if len(written) > 1},
+    )
 
 
-def _write_layers(models: Sequence[BakedModel], blobs: Path, packing: Packing) -> list[WrittenLayer]:
-    """The layers, several at once: each is bound by its hash, which takes one processor."""
+def _write_layers(models: Sequence[BakedModel], blobs: Path, packing: Packing) -> dict[str, list[WrittenLayer]]:
+    """Model → its layer and those of its shards. Several are written at once: each is bound by its hash, which takes
+    one processor."""
 
-    def write(baked: BakedModel) -> WrittenLayer:
-        path = blobs / f".{baked.name}"
-        written = write_layer(
-            baked, path, root=packing.root, compression=packing.compression, align=packing.align
-        )  # fmt: skip
+    def write(task: tuple[BakedModel, str | None]) -> WrittenLayer:
+        baked, shard = task
+        path = blobs / f".{baked.name}.{(shard or '').replace('/', '.')}"
+        given: dict[str, Any] = {
+            "root": packing.root, "compression": packing.compression, "align": packing.align
+        }  # fmt: skip
+        written = write_layer(baked, path, **given) if shard is None else write_shard_layer(baked, shard, path, **given)
         path.rename(blobs / written.digest.removeprefix("sha256:"))
         return written
 
+    tasks = [(baked, shard) for baked in models for shard in (None, *baked.shards)]
+    layers: dict[str, list[WrittenLayer]] = {baked.name: [] for baked in models}
     with ThreadPoolExecutor(max_workers=max(1, len(os.sched_getaffinity(0)))) as threads:
-        return list(threads.map(write, models))
+        for (baked, shard), written in zip(tasks, threads.map(write, tasks), strict=True):
+            layers[baked.name].append(written)
+            _warn(baked, shard, written.size)
+    return layers
+
+
+def _warn(baked: BakedModel, shard: str | None, size: int) -> None:
+    refusing = {name: limit for name, limit in rules().limits.items() if size > limit}
+    if refusing:
+        limits = ", ".join(f"{name} {format_size(limit)}" for name, limit in sorted(refusing.items()))
+        logger.warning(
+            "%s: the layer of %s has %s, more than some registries take (%s): set a smaller shard_size and bake again",
+            baked.name, shard or "its files", format_size(size), limits,
+        )  # fmt: skip
 
 
 def _write_signature(models: Sequence[BakedModel], blobs: Path, packing: Packing) -> WrittenLayer | None:
@@ -125,18 +160,24 @@ def _write_signature(models: Sequence[BakedModel], blobs: Path, packing: Packing
 
 
 def _write_image(
-    models: Sequence[BakedModel], layers: Mapping[str, WrittenLayer], signature: WrittenLayer | None, blobs: Path,
-    packing: Packing, platform: str,
+    models: Sequence[BakedModel], layers: Mapping[str, Sequence[WrittenLayer]], signature: WrittenLayer | None,
+    blobs: Path, packing: Packing, platform: str,
 ) -> Descriptor:  # fmt: skip
-    diff_ids = [layers[baked.name].diff_id for baked in models]
-    history = [
-        {"created": EPOCH, "created_by": f"prebake bake {baked.name} # {baked.manifest.set_digest}"} for baked in models
-    ]
-    signed: tuple[Descriptor, ...] = ()
+    media_type = documents.LAYER + ("+zstd" if packing.compression == "zstd" else "")
+    diff_ids, history, descriptors = [], [], []
+    for baked in models:
+        made = f"prebake bake {baked.name} # {baked.manifest.set_digest}"
+        for shard, written in zip((None, *baked.shards), layers[baked.name], strict=True):
+            diff_ids.append(written.diff_id)
+            history.append({"created": EPOCH, "created_by": f"{made} {shard}" if shard else made})
+            annotations = _layer_annotations(baked) | ({f"{ANNOTATION}.file": shard} if shard else {})
+            descriptors.append(
+                Descriptor(media_type=media_type, digest=written.digest, size=written.size, annotations=annotations)
+            )
     if signature:
         diff_ids.append(signature.diff_id)
         history.append({"created": EPOCH, "created_by": "prebake sign"})
-        signed = (Descriptor(media_type=documents.LAYER, digest=signature.digest, size=signature.size),)
+        descriptors.append(Descriptor(media_type=documents.LAYER, digest=signature.digest, size=signature.size))
     annotations = {**_annotations(models), **packing.annotations}
     config = _write_json(
         blobs,
@@ -149,18 +190,7 @@ def _write_image(
             "history": history,
         },
     )
-    media_type = documents.LAYER + ("+zstd" if packing.compression == "zstd" else "")
-    manifest = Manifest(
-        config=config,
-        layers=tuple(
-            Descriptor(
-                media_type=media_type, digest=layers[baked.name].digest, size=layers[baked.name].size,
-                annotations=_layer_annotations(baked),
-            )
-            for baked in models
-        ) + signed,
-        annotations=annotations,
-    )  # fmt: skip
+    manifest = Manifest(config=config, layers=tuple(descriptors), annotations=annotations)
     return _with(_write_json(blobs, documents.MANIFEST, manifest.to_dict()), {}, platform)
 
 

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from prebake_build.scaffold.marker import mark
@@ -102,9 +102,11 @@ def _constrained(settings: Settings) -> list[str]:
 
 def _code(settings: Settings) -> str:
     """The stage with the project's code; sources of the form path:FOLDER are links to the baked models in it."""
+    places = _places(settings)
     links = [
-        f"&& mkdir -p /app/{Path(place).parent} && ln -sfn /models/{name} /app/{place}"
-        for name, place in _places(settings).items()
+        f"&& mkdir -p /app/{PurePosixPath(place).parent} && ln -sfn /models/{name} /app/{place}"
+        for name, place in places.items()
+        if not any(other.startswith(f"{place}/") for other in places.values())  # a folder of others can't be a link
     ]
     copy = "cp -R /project/. /app && chmod -R u=rwX,go=rX /app"
     return "# code: yours, the last layer: a change of it pulls and unpacks nothing else\nFROM base AS code\n" + _run(
@@ -188,6 +190,7 @@ def _bake_file(settings: Settings) -> dict[str, str]:
     return {
         "models": ",".join(model.name for model in settings.models),
         "models_file": settings.options.models,
+        "shards": ", ".join(f'"{name}" = {count}' for name, count in sorted(settings.shards.items())),
         "version": settings.prebake,
         "torch_index": "" if settings.requirements.kind == "uv" else TORCH_INDEX,
         "image": settings.name,
@@ -195,18 +198,38 @@ def _bake_file(settings: Settings) -> dict[str, str]:
         "checkpoints": f"./{settings.checkpoints}" if _places(settings) else "",
         "stages": stages,
         "code": f"{copy}, " if copy else "",
+        "record": _hcl(_record(settings)),
         "layers": "listed, weights" if package else f"weights, listed, {copy}",
     }
 
 
+def _record(settings: Settings) -> str:
+    """The shell command that starts the service and records what it reads.
+
+    A service that does not start in the build, where it has no network and no data, has its models' reads recorded.
+    """
+    check = "prebake check --warn-only --record-reads /listed/opt/prebake/readahead"
+    words = settings.command.words
+    if Path(words[0]).name == "prebake":  # Prebake's own service: the check of the models has it answer once
+        return check.replace(" --warn-only", "")
+    ready = f"--ready {settings.ready}" if settings.ready else "--until-exit" if settings.command.port is None else ""
+    start = " ".join(filter(None, [check, ready, "--timeout 300", "--", shlex.join(words)]))
+    return f"{{ {start} || {check} --models-only; }}"
+
+
+def _hcl(text: str) -> str:
+    """The text in a string of HCL."""
+    return json.dumps(text, ensure_ascii=False)[1:-1].replace("${", "$${").replace("%{", "%%{")
+
+
 def _places(settings: Settings) -> dict[str, str]:
-    """Model → the folder of its source, for sources of the form path:FOLDER/…."""
-    start = f"path:{settings.checkpoints}/"
-    return {
-        model.name: model.source.removeprefix("path:").rstrip("/")
+    """Model → the folder of its source, for sources of the form path:FOLDER and path:FOLDER/…."""
+    places = {
+        model.name: str(PurePosixPath(model.source.removeprefix("path:")))
         for model in settings.models
-        if model.source.startswith(start)
+        if model.source.startswith("path:")
     }
+    return {name: place for name, place in places.items() if place.split("/")[0] == settings.checkpoints}
 
 
 def _ignored(settings: Settings) -> str:

@@ -18,6 +18,7 @@ from prebake.documents import toml
 from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError
 from prebake.telemetry.project import read_project
+from prebake_build.declared.lock import Lock
 from prebake_build.declared.spec import ModelSpec, read_spec
 from prebake_build.scaffold import command as commands
 from prebake_build.scaffold.command import Command
@@ -82,6 +83,8 @@ class Settings:
     """The folder of sources `path:FOLDER/…`."""
     prebake: str = field(default_factory=lambda: version("prebake-build"))
     notes: tuple[str, ...] = ()
+    shards: Mapping[str, int] = field(default_factory=dict)
+    """Model → files that it was split into, as its lock records them."""
 
 
 def find_settings(folder: Path, options: Options) -> Settings:
@@ -115,7 +118,14 @@ def find_settings(folder: Path, options: Options) -> Settings:
         models=models,
         checkpoints=_checkpoints(folder / options.models, models),
         notes=command.notes,
+        shards=_shards((folder / options.models).with_suffix(".lock")),
     )
+
+
+def _shards(path: Path) -> dict[str, int]:
+    locked = Lock.read(path).models if path.is_file() else {}
+    return {name: len(model.baked.shard_digests) for name, model in locked.items()
+            if model.baked and model.baked.shard_digests}  # fmt: skip
 
 
 def _pyproject(folder: Path) -> Mapping[str, Any]:
@@ -188,7 +198,7 @@ def _checkpoints(path: Path, models: Sequence[ModelSpec]) -> str:
         if scheme != "path" or rest.startswith("/checkpoints/"):
             continue
         parts = Path(rest).parts
-        if Path(rest).is_absolute() or ".." in parts or len(parts) < 2:
+        if Path(rest).is_absolute() or ".." in parts or not parts:
             raise ConfigError(
                 f"{path}: models.{model.name}.source: the image build can't read {quote(model.source)}: put it into a "
                 f'folder beside {path.name}, such as "path:checkpoints/{model.name}"'

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from prebake.adopt.loads import Load
+from prebake.adopt.loads import FAILED, Load
 from prebake.documents.messages import reason
 from prebake.documents.table import Table
 from prebake.errors import PrebakeError
@@ -44,6 +44,8 @@ class Finding:
     """The longest of its loads: several processes load at the same time."""
     obstacle: str | None = None
     """Why it cannot be baked."""
+    failed: str | None = None
+    """Why all its loads failed."""
     unresolved: str | None = None
     """Why its revision is not pinned."""
 
@@ -55,7 +57,7 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         return {"source": self.uri, "class": self.class_, "dtype": self.dtype, "keys": dict(self.keys),
                 "function": self.function, "loads": self.loads, "seconds": round(self.seconds, 3),
-                "obstacle": self.obstacle, "unresolved": self.unresolved}  # fmt: skip
+                "obstacle": self.obstacle, "failed": self.failed, "unresolved": self.unresolved}  # fmt: skip
 
 
 def read_loads(path: Path) -> list[Load]:
@@ -81,11 +83,15 @@ def findings_of(loads: Iterable[Load], base: Path) -> list[Finding]:
     merged: dict[str, Finding] = {}
     for load in loads:
         found = _finding(load, base)
-        key = json.dumps([found.uri or found.function, found.class_, found.dtype, dict(found.keys), found.obstacle],
-                         sort_keys=True)  # fmt: skip
+        if load.outcome == FAILED:
+            found = replace(found, obstacle=None, failed=load.reason)
+        identity = [found.uri or found.function, found.class_, found.dtype, dict(found.keys), found.obstacle]
+        key = json.dumps([*identity, found.failed], sort_keys=True)
         before = merged.get(key)
         merged[key] = found if before is None else _sum(before, found)
-    return _without_parts(list(merged.values()))
+    succeeded = {_repository(found) for found in merged.values() if found.failed is None}
+    kept = [found for found in merged.values() if found.failed is None or _repository(found) not in succeeded]
+    return _without_parts(kept)
 
 
 def _sum(one: Finding, other: Finding) -> Finding:
@@ -129,11 +135,11 @@ def _source(uri: str | None, base: Path) -> tuple[str | None, dict[str, str]]:
 
 def _without_parts(findings: Sequence[Finding]) -> list[Finding]:
     """Without the single files of sources that have a finding with a class; those of others are merged by source."""
-    whole = {_repository(finding) for finding in findings if finding.class_ is not None}
+    whole = {_repository(finding) for finding in findings if finding.class_ is not None and finding.failed is None}
     kept: list[Finding] = []
     parts: dict[str, Finding] = {}
     for finding in findings:
-        if finding.class_ is not None or finding.uri is None:
+        if finding.class_ is not None or finding.uri is None or finding.failed is not None:
             kept.append(finding)
         elif _repository(finding) not in whole and finding.uri not in parts:
             parts[finding.uri] = replace(

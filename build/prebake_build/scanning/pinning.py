@@ -24,7 +24,7 @@ def pinned(findings: Iterable[Finding]) -> list[Finding]:
     known: dict[str, tuple[str | None, str | None]] = {}
     result = []
     for finding in findings:
-        if finding.uri is None or not finding.uri.startswith("hf:") or finding.obstacle is not None:
+        if finding.uri is None or not finding.uri.startswith("hf:") or finding.obstacle or finding.failed:
             result.append(finding)
             continue
         if finding.uri not in known:

@@ -22,7 +22,7 @@ def text(seen: Seen, findings: Sequence[Finding], merged: Merged) -> str:
 
 def summary(seen: Seen, findings: Sequence[Finding]) -> str:
     """Where the start's time went, in one sentence."""
-    bakeable = sum(finding.seconds for finding in findings if finding.obstacle is None)
+    bakeable = sum(finding.seconds for finding in findings if finding.obstacle is None and finding.failed is None)
     ended = seen.told is None or seen.told.startswith("it ended")
     until = f"ran for {seen.seconds:.2f} s" if ended else f"was ready after {seen.seconds:.2f} s ({seen.told})"
     if seen.answered is not None:

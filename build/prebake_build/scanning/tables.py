@@ -45,6 +45,9 @@ def merge(text: str, findings: Sequence[Finding], where: str) -> Merged:
     blocks: list[str] = []
     notes: list[str] = []
     for number, finding in enumerate(findings):
+        if finding.failed is not None:
+            notes.append(f"{finding.subject}: its load failed: {finding.failed}")
+            continue
         if finding.obstacle is not None:
             comment = _obstacle(finding)
             notes.append(f"{finding.subject}: cannot be baked: {finding.obstacle}")

@@ -50,6 +50,20 @@ class Catalogue:
             return self._from_path(uri)
         return tuple(baked for baked in self.models if baked.manifest.source.uri == uri)
 
+    def file(self, path: str) -> BakedModel | None:
+        """The model that was baked from this one file of a `path:` source: `file` beside the source names it.
+
+        The source is a place, or a folder that links to the baked one, as images have it.
+        """
+        for baked in self.models:
+            declared, name = baked.manifest.source.uri, baked.manifest.options.get("file")
+            if not declared.startswith(PATH) or not isinstance(name, str):
+                continue
+            place = path.removesuffix(f"/{name}")
+            if place != path and (place == _place(declared) or os.path.realpath(place) == _real(baked)):
+                return baked
+        return None
+
     @property
     def described(self) -> str:
         """The models and their sources, for messages."""
@@ -67,7 +81,7 @@ class Catalogue:
         for baked in self.models:
             declared = baked.manifest.source.uri
             same = declared.startswith(PATH) and _place(declared) == absolute
-            if same or os.path.realpath(baked.folder) in (real, beside):
+            if same or _real(baked) in (real, beside):
                 found.append(baked)
         return tuple(found)
 
@@ -86,6 +100,10 @@ def catalogue() -> Catalogue:
 
 
 _read: dict[Path, Catalogue] = {}
+
+
+def _real(baked: BakedModel) -> str:
+    return os.path.realpath(baked.folder)
 
 
 def _place(uri: str) -> str:

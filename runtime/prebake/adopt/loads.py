@@ -23,7 +23,9 @@ from prebake.documents.table import Table
 logger = logging.getLogger(__name__)
 
 MAPPED, FOLDER, ORIGINAL = "mapped", "baked folder", "original"
-OUTCOMES = (MAPPED, FOLDER, ORIGINAL)
+FAILED = "failed"
+"""The load raised, and `reason` is what; the application may have caught it and gone on."""
+OUTCOMES = (MAPPED, FOLDER, ORIGINAL, FAILED)
 
 KEPT = 1_000
 """Loads kept individually; later ones are counted only. A service may load a model for each request."""
@@ -48,7 +50,7 @@ class Load:
     model: str | None = None
     """The name of the baked model."""
     reason: str | None = None
-    """Why the load was not mapped."""
+    """Why the load was not mapped, or why it failed."""
     obstacle: str | None = None
     """Why the model cannot be baked: remote code, quantisation at load, GGUF."""
     seconds: float = 0.0
@@ -148,7 +150,9 @@ def _say(load: Load) -> None:
     if load.outcome == MAPPED or (load.outcome == FOLDER and load.reason is None):
         logger.info("%s: %s: %s in %.3f s", load.model, load.subject, load.outcome, load.seconds)
         return
-    if load.outcome == FOLDER:
+    if load.outcome == FAILED:
+        text = f"{load.subject}: {load.library} failed to load it: {load.reason}"
+    elif load.outcome == FOLDER:
         text = f"{load.model}: {load.subject} loaded by {load.library} from the baked folder: {load.reason}"
     else:
         text = f"{load.subject}: not baked ({load.reason}): loaded by {load.library} as without Prebake"

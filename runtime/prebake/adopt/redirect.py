@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from prebake.adopt import ENV_OBSERVE, ENV_STRICT, frameworks
 from prebake.adopt.catalogue import catalogue
-from prebake.adopt.loads import FOLDER, MAPPED, ORIGINAL, Load, inside, is_inside, record
+from prebake.adopt.loads import FAILED, FOLDER, MAPPED, ORIGINAL, Load, inside, is_inside, record
 from prebake.baked import layout
 from prebake.documents.messages import one_line
 from prebake.errors import ConfigError
@@ -102,7 +102,7 @@ def serve(
         else:
             _done(replace(load, outcome=MAPPED), began)
             return result
-    with inside(), _paused(load):
+    with _recorded(load, began), inside(), _paused(load):
         result = original() if folder is None else folder(baked)
     _done(replace(load, outcome=FOLDER, reason=unfit), began)
     return result
@@ -133,10 +133,12 @@ def _by_itself(load: Load, original: Callable[[], T], complete: Callable[[Load, 
     models = () if observing() else catalogue().models
     why = load.obstacle or load.reason or f"baked: {catalogue().described}" if models else "no model is baked"
     if strict() and not observing():
-        raise ConfigError(
-            f"{load.subject}: is not baked, and {ENV_STRICT}=1 refuses it ({why}): add it to models.toml and bake it"
-        )
-    with inside(), _paused(load):
+        with _recorded(load, began):
+            raise ConfigError(
+                f"{load.subject}: is not baked, and {ENV_STRICT}=1 refuses it ({why}): add it to models.toml and bake "
+                "it"
+            )
+    with _recorded(load, began), inside(), _paused(load):
         result = original()
     if complete is not None:
         with suppress(Exception):  # a result of an unknown kind must not break the application
@@ -148,6 +150,16 @@ def _by_itself(load: Load, original: Callable[[], T], complete: Callable[[Load, 
 def _done(load: Load, began: float) -> None:
     record(replace(load, seconds=time.monotonic() - began))
     frameworks.loaded()
+
+
+@contextmanager
+def _recorded(load: Load, began: float) -> Iterator[None]:
+    """Record the load as failed if the block raises: an application that catches it would not be explained."""
+    try:
+        yield
+    except Exception as error:
+        _done(replace(load, outcome=FAILED, reason=one_line(error)), began)
+        raise
 
 
 @contextmanager

@@ -7,6 +7,7 @@
     └── caption/                 one baked model, one image layer
         ├── manifest.json        MANIFEST
         ├── model.safetensors    WEIGHTS: the module's state dict
+        │                        (of a large model: model-00001-of-00003.safetensors … and their index)
         ├── buffers.safetensors  BUFFERS: the module's tensors that are not in its state dict
         ├── structure.json       STRUCTURE: the constructed module without its tensors
         └── config.json …        the small files that the family needs
@@ -41,6 +42,9 @@ DEFAULT_PORT = 8000
 
 PAGE = 4096
 """Bytes. The data part of every baked safetensors file starts on a multiple of this."""
+
+SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
+"""A file of weights that is one of several: `model-00001-of-00003.safetensors`."""
 
 MODEL_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 """A model's name is also a folder, a build target and a stage: lower case, no separators at either end."""

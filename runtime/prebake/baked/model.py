@@ -34,6 +34,11 @@ class BakedModel:
         """The files that hold tensors."""
         return tuple(self.folder / file for file in self.manifest.weights.all_files)
 
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The files of weights, relative to the folder, that have an image layer of their own."""
+        return tuple(file for file in self.manifest.weights.files if layout.SHARD.fullmatch(file))
+
     def prefix(self, weights: Path) -> str:
         """What the names of the tensors in this file lack in front."""
         return self.manifest.weights.prefixes.get(weights.relative_to(self.folder).as_posix(), "")

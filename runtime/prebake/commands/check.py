@@ -102,6 +102,9 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
 def _check(options: argparse.Namespace) -> int:
     project = read_project(Path())
     command = () if options.models_only else given_command(options) or project.command or ()
+    if options.service_command and not command and not options.models_only:
+        raise ConfigError("expected a command after --, such as `prebake check -- uvicorn app:app` (without --, the "
+                          "models alone are started)")  # fmt: skip
     _split_ready(options, with_command=bool(command))
     budget = _budget(options, project)
     baseline = Start.read(options.baseline) if options.baseline else None

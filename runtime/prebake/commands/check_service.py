@@ -15,7 +15,7 @@ from typing import Any
 from prebake.adopt import ENV_CHECK, ENV_OFF, checked
 from prebake.adopt.catalogue import Catalogue
 from prebake.adopt.launch import environment, inherited
-from prebake.adopt.loads import FOLDER, MAPPED, Load
+from prebake.adopt.loads import FAILED, FOLDER, MAPPED, Load
 from prebake.baked import layout
 from prebake.commands.check_output import conclude, drifted, write, write_reports
 from prebake.commands.service_arguments import questions_of, ready_of, refuse_others
@@ -171,7 +171,9 @@ def _unmapped(loads: Sequence[tuple[int, Load]]) -> list[str]:
     """One sentence for each model that was not mapped."""
     found = []
     for _, load in loads:
-        if load.outcome == FOLDER:
+        if load.outcome == FAILED:
+            found.append(f"{load.subject}: failed to load: {load.reason}")
+        elif load.outcome == FOLDER:
             found.append(f"{load.model}: was not mapped: {load.reason}")
         elif load.outcome != MAPPED and load.class_ is not None:
             found.append(f"{load.subject}: is not baked: {load.obstacle or load.reason}")

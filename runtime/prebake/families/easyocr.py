@@ -64,8 +64,9 @@ class EasyOcrFamily:
         from prebake.weights.tensors import read_tensors
 
         module = networks(baked.manifest.options)
-        for file in baked.manifest.weights.files:
-            module.load_state_dict(read_tensors(baked.folder / file))
+        state = {name: tensor for file in baked.manifest.weights.files
+                 for name, tensor in read_tensors(baked.folder / file).items()}  # fmt: skip
+        module.load_state_dict(state)
         return module.eval()
 
     def equip(self, baked: BakedModel, module: nn.Module) -> Mapping[str, Any]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 CLASS = "tensors"
+NAME = "file"
+"""Option: the path of the file in its source."""
 
 
 class TensorsFamily:
@@ -40,7 +42,9 @@ class TensorsFamily:
     def prepare(self, baked: BakedModel) -> None:
         if baked.manifest.class_ != CLASS:
             raise DocumentError(f"{baked.folder}: class: {quote(baked.manifest.class_)} is not {quote(CLASS)}")
-        Table(baked.manifest.options, f"{baked.folder}: options").finish()
+        options = Table(baked.manifest.options, f"{baked.folder}: options")
+        options.maybe(NAME, str)  # older baked folders lack it
+        options.finish()
         import torch  # noqa: F401
 
     def skeleton(self, baked: BakedModel) -> nn.Module:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prebake.adopt import checked
-from prebake.adopt.loads import FOLDER, MAPPED, Load
+from prebake.adopt.loads import FAILED, FOLDER, MAPPED, Load
 from prebake.documents.table import Table
 from prebake.errors import PrebakeError
 from prebake.telemetry.timeline import Memory, Span, Timeline
@@ -67,7 +67,7 @@ class Statement:
 
 
 def _tier(load: Load) -> str:
-    return load.outcome if load.outcome in (MAPPED, FOLDER) else "not baked"
+    return load.outcome if load.outcome in (MAPPED, FOLDER, FAILED) else "not baked"
 
 
 def prepared(folder: Path) -> bool:

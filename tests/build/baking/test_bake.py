@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.baking import LINEAR, bake, declare, names, tree
+from helpers.baking import LINEAR, bake, declare, names, prebake, tree
 from prebake.baked.manifest import Manifest
 from prebake.baked.warmup import Inputs, Zeros
 from prebake.documents.table import canonical_json
 from prebake_build.baking.bake import recipe_digest
+from prebake_build.declared.lock import Lock
 from prebake_build.declared.spec import ModelSpec
 from prebake_build.sources import Resolved
 
@@ -175,3 +177,76 @@ def test_the_recipe_of_a_model_without_a_warm_up_is_what_it_was_before_there_wer
     assert documents[1]["model"] == documents[0]["model"] | {
         "warmup": {"method": "forward", "inputs": {"x": {"shape": [1], "dtype": "float32"}}}
     }
+
+
+# --- large models ------------------------------------------------------------------------------------------------
+
+
+def test_a_shard_size_splits_and_another_bakes_again(
+    linear: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder = linear.parent / "out" / "m"
+    assert bake(capsys, linear, "--shard-size", "24")[0] == 0
+    assert sorted(path.name for path in folder.glob("*.safetensors*")) == [
+        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"
+    ]  # fmt: skip
+    bake(capsys, linear, "--shard-size", "24")
+    bake(capsys, linear)
+    assert caplog.messages.count("[1/1] m: up to date") == 1
+    assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_the_models_file_decides_before_the_option(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    declare(linear.parent, LINEAR + 'shard_size = "1 GB"\n')
+    assert bake(capsys, linear, "--shard-size", "24")[0] == 0
+    assert (linear.parent / "out" / "m" / "model.safetensors").exists()
+
+
+def test_the_default_size_changes_no_digest(
+    linear: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bake(capsys, linear)
+    before = tree(linear.parent / "out" / "m")
+    bake(capsys, linear, "--shard-size", "2 GB")
+    assert "[1/1] m: up to date" in caplog.messages
+    bake(capsys, linear, "--force", "--shard-size", "2 GB")
+    assert tree(linear.parent / "out" / "m") == before
+
+
+def test_a_folder_of_before_there_were_shards_is_baked_again(
+    linear: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bake(capsys, linear)
+    monkeypatch.setattr("prebake_build.baking.bake.SHARD_SIZE", 24)
+    bake(capsys, linear)
+    assert (linear.parent / "out" / "m" / "model-00001-of-00002.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [("0", 'size: 0 bytes hold no weights (expected a size, such as "2 GB")'),
+     ("2 XB", 'size: "2 XB" is not a size (expected for example "1.5 GB" or "512 MiB")')],
+)  # fmt: skip
+def test_a_wrong_shard_size_is_refused(
+    linear: Path, capsys: pytest.CaptureFixture[str], size: str, message: str
+) -> None:
+    code, _, err = bake(capsys, linear, "--shard-size", size)
+    assert (code, err.splitlines()[-1].endswith(f"argument --shard-size: {message}")) == (2, True)
+
+
+def test_what_was_recorded_of_shards_is_baked_again_exactly(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    declare(linear.parent, LINEAR + 'shard_size = "24"\n')
+    assert prebake(capsys, "lock", "--models", linear)[0] == 0
+    assert bake(capsys, linear, "--record")[0] == 0
+    recorded = Lock.read(linear.with_suffix(".lock")).models["m"].baked
+    assert recorded is not None
+    assert len(recorded.shard_digests) == 2
+    code, out, _ = bake(capsys, linear, "--locked", "--force", "--oci", linear.parent / "oci", "--json")
+    (document,) = json.loads(out)
+    assert (code, document["shard_digests"]) == (0, list(recorded.shard_digests))
+    text = linear.with_suffix(".lock").read_text()
+    linear.with_suffix(".lock").write_text(text.replace(recorded.shard_digests[1], "sha256:" + "7" * 64))
+    code, _, err = bake(capsys, linear, "--locked")
+    assert (code, f'shard_digests.00002: locked "sha256:{"7" * 64}", now ' in err) == (1, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,16 +164,16 @@ def test_a_failed_bake_leaves_the_old_model_and_those_baked_before(
 def test_an_unproven_conversion_is_not_put_in_place(
     linear: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prebake_build.baking import writer
+    from prebake_build.baking import tensor_files
 
-    honest = writer.write_tensors
+    honest = tensor_files.write_tensors
 
-    def corrupt(path: Path, tensors: dict[str, torch.Tensor]) -> File:
-        file = honest(path, tensors)
+    def corrupt(path: Path, tensors: dict[str, torch.Tensor], *others: Any, **named: Any) -> File:
+        file = honest(path, tensors, *others, **named)
         flip_byte(path)  # the last one, which is the weight's: bias and weight are aligned alike, so names order them
         return file
 
-    monkeypatch.setattr(writer, "write_tensors", corrupt)
+    monkeypatch.setattr(tensor_files, "write_tensors", corrupt)
     code, _, err = bake(capsys, linear)
     assert (code, err.splitlines()[-2:]) == (
         1, ["prebake: error: m: mapped, the baked model differs from the ordinary load of its checkpoint:",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,12 @@ from hypothesis import strategies as st
 from helpers.baking import flip_byte, torch_job
 from helpers.networks import Tagger
 from prebake.errors import IntegrityError
+from prebake.weights.tensors import map_tensors
+from prebake_build.baking import tensor_files
 from prebake_build.baking.prove import difference_of, prove
+from prebake_build.baking.tensor_files import Verified, write_tensors
 from prebake_build.baking.worker import run
+from prebake_build.files.pages import Mappings
 
 
 def floats(*bits: int) -> torch.Tensor:
@@ -95,17 +100,74 @@ def test_of_many_differences_ten_are_listed(baked: tuple[Tagger, Path]) -> None:
 def test_a_converter_that_writes_other_bytes_than_it_was_given_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prebake_build.baking import writer
+    honest = tensor_files.write_tensors
 
-    honest = writer.write_tensors
-
-    def corrupt(path: Path, tensors: dict[str, torch.Tensor]) -> object:
-        file = honest(path, tensors)
+    def corrupt(path: Path, tensors: dict[str, torch.Tensor], *others: Any, **named: Any) -> object:
+        file = honest(path, tensors, *others, **named)
         flip_byte(path)
         return file
 
-    monkeypatch.setattr(writer, "write_tensors", corrupt)
+    monkeypatch.setattr(tensor_files, "write_tensors", corrupt)
     (tmp_path / "checkpoint").mkdir()
     torch.save(Tagger().state_dict(), tmp_path / "checkpoint" / "weights.pth")
     with pytest.raises(IntegrityError, match="mapped, the baked model differs"):
         run(torch_job(tmp_path / "checkpoint", tmp_path / "tagger", "helpers.networks:tagger"))
+
+
+# --- what the writer has compared already ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, torch.Tensor], Path, Verified]:
+    """Tensors, the file with them, and what its writer compared."""
+    monkeypatch.setattr(tensor_files, "LARGE", 0)
+    tensors = {"a": torch.arange(4096.0), "b": torch.ones(64, 64)}
+    verified = Verified()
+    write_tensors(tmp_path / "m", tensors, verified)
+    return tensors, tmp_path / "m", verified
+
+
+def test_views_of_the_written_file_need_no_second_reading(
+    written: tuple[dict[str, torch.Tensor], Path, Verified],
+) -> None:
+    tensors, path, verified = written
+    mapped = map_tensors(path)
+    assert [verified.holds(tensors[name], mapped[name], Mappings()) for name in tensors] == [True, True]
+    assert not verified.holds(tensors["a"], mapped["b"], Mappings())
+    assert not verified.holds(tensors["b"], mapped["b"].view(-1), Mappings())
+    assert not verified.holds(tensors["b"], mapped["b"].t(), Mappings())
+    assert not verified.holds(tensors["a"], tensors["a"].clone(), Mappings())
+    assert not verified.holds(tensors["a"].clone(), mapped["a"], Mappings())
+
+
+def test_a_file_that_changed_after_it_was_written_is_read_again(
+    written: tuple[dict[str, torch.Tensor], Path, Verified],
+) -> None:
+    tensors, path, verified = written
+    flip_byte(path)
+    assert not verified.holds(tensors["a"], map_tensors(path)["a"], Mappings())
+
+
+def test_a_view_that_was_changed_in_memory_is_read_again(
+    written: tuple[dict[str, torch.Tensor], Path, Verified],
+) -> None:
+    tensors, path, verified = written
+    mapped = map_tensors(path)
+    mapped["b"][3, 5] = 7.0
+    assert not verified.holds(tensors["b"], mapped["b"], Mappings())
+    assert difference_of(tensors["b"], mapped["b"]) == "1 of 4,096 values differ"
+
+
+def test_small_files_are_always_read_again(tmp_path: Path) -> None:
+    verified, tensors = Verified(), {"a": torch.ones(64)}
+    write_tensors(tmp_path / "m", tensors, verified)
+    assert not verified.holds(tensors["a"], map_tensors(tmp_path / "m")["a"], Mappings())
+
+
+def test_bytes_that_do_not_read_back_as_they_were_written_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_files, "are_equal", lambda one, other, size: False)
+    with pytest.raises(IntegrityError) as caught:
+        write_tensors(tmp_path / "m", {"a": torch.ones(3)})
+    assert str(caught.value) == (f"{tmp_path}/m: reads back other bytes than were written to it: is the disk damaged?")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from prebake_build.baking.stage import main, select
 from prebake_build.declared.lock import Lock
@@ -177,3 +178,51 @@ def test_with_a_project_the_code_of_a_factory_is_selected_and_its_path_leads_to_
         "code", "code/networks.py", "models.toml", "weights"
     ]  # fmt: skip
     assert (output / "weights").readlink() == Path("/checkpoints")
+
+
+# --- shards ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """What the step before the bake left: a model of four tensors, of 16 or 64 bytes."""
+    torch.manual_seed(3)
+    (tmp_path / "c").mkdir()
+    torch.save(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)).state_dict(), tmp_path / "c" / "w.pth")
+    (tmp_path / "models.toml").write_text('[models.m]\nsource = "path:c"\nclass = "tensors"\n')
+    assert main(["fetch", "m", "--models", str(tmp_path / "models.toml"), "--output", str(tmp_path / "fetched")]) == 0
+    return tmp_path / "fetched" / "models.toml"
+
+
+def staged(large: Path, *arguments: str) -> int:
+    here = ["--output", str(large.parents[1] / "out" / "models"), "--shard-size", "96", *arguments]
+    return main(["bake", "m", "--models", str(large), *here])
+
+
+def test_each_shard_gets_a_tree_of_its_own(large: Path) -> None:
+    root = large.parents[1]
+    assert staged(large, "--layers", "2") == 0
+    shards = [f"models/m/model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    assert sorted(path.relative_to(root / "out").as_posix() for path in (root / "out").rglob("*.safetensors")) == []
+    for number, shard in enumerate(shards, 1):
+        tree = root / f"out.{number}"
+        assert [path.relative_to(tree).as_posix() for path in sorted(tree.rglob("*"))] == ["models", "models/m", shard]
+        assert [path.stat().st_mtime for path in tree.rglob("*")] == [0, 0, 0]
+    assert (root / "out" / "models" / "m").stat().st_mtime == 0
+
+
+def test_shards_stay_together_without_layers_for_them(large: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert staged(large) == 0
+    root = large.parents[1]
+    assert len(list((root / "out" / "models" / "m").glob("model-*.safetensors"))) == 2
+    assert caplog.messages[-1] == (
+        'm: was split into 2 files: with SHARDS = { "m" = 2 } in docker-bake.hcl, each has a layer of its own'
+    )
+
+
+def test_more_layers_than_shards_are_refused(large: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert staged(large, "--layers", "3") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "prebake: error: models.m: was split into 2 files of weights, not 3: set SHARDS in docker-bake.hcl to "
+        '{ "m" = 2 }'
+    )

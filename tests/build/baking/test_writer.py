@@ -23,7 +23,8 @@ from helpers.baking import names, tree
 from prebake.baked import layout
 from prebake.errors import ConfigError, PrebakeError
 from prebake_build.baking import writer
-from prebake_build.baking.writer import alone_in, make_canonical, new_folder, write_tensors
+from prebake_build.baking.tensor_files import write_tensors
+from prebake_build.baking.writer import alone_in, make_canonical, new_folder
 from prebake_build.files import atomic
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount or to become another user")

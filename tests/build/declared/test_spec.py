@@ -154,7 +154,17 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ('dtype = "float31"', f'dtype: "float31" is not one of {DTYPES}: did you mean "float32"?'),
         ("dtype = 32", "dtype: expected a string, found a whole number (32)"),
         ("retires = 3", 'retires: unknown key: did you mean "retries"?'),
-        ("colour = 3", "colour: unknown key (known: source, class, dtype, retries, timeout, required, warmup)"),
+        ('class = "torch:a:b"\nfiel = "a.pth"', 'fiel: unknown key: did you mean "file"?'),
+        (
+            "colour = 3",
+            "colour: unknown key (known: source, class, dtype, retries, timeout, required, warmup, shard_size)",
+        ),
+        ("shard_size = 2", "shard_size: expected a string, found a whole number (2)"),
+        ('shard_size = "0"', 'shard_size: 0 bytes hold no weights (expected a size, such as "2 GB")'),
+        (
+            'shard_size = "much"',
+            'shard_size: "much" is not a size (expected for example "1.5 GB" or "512 MiB")',
+        ),
         ("retries = -1", "retries: -1 is not between 0 and 10"),
         ("retries = 11", "retries: 11 is not between 0 and 10"),
         ("retries = true", "retries: expected a whole number, found true or false (True)"),

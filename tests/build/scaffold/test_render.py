@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,9 @@ def test_every_property_of_the_image_is_there(tmp_path: Path, kind: str) -> None
     text = rendered(tmp_path, files, **options)["Dockerfile"]
     for part in (
         "RUN --network=none --mount=type=bind,from=fetched", "type=secret,id=hf_token,env=HF_TOKEN", "USER 65532:65532",
-        "HF_HUB_OFFLINE=1", "PREBAKE_ROOT=/models", "PREBAKE_MEMO=/opt/prebake/memo", "--invalidation-mode",
+        "HF_HUB_OFFLINE=1",
+        "NUMBA_CACHE_DIR=/usr/tmp/numba", "PREBAKE_ROOT=/models", "PREBAKE_MEMO=/opt/prebake/memo",
+        "--invalidation-mode",
         'ENTRYPOINT ["/opt/prebake/bin/prebake", "run", "--"]',
     ):  # fmt: skip
         assert part in text
@@ -111,6 +114,49 @@ def test_path_sources_are_linked_to_the_baked_models_and_kept_out_of_the_code(tm
     assert "/weights/x/a" in texts[".dockerignore"].splitlines()
 
 
+def test_files_of_a_folder_beside_the_models_file_need_no_folder_of_their_own(tmp_path: Path) -> None:
+    models = """
+[models.a]
+source = "path:weights"
+file = "net.pth"
+class = "tensors"
+
+[models.b]
+source = "path:weights/b/"
+class = "transformers:BertModel"
+"""
+    texts = rendered(tmp_path, {**REQUIREMENTS, "models.toml": models})
+    assert [line for line in texts["Dockerfile"].splitlines() if "ln -sfn /models" in line] == [
+        ' && mkdir -p /app/weights && ln -sfn /models/b /app/weights/b && eval "$SEAL"'
+    ]
+    assert 'variable "CHECKPOINTS" { default = "./weights" }' in texts["docker-bake.hcl"]
+    assert [line for line in texts[".dockerignore"].splitlines() if "weights" in line] == ["/weights", "/weights/b"]
+
+
+CHECK = "prebake check --warn-only --record-reads /listed/opt/prebake/readahead"
+QUOTED = r"""'a \"$${B}\"'"""
+
+
+@pytest.mark.parametrize(
+    ("options", "recorded"),
+    [
+        ({"command": ("uvicorn", "a:b", "--host", "h")},
+         f"{{ {CHECK} --timeout 300 -- uvicorn a:b --host h || {CHECK} --models-only; }}"),
+        ({"command": ("uvicorn", "a:b", "--host", "h"), "ready": "/health"},
+         f"{{ {CHECK} --ready /health --timeout 300 -- uvicorn a:b --host h || {CHECK} --models-only; }}"),
+        ({"command": ("python", "w.py", 'a "${B}"')},
+         f"{{ {CHECK} --until-exit --timeout 300 -- python w.py {QUOTED} || {CHECK} --models-only; }}"),
+        ({"command": ("prebake", "serve")}, CHECK.replace(" --warn-only", "")),
+    ],
+    ids=["server", "readiness", "worker", "prebake"],
+)  # fmt: skip
+def test_what_the_start_reads_is_recorded_with_the_service_s_own_command(
+    tmp_path: Path, options: dict[str, Any], recorded: str
+) -> None:
+    text = rendered(tmp_path, {"requirements.txt": "torch\n"}, **options)["docker-bake.hcl"]
+    assert f'"RUN --network=none mkdir -p /listed/opt/prebake && {recorded}"])' in text.splitlines()
+
+
 def test_modules_of_factories_are_allowed(tmp_path: Path) -> None:
     models = '[models.a]\nsource = "path:c/a"\nclass = "torch:nets.big:make"\n'
     assert "PREBAKE_ALLOW=nets.big" in rendered(tmp_path, {**REQUIREMENTS, "models.toml": models})["Dockerfile"]
@@ -119,6 +165,9 @@ def test_modules_of_factories_are_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
+        ({"models.toml": '[models.a]\nsource = "path:."\nfile = "a.pth"\nclass = "tensors"\n'}, {},
+         'models.toml: models.a.source: the image build can\'t read "path:.": put it into a folder beside '
+         'models.toml, such as "path:checkpoints/a"'),
         ({"models.toml": '[models.a]\nsource = "path:../a"\n'}, {},
          'models.toml: models.a.source: the image build can\'t read "path:../a": put it into a folder beside '
          'models.toml, such as "path:checkpoints/a"'),
@@ -153,3 +202,30 @@ def test_a_snapshot_is_a_target_in_a_file_of_its_own(tmp_path: Path) -> None:
     command = '"uvicorn", "app:app", "--host", "0.0.0.0", "--log-level", "a b"'
     assert f"ENTRYPOINT [{restore}]\n    CMD [{command}]\n" in text
     assert texts["docker-bake.hcl"].splitlines()[2:] == without["docker-bake.hcl"].splitlines()[2:]
+
+
+def test_shards_that_a_lock_records_become_layers(tmp_path: Path) -> None:
+    lock = """\
+format = 1
+
+[models.m]
+source = "path:c"
+revision = "sha256:{digest}"
+
+[[models.m.files]]
+path = "w.pth"
+size = 2
+sha256 = "{digest}"
+
+[models.m.baked]
+set_digest = "sha256:{digest}"
+layer_digest = "sha256:{digest}"
+shard_digests = ["sha256:{digest}", "sha256:{digest}"]
+
+[models.m.baked.converter]
+prebake-build = "0.1.0"
+""".format(digest="0" * 64)
+    text = rendered(tmp_path, {**REQUIREMENTS, "models.lock": lock})["docker-bake.hcl"]
+    assert 'variable "SHARDS" { default = {"m" = 2} }' in text
+    without = rendered(tmp_path, {**REQUIREMENTS, "models.lock": "format = 1\n"})["docker-bake.hcl"]
+    assert 'variable "SHARDS" { default = {} }' in without

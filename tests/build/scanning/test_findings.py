@@ -67,6 +67,14 @@ def test_what_differs_is_another_finding(other: Load) -> None:
     assert [finding.loads for finding in found(load(), other, load())] == [2, 1]
 
 
+def test_a_load_that_failed_is_told_unless_the_model_was_loaded_after_all() -> None:
+    failed = load(class_=None, outcome="failed", reason="OSError: no such file", obstacle="remote code")
+    (only,) = found(failed, failed)
+    assert (only.failed, only.obstacle, only.loads) == ("OSError: no such file", None, 2)
+    (only,) = found(failed, load())
+    assert (only.failed, only.class_) == (None, "transformers:BertModel")
+
+
 def test_single_files_belong_to_the_model_of_their_repository() -> None:
     tokenizer = load(class_=None, function="hf_hub_download", library="huggingface_hub", detail={"file": "vocab.txt"})
     unpinned = load("hf:acme/tiny", None)

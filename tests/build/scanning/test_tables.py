@@ -105,6 +105,11 @@ def test_what_cannot_be_baked_is_a_comment_with_the_reason() -> None:
     ]
 
 
+def test_a_load_that_failed_is_told_and_writes_nothing() -> None:
+    merged = merge("", [finding(failed="OSError: no disk")], "models.toml")
+    assert (merged.text, merged.notes) == ("", [f"{finding().subject}: its load failed: OSError: no disk"])
+
+
 def test_what_is_not_pinned_says_so_in_the_file() -> None:
     found = merged("", finding("hf:acme/tiny", unresolved="the hub is down"))
     assert found.text.splitlines()[2:4] == [

@@ -32,7 +32,7 @@ def test_a_wrong_line_is_refused() -> None:
     with pytest.raises(DocumentError) as caught:
         Load.from_table(Table(LOAD.to_dict() | {"outcome": "mappd"}, "loads"))
     assert str(caught.value) == (
-        'loads: outcome: "mappd" is not one of mapped, baked folder, original: did you mean "mapped"?'
+        'loads: outcome: "mappd" is not one of mapped, baked folder, original, failed: did you mean "mapped"?'
     )
 
 
@@ -50,11 +50,13 @@ def test_messages(caplog: pytest.LogCaptureFixture) -> None:
             record(LOAD)
             record(Load(library="timm", function="create_model", reason="no model is baked"))
             record(Load(library="timm", function="f", uri="hf:a/b", outcome="baked folder", model="m", reason="why"))
+            record(Load(library="timm", function="f", uri="hf:a/b", outcome="failed", reason="OSError: no disk"))
     mapped = (logging.INFO, "tiny: hf:acme/tiny: mapped in 0.250 s")
     assert [(item.levelno, item.message) for item in caplog.records] == [
         mapped,
         (logging.WARNING, "a model of timm: not baked (no model is baked): loaded by timm as without Prebake"),
         (logging.WARNING, "m: hf:a/b loaded by timm from the baked folder: why"),
+        (logging.WARNING, "hf:a/b: timm failed to load it: OSError: no disk"),
         mapped,
     ]
 

@@ -182,6 +182,8 @@ def test_a_program_that_is_no_python_has_no_loads(check: Check, tmp_path: Path) 
         (["--ready", "/up"], '--ready: expected a number of seconds, found "/up" (there is no command after --)'),
         (["--ready", "/a", "--until-exit", "--", "true"], "--ready and --until-exit exclude each other"),
         (["--ready", "/a", "--ready", "/b", "--", "true"], '--ready: "/a" and "/b" exclude each other'),
+        (["--"], "expected a command after --, such as `prebake check -- uvicorn app:app` (without --, the models "
+         "alone are started)"),
         (["--", "no-such-command"], "cannot start no-such-command: No such file or directory"),
         (["--request", "POST x", "--", "true"],
          '--request: expected "METHOD PATH [@FILE | FIELD=@FILE | TEXT]", such as "POST /caption @cat.jpg", or '

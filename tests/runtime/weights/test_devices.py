@@ -11,7 +11,7 @@ import torch
 from prebake.errors import ConfigError, TensorFileError
 from prebake.weights.devices import Copies, HostCopies, copies_to, send_tensors
 from prebake.weights.tensors import map_tensors
-from prebake_build.baking.writer import write_tensors
+from prebake_build.baking.tensor_files import write_tensors
 
 
 class Delayed(HostCopies):

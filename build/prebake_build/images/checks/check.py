@@ -20,6 +20,7 @@ RULES: dict[str, tuple[Callable[[Subject], Iterator[Finding]], ...]] = {
     "mixed-layer": (weights.mixed,),
     "download-cache": (weights.in_a_cache,),
     "layer-too-large": (registry.too_large,),
+    "too-many-layers": (registry.too_many,),
     "gpu-packages": (running.gpu_packages,),
     "secret": (secrets.in_environment, secrets.in_labels, secrets.in_history, secrets.in_files),
     "unreadable": (running.unreadable,),

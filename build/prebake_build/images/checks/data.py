@@ -22,6 +22,7 @@ class Rules:
     """Registry → bytes of its largest layer."""
     smallest: int
     mixed: int
+    most_layers: int
     formats: Mapping[str, str]
     code_suffixes: tuple[str, ...]
     code_least: int
@@ -44,6 +45,7 @@ def rules() -> Rules:
     weights, secrets = data["weights"], data["secrets"]
     return Rules(
         limits={name: parse_size(entry["limit"], name) for name, entry in data["registries"].items()},
+        most_layers=data["layers"]["most"],
         smallest=parse_size(weights["smallest"], "weights.smallest"),
         mixed=parse_size(weights["mixed"], "weights.mixed"),
         formats=weights["formats"],

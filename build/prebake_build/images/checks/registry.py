@@ -22,6 +22,16 @@ def too_large(subject: Subject) -> Iterator[Finding]:
             )  # fmt: skip
 
 
+def too_many(subject: Subject) -> Iterator[Finding]:
+    """More layers than nodes can mount."""
+    if (count := len(subject.image.manifest.layers)) > subject.rules.most_layers:
+        yield Finding(
+            rule="too-many-layers",
+            message=f"{count} layers, and overlay file systems mount at most {subject.rules.most_layers}",
+            mend="bake with a larger shard_size, put fewer models into one image, or join RUN and COPY instructions",
+        )
+
+
 def unannotated(subject: Subject) -> Iterator[Finding]:
     """What tells a reader of the registry what this is."""
     known = {**subject.image.config.labels, **subject.image.annotations}

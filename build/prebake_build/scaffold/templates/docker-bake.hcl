@@ -1,10 +1,10 @@
 # Written by: @{written}
 # @{marker}
 # This file is yours; a docker-bake.override.hcl beside it is read too. Variables come from the environment:
-#   TAG=1.2 docker buildx bake      the image: your code, and a layer for each model; --push pushes it
-#   docker buildx bake weights      the models alone, for an image volume
+#   TAG=1.2 docker buildx bake   the image: your code, a layer for each model (--push); bake weights: the models alone
 variable "MODELS" { default = "@{models}" } # tables of the models file; `prebake init --check` compares
 variable "MODELS_FILE" { default = "@{models_file}" }
+variable "SHARDS" { default = {@{shards}} } # model = its files of weights, each a layer, if it was split: its build tells
 variable "PREBAKE" { default = "@{version}" } # a version, or the folder of a checkout, such as ./prebake
 variable "BASE_IMAGE" { default = "@{base_image}" }
 variable "TORCH_INDEX" { default = "@{torch_index}" } # empty: pip's own, with torch for CUDA
@@ -20,16 +20,16 @@ variable "READAHEAD" { default = "" } # "recorded": the build starts the image o
 variable "COMPRESSION" { default = "uncompressed" } # weights barely compress; or zstd, gzip, estargz
 models  = split(",", replace(MODELS, " ", ""))
 stages  = { for model in models : "weights-${replace(model, ".", "_")}" => model }
-weights = [for stage, model in stages : "COPY --link --from=${stage} /out /"]
+weights = flatten([for stage, model in stages : [for n in range(try(SHARDS[model], 0) + 1) :
+"COPY --link --from=${stage} /out${n == 0 ? "" : ".${n}"} /"]])
 started = concat(["FROM runtime AS started"], weights, @{code}["USER 0:0",
-"RUN --network=none mkdir -p /listed/opt/prebake && prebake check --record-reads /listed/opt/prebake/readahead"])
+"RUN --network=none mkdir -p /listed/opt/prebake && @{record}"])
 listed  = READAHEAD == "" ? [] : ["COPY --link --from=started /listed /"]
 layers  = concat(READAHEAD == "" ? [] : started, ["FROM runtime"], @{layers})
 prebake = { for folder, name in { runtime = "prebake", build = "prebake-build" } :
 folder => can(regex("^[./]", PREBAKE)) ? "/prebake/${folder}" : "${name}==${PREBAKE}" }
 labels = { for name, value in { title = "@{image}", version = VERSION, revision = REVISION } :
 "org.opencontainers.image.${name}" => value if value != "" }
-
 group "default" { targets = ["image"] }
 target "_common" {
   args = { for name, value in {
@@ -46,7 +46,7 @@ target "parts" {
   name     = part
   matrix   = { part = concat(@{stages}, keys(stages)) }
   target   = can(stages[part]) ? "bake" : part
-  args     = { MODEL = lookup(stages, part, "") }
+  args     = { MODEL = lookup(stages, part, ""), SHARDS = try(SHARDS[stages[part]], 0) }
 }
 target "images" {
   name              = kind

@@ -150,6 +150,11 @@ def _mapped(original: Any, name: str, baked: BakedModel, kwargs: Mapping[str, An
 
 def _on_folder(original: Any, name: str, baked: BakedModel, kwargs: Mapping[str, Any]) -> Any:
     """The library's function on the baked weights."""
-    weights = str(baked.folder / next(iter(baked.manifest.weights.files)))
+    files = [baked.folder / file for file in baked.manifest.weights.files]
+    overlay: dict[str, Any] = {"file": str(files[0])}
+    if len(files) > 1:  # the library knows no shards
+        from prebake.weights.tensors import map_tensors
+
+        overlay = {"state_dict": {name: tensor for file in files for name, tensor in map_tensors(file).items()}}
     with inside(view=True):
-        return original(name, True, **{**kwargs, "pretrained_cfg_overlay": {"file": weights}})
+        return original(name, True, **{**kwargs, "pretrained_cfg_overlay": overlay})

@@ -1,8 +1,11 @@
 """torch: `torch.load` of a declared file, and `torch.hub.load_state_dict_from_url`.
 
 The result is the object of a model of the family `tensors`, mapped: private to the call, as a file that was read. A
-file is declared as `path:`, or as `package:` if it lies in an installed package; the URL as `url:`. What libraries load
-on the way to an object of their own is part of that load.
+file is declared by `path:` of its folder and `file`, or as `package:` if it lies in an installed package; the URL as
+`url:`. What libraries load on the way to an object of their own is part of that load.
+
+Arguments that the map cannot serve leave the file to the library. Where the file is gone, as in an image, the library
+reads the baked object instead.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ def _load(original: Callable[..., Any]) -> Callable[..., Any]:
         return served(
             Load(library="torch", function="torch.load", uri=source_of(path), class_=FAMILY),
             original=lambda: original(f, map_location, pickle_module, **kwargs),
+            folder=None if path.exists() else lambda baked: _read(original, baked, map_location, pickle_module, kwargs),
             unfit="pickle_module" if pickle_module is not None else _unfit(kwargs),
             map_location=map_location,
         )
@@ -70,17 +74,29 @@ def _from_url(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_state_dict_from_url
 
 
-def served(load: Load, *, original: Callable[[], Any], unfit: str | None = None, map_location: Any = None) -> Any:
-    """The tensors of the load's file: mapped, or by the library's function; where they belong on a device, there."""
+def served(
+    load: Load,
+    *,
+    original: Callable[[], Any],
+    folder: Callable[[BakedModel], Any] | None = None,
+    unfit: str | None = None,
+    map_location: Any = None,
+) -> Any:
+    """The tensors of the load's file: mapped, or by the library's function; where they belong on a device, there.
+
+    `folder` has the library read the baked object, where there is no file for `original`.
+    """
     unfit = unfit or _unfit_place(map_location)
     baked = None if redirect.observing() else _baked(load, catalogue())
-    if baked is not None and unfit is not None:  # a baked folder has no file that these functions read
+    if baked is not None and unfit is not None and folder is None:
         baked, load = None, replace(load, reason=unfit)
     return redirect.serve(
         load,
         original=original,
         baked=baked,
+        unfit=unfit,
         mapped=lambda baked: _mapped(baked, map_location),
+        folder=folder,
     )
 
 
@@ -89,7 +105,24 @@ def _baked(load: Load, known: Catalogue) -> BakedModel | None:
     found = known.matches(str(load.uri)) or [
         baked for baked in known.models if baked.manifest.source.uri.partition("#")[0] == load.uri
     ]
+    if load.uri is not None and load.uri.startswith(PATH) and (file := known.file(load.uri.removeprefix(PATH))):
+        found = [file, *found]
     return next((baked for baked in found if baked.manifest.family == FAMILY), None)
+
+
+def _read(
+    original: Callable[..., Any], baked: BakedModel, map_location: Any, pickle_module: Any, kwargs: Mapping[str, Any]
+) -> Any:
+    """What `torch.load` makes of the baked object, as a file in memory."""
+    import io
+
+    import torch
+
+    file = io.BytesIO()
+    torch.save(_mapped(baked, None), file)
+    file.seek(0)
+    left = {name: value for name, value in kwargs.items() if name != "mmap"}  # there is no file that it could map
+    return original(file, map_location, pickle_module, **left)
 
 
 def _mapped(baked: BakedModel, map_location: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 
 from helpers.baking import job
 from helpers.hooked import Hooked
+from prebake.__main__ import main
+from prebake.adopt import loads
 from prebake.adopt.hooks import safetensors as safetensors_hook
 from prebake.adopt.hooks import torch as torch_hook
 from prebake.errors import ConfigError
@@ -40,11 +43,20 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "app" / "net.pth"
 
 
-def bake(file: Path, uri: str) -> Path:
+def bake(file: Path, uri: str, name: str | None = None) -> Path:
     """A root with the file baked as the model `net` of this source."""
     root = file.parents[1] / "models"
     source = {"uri": uri, "revision": "sha256:" + "0" * 64, "licence": None}
-    run(job(file.parent, root / "net", family="tensors", class_="", source=source))
+    run(
+        job(
+            file.parent,
+            root / "net",
+            family="tensors",
+            class_="",
+            source=source,
+            options={"file": name} if name else {},
+        )
+    )
     return root
 
 
@@ -129,10 +141,84 @@ def test_what_changes_the_result_is_loaded_by_torch(
     assert caplog.messages == [f"path:{file}: not baked ({reason}): loaded by torch as without Prebake"]
 
 
+def declared(folder: Path, models: str) -> Path:
+    """A root with the models of this `models.toml`, locked and baked by the command line."""
+    (folder / "models.toml").write_text(models)
+    arguments = ["--models", str(folder / "models.toml"), "--cache", str(folder / "cache")]
+    assert main(["lock", *arguments]) == 0
+    assert main(["bake", *arguments, "--output", str(folder / "models")]) == 0
+    return folder / "models"
+
+
+TWO = """
+[models.net]
+source = "path:app"
+class = "tensors"
+file = "net.pth"
+
+[models.other]
+source = "path:app"
+class = "tensors"
+file = "more/other.safetensors"
+"""
+
+
+def test_files_of_a_declared_folder_are_mapped_by_their_names(
+    hooked: Hooked, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (file.parent / "more").mkdir()
+    safetensors.torch.save_file({"other": torch.zeros(3)}, file.parent / "more" / "other.safetensors")
+    hooked.serve(declared(tmp_path, TWO))
+    shutil.rmtree(file.parent)
+    assert same(torch.load("app/net.pth"))
+    assert torch.equal(safetensors.torch.load_file("app/more/other.safetensors")["other"], torch.zeros(3))
+    assert [(load.model, load.outcome) for load in loads.loads] == [("net", "mapped"), ("other", "mapped")]
+
+
+def test_a_link_to_the_baked_folder_is_its_source(hooked: Hooked, file: Path, tmp_path: Path) -> None:
+    hooked.serve(bake(file, "path:elsewhere", "net.pth"))
+    (tmp_path / "link").symlink_to(tmp_path / "models" / "net")
+    assert same(torch.load(tmp_path / "link" / "net.pth"))
+    assert hooked.outcome == ("mapped", "net", None)
+
+
+def test_another_file_of_the_folder_is_loaded_by_torch(hooked: Hooked, file: Path) -> None:
+    hooked.serve(bake(file, f"path:{file.parent}", "net.pth"))
+    other = file.with_name("other.pth")
+    torch.save(content(), other)
+    assert same(torch.load(other))
+    assert hooked.outcome == ("original", None, f"baked: net (path:{file.parent})")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"map_location": lambda storage, place: storage, "mmap": True}, "map_location is a function"),
+        ({"encoding": "ascii", "weights_only": False}, "encoding"),
+    ],
+    ids=["function", "encoding"],
+)
+def test_where_the_file_is_gone_torch_reads_the_baked_object(
+    hooked: Hooked, file: Path, arguments: dict[str, Any], reason: str
+) -> None:
+    hooked.serve(bake(file, f"path:{file.parent}", "net.pth"))
+    file.unlink()
+    assert same(torch.load(file, **arguments))
+    assert hooked.outcome == ("baked folder", "net", reason)
+
+
 def test_another_file_is_loaded_by_torch(hooked: Hooked, file: Path, tmp_path: Path) -> None:
     hooked.serve(bake(file, f"path:{tmp_path}/other.pth"))
     assert same(torch.load(file))
     assert hooked.outcome == ("original", None, f"baked: net (path:{tmp_path}/other.pth)")
+
+
+def test_a_load_that_raises_is_recorded(hooked: Hooked, file: Path) -> None:
+    hooked.serve(bake(file, f"path:{file.parent}", "net.pth"))
+    with pytest.raises(FileNotFoundError):
+        torch.load(file.with_name("missing.pth"))
+    assert hooked.outcome == ("failed", None, "FileNotFoundError: No such file or directory")
 
 
 def test_strict_refuses_another_file(hooked: Hooked, file: Path, tmp_path: Path) -> None:

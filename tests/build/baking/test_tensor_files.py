@@ -15,7 +15,7 @@ from prebake.baked import layout
 from prebake.baked.header import read_header
 from prebake.weights.tensors import DTYPES, map_tensors
 from prebake_build.baking.prove import difference_of
-from prebake_build.baking.writer import write_tensors
+from prebake_build.baking.tensor_files import write_tensors
 from prebake_build.files.atomic import write_text
 
 
