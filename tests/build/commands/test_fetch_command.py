@@ -50,7 +50,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_the_previous_folder(
 ) -> None:  # fmt: skip
     output = small_disk(models.parent / "out", "160k")
     assert prebake(capsys, "fetch", "--models", models, "--output", output)[0] == 0
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, 10**9))  # type: ignore[attr-defined]
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, 10**9))
     code, _, err = prebake(capsys, "fetch", "--models", models, "--output", output)
     assert code == 1
     assert (
