@@ -1,23 +1,20 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 2, sha256:76015a9eabb9d8cf
-# This file is yours; docker-bake.hcl sets its arguments. `prebake init --check` shows what a newer Prebake would write.
+# prebake init, template 2, sha256:fdf7d870ccdbdd16
+# Yours to change; `prebake init --check` compares. docker-bake.hcl fills the empty stages. SEAL: byte code, times that are 0
 ARG BASE_IMAGE=python:3.11-slim-bookworm
-# Empty, unless the variables PREBAKE, WHEELS and CHECKPOINTS name folders
 FROM scratch AS prebake
 FROM scratch AS wheels
 FROM scratch AS checkpoints
-# base: an empty environment, byte code of the standard library, /usr/tmp for temporary files. SEAL: layers without times
 FROM ${BASE_IMAGE} AS base
-ARG PIP_PYTHON=/opt/prebake/bin/python PIP_FIND_LINKS=/wheels PIP_COMPILE=0 PIP_EXTRA_INDEX_URL
+ARG PIP_PYTHON=/opt/prebake/bin/python PIP_FIND_LINKS=/wheels PIP_COMPILE=0 PIP_EXTRA_INDEX_URL PIP_NO_INDEX
 ARG PIP_CONSTRAINT=/constraints.txt UV_CONSTRAINT=/constraints.txt CONSTRAINTS=constraints.txt
-ARG SEAL="find /opt/prebake /app -newermt @1 -type f -name '*.py' | python3 -m compileall -qq -i - -j 0 --invalidation-mode \
-unchecked-hash; find /opt/prebake /app -newermt @1 -exec touch --no-dereference --date=@0 {} +"
+ARG SEAL="find /opt /app -newermt @1 -type f -name '*.py' | python3 -m compileall -qq -i - -j 0 --invalidation-mode \
+unchecked-hash; find /opt /app -newermt @1 -exec touch --no-dereference --date=@0 {} +"
 ENV PATH=/opt/prebake/bin:$PATH OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-RUN python3 -m venv --without-pip /opt/prebake && mkdir /app && ln -sfn /dev/shm /usr/tmp \
- && stdlib=$(python3 -c 'import os; print(os.path.dirname(os.__file__))') \
- && python3 -m compileall -q -j 0 -x '/(test|tests|idlelib|lib2to3|turtledemo|(site|dist)-packages)/' "$stdlib" \
+RUN python3 -m venv --without-pip /opt/prebake && mkdir /app && ln -sfn /dev/shm /usr/tmp && python3 -m compileall \
+    -q -j 0 -x '/(tests?|idlelib|lib2to3|turtledemo|(site|dist)-packages)/' $(python3 -c 'import os; print(os.__file__[:-5])') \
  && find /usr /opt -newer /opt/prebake/pyvenv.cfg -exec touch --no-dereference --date=@0 {} + && eval "$SEAL"
-# dependencies: what your code imports. System packages go before it: RUN apt-get update && apt-get install -y …
+# System packages go here: RUN apt-get update && apt-get install -y … Then dependencies: what your code imports
 FROM base AS dependencies
 RUN --mount=type=bind,source=requirements.txt,target=/requirements/requirements.txt \
     --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt --mount=type=bind,from=wheels,target=/wheels \
@@ -40,11 +37,14 @@ FROM builder AS bake
 ARG SHARDS SHARD_SIZE
 RUN --network=none --mount=type=bind,from=fetched,source=/fetched,target=/fetched \
     python3 -m prebake_build.baking.stage bake "$MODEL" --models /fetched/models.toml --output /out/models
-# package: the wheel of your code
+FROM dependencies AS slim
+ARG SLIM SLIM_KEEP
+RUN --mount=from=builder,target=/b /b/opt/prebake/bin/python -m prebake_build.slimming /opt/prebake && eval "$SEAL"
 FROM base AS package
 RUN --mount=type=bind,source=service,target=/source,rw --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt \
     --mount=type=bind,from=wheels,target=/wheels pip wheel --no-deps --no-cache-dir --wheel-dir /dist /source
-FROM dependencies AS runtime
+FROM base AS runtime
+COPY --link --from=slim /opt /opt
 ARG PREBAKE=prebake PIP_CONSTRAINT=
 RUN --mount=type=bind,from=prebake,target=/prebake,rw --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,from=package,source=/dist,target=/dist pip install --no-cache-dir $PREBAKE /dist/*.whl \

@@ -1,7 +1,6 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 2, sha256:479538482237a3f3
-# This file is yours; a docker-bake.override.hcl beside it is read too. Variables come from the environment:
-#   TAG=1.2 docker buildx bake   the image: your code, a layer for each model (--push); bake weights: the models alone
+# prebake init, template 2, sha256:522d22c15369925a
+# Yours, with a docker-bake.override.hcl beside it. Variables come from the environment: TAG=1.2 docker buildx bake --push
 variable "MODELS" { default = "caption,ocr,florence" } # tables of the models file; `prebake init --check` compares
 variable "MODELS_FILE" { default = "models.toml" }
 variable "SHARDS" { default = {} } # model = its files of weights, each a layer, if it was split: its build tells
@@ -17,11 +16,12 @@ variable "TAG" { default = "latest" }
 variable "VERSION" { default = "0.1.0" }
 variable "REVISION" { default = "" } # of your code, for a label: $(git rev-parse HEAD)
 variable "READAHEAD" { default = "" } # "recorded": the build starts the image once, and cold starts read ahead
+variable "SLIM" { default = "1" } # stage slim: what inference never reads goes (prebake slim --explain); 0: it stays
+variable "SLIM_KEEP" { default = "" } # paths in site-packages that stay all the same: "torch/include/*"
 variable "COMPRESSION" { default = "uncompressed" } # weights barely compress; or zstd, gzip, estargz
 models  = split(",", replace(MODELS, " ", ""))
 stages  = { for model in models : "weights-${replace(model, ".", "_")}" => model }
-weights = flatten([for stage, model in stages : [for n in range(try(SHARDS[model], 0) + 1) :
-"COPY --link --from=${stage} /out${n == 0 ? "" : ".${n}"} /"]])
+weights = flatten([for stage, model in stages : [for n in range(try(SHARDS[model], 0) + 1) : "COPY --link --from=${stage} /out${n == 0 ? "" : ".${n}"} /"]])
 started = concat(["FROM runtime AS started"], weights, ["USER 0:0",
 "RUN --network=none mkdir -p /listed/opt/prebake && prebake check --record-reads /listed/opt/prebake/readahead"])
 listed  = READAHEAD == "" ? [] : ["COPY --link --from=started /listed /"]
@@ -46,7 +46,7 @@ target "parts" {
   name     = part
   matrix   = { part = concat(["runtime"], keys(stages)) }
   target   = can(stages[part]) ? "bake" : part
-  args     = { MODEL = lookup(stages, part, ""), SHARDS = try(SHARDS[stages[part]], 0) }
+  args     = { MODEL = lookup(stages, part, ""), SHARDS = try(SHARDS[stages[part]], 0), SLIM = SLIM, SLIM_KEEP = SLIM_KEEP }
 }
 target "images" {
   name              = kind

@@ -1,5 +1,7 @@
 # What this repository adds to docker-bake.hcl, which `prebake init` wrote. Bake reads both.
 #
+#   docker buildx bake release         the image, pushed with provenance and a bill of materials (docs/distribution.md)
+#   AIRGAPPED=1 WHEELS=… docker buildx bake    no step of the build has a network
 #   docker buildx bake baseline        the naive service with the same models, for measurements
 #   docker buildx bake snapshot        the image with its started service in a layer (docs/snapshot.md)
 #   docker buildx bake check           lint the Dockerfiles
@@ -181,12 +183,57 @@ variable "SNAPSHOT_WARM" {
   }
 }
 
+variable "SLIM" {
+  default     = "1"
+  description = "1: the image has nothing of its packages that inference never reads (`prebake slim --explain`). 0: everything."
+  validation {
+    condition     = contains(["1", "0"], SLIM)
+    error_message = "SLIM: expected \"1\" or \"0\"."
+  }
+}
+
+variable "SLIM_KEEP" {
+  default     = ""
+  description = "Patterns of paths in site-packages that stay with SLIM=1, with spaces between them: \"torch/include/* */tests/*\"."
+  validation {
+    condition     = length(regexall("^[^\"\\\\]*$", SLIM_KEEP)) == 1
+    error_message = "SLIM_KEEP: expected patterns with spaces between them, such as \"torch/include/*\"."
+  }
+}
+
 variable "COMPRESSION" {
   default     = "uncompressed"
   description = "Compression of the layers: uncompressed (weights barely compress, and unpacking takes as long as pulling), zstd, gzip, estargz."
   validation {
     condition     = contains(["uncompressed", "zstd", "gzip", "estargz"], COMPRESSION)
     error_message = "COMPRESSION: expected uncompressed, zstd, gzip or estargz."
+  }
+}
+
+variable "SBOM" {
+  default     = "type=sbom"
+  description = "In `release`: the bill of materials. `type=sbom,generator=IMAGE` names the scanner, which is pulled otherwise. Empty: none."
+  validation {
+    condition     = length(regexall("^(type=sbom(,generator=[^ ,]+)?)?$", SBOM)) == 1
+    error_message = "SBOM: expected \"type=sbom\", or one with a scanner, \"type=sbom,generator=IMAGE\", or nothing."
+  }
+}
+
+variable "CACHE" {
+  default     = ""
+  description = "Where pipelines keep BuildKit's cache, such as type=registry,ref=registry.example/prebake-cache, or type=gha. All targets import it, `release` exports it. Empty: nowhere."
+  validation {
+    condition     = length(regexall("^(type=(registry|gha|s3|azblob)(,[^ ]+)?)?$", CACHE)) == 1
+    error_message = "CACHE: expected \"type=registry,ref=IMAGE\", or a cache of type gha, s3 or azblob, or nothing."
+  }
+}
+
+variable "AIRGAPPED" {
+  default     = ""
+  description = "1: no step has a network, and packages come from WHEELS alone. Sources must be path:checkpoints/…, or be cached. Empty: with network."
+  validation {
+    condition     = contains(["1", ""], AIRGAPPED)
+    error_message = "AIRGAPPED: expected \"1\", or nothing."
   }
 }
 
@@ -202,7 +249,9 @@ variable "SOURCE_DATE_EPOCH" {
 # ---- this workspace in place of an index -----------------------------------------------------------------------------
 
 target "_common" {
-  args = { CONSTRAINTS = CONSTRAINTS }
+  args       = { for name, value in { CONSTRAINTS = CONSTRAINTS, PIP_NO_INDEX = AIRGAPPED } : name => value if value != "" }
+  network    = AIRGAPPED == "" ? "default" : "none"
+  cache-from = compact([CACHE])
 }
 
 target "_workspace" {
@@ -236,9 +285,16 @@ target "converted" {
   args        = { PREBAKE_BUILD = "/prebake/*.whl" }
 }
 
+target "slimmer" {
+  inherits    = ["_workspace"]
+  description = "What slims the dependencies (a part of `image`)"
+  contexts    = { dependencies = "target:dependencies" }
+  target      = "slimmer"
+}
+
 target "runtime" {
   description = "The service without models (a part of `image`)"
-  contexts    = { prebake = "target:runtime-wheel", package = "target:service-wheel" }
+  contexts    = { prebake = "target:runtime-wheel", package = "target:service-wheel", builder = "target:slimmer" }
   args        = { PREBAKE = "/prebake/*.whl" }
 }
 
@@ -255,6 +311,16 @@ target "image" {
   description = "The service and its baked models"
   labels      = merge(about, source)
   annotations = [for name, value in merge(about, source) : "${name}=${value}"]
+}
+
+target "release" {
+  inherits    = ["image"]
+  description = "The image, pushed to IMAGE's registry with provenance, a bill of materials and annotations"
+  annotations = [for name, value in merge(labels, about, source) : "index:${name}=${value}"]
+  attest      = compact(["type=provenance,mode=max", SBOM])
+  cache-from  = compact([CACHE])
+  cache-to    = CACHE == "" ? [] : ["${CACHE},mode=min"]
+  output      = ["type=registry,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
 }
 
 target "weights" {
@@ -292,6 +358,7 @@ target "snapshot" {
     "USER 0:0",
     "RUN --network=none PREBAKE_SNAPSHOT_WARM=${SNAPSHOT_WARM} prebake snapshot --output /dumped/snapshot \\",
     "      -- /opt/prebake/bin/prebake serve --host 0.0.0.0 --port 8000 \\",
+    " && prebake snapshot --rehearse /dumped/snapshot -- /opt/prebake/bin/prebake serve --host 0.0.0.0 --port 8000 \\",
     " && find /dumped -exec touch --date=@0 {} +",
     "FROM restorable",
     "COPY --link --from=dumped /dumped /",

@@ -4,7 +4,7 @@
 #
 #   base ── compiler ── snapshot-programs
 #   base ── tools ── runtime-wheel, service-wheel, converter-wheels
-#   dependencies ── naive-checkpoints
+#   dependencies ── naive-checkpoints, slimmer
 #   runtime ── baseline
 
 FROM scratch AS wheels
@@ -13,7 +13,7 @@ FROM scratch AS checkpoints
 # tools: what builds wheels
 FROM base AS tools
 ARG CONSTRAINTS=constraints.txt
-ARG PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1
+ARG PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INDEX
 RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache,id=prebake-pip \
     pip install --find-links /wheels --constraint /constraints.txt hatchling
@@ -63,6 +63,17 @@ RUN --mount=type=bind,from=converter-source,target=/source \
 FROM scratch AS converter-wheels
 COPY --from=converter-built /dist /
 
+# slimmer: what takes out of the dependencies what inference never reads, in the place of `builder`
+FROM scratch AS slimmer-source
+COPY runtime/prebake/__init__.py runtime/prebake/errors.py /prebake/
+COPY runtime/prebake/documents /prebake/documents
+COPY build/prebake_build/__init__.py /prebake_build/
+COPY build/prebake_build/files /prebake_build/files
+COPY build/prebake_build/slimming /prebake_build/slimming
+FROM dependencies AS slimmer
+RUN --mount=type=bind,from=slimmer-source,target=/source \
+    cp -R /source/. "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 # snapshot-programs: the restorer and the library of snapshots (docs/snapshot.md). The compiler is in no image.
 FROM base AS compiler
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null \
@@ -77,7 +88,7 @@ COPY --link --from=compiled /out /
 # naive-checkpoints: the same models, as upstream publishes them
 FROM dependencies AS naive-checkpoints
 ARG CONSTRAINTS=constraints.txt
-ARG PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1
+ARG PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INDEX
 RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,source=runtime,target=/source/runtime,rw --mount=type=bind,source=build,target=/source/build,rw \
     --mount=type=cache,target=/root/.cache,id=prebake-pip \

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import launchers
 from image_analyzer.example import FILE
+from prebake.watching.proc import session
 from prebake_build.measure.compare import Launcher, Service
 from prebake_build.measure.report import machine, versions
 
@@ -31,7 +32,8 @@ def proportional(pid: int) -> dict[str, int]:
 
 def added(services: list[Service]) -> dict[str, int]:
     """The sums over all services, by kind."""
-    sizes = [proportional(service.pid) for service in services]  # type: ignore[attr-defined]
+    pids = [pid for service in services for pid in session(service.pid)]  # type: ignore[attr-defined]
+    sizes = [proportional(pid) for pid in pids]
     return {kind: sum(size[kind] for size in sizes) for kind in KINDS}
 
 

@@ -20,7 +20,7 @@ from helpers.hub_server import HubServer
 from helpers.image_builds import NAME, TINY, TOKEN, Build, bake, copy_context, missing, remove
 from helpers.lazy_package import lazy_deferred
 from helpers.pretended_loads import Loads
-from helpers.serving import Process
+from helpers.serving import Process, ask
 
 if TYPE_CHECKING:
     from helpers.fake_sources import FakeSource
@@ -251,11 +251,24 @@ def bert(tmp_path: Path, bert_checkpoint: Path) -> Path:
 # --- services --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def running(tiny_models: Path) -> Iterator[Process]:
-    """`prebake serve` on the tiny models, ready. Ask it what you like, and leave it running."""
-    with Process("serve", "--root", tiny_models) as process:
+@pytest.fixture(scope="session", params=["started", "restored"])
+def running(
+    request: pytest.FixtureRequest, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Process]:
+    """`prebake serve` on the tiny models, ready: started, or restored from a snapshot. Ask it what you like, and leave
+    it running."""
+    arguments = ("serve", "--root", str(tiny_models))
+    if request.param == "started":
+        with Process(*arguments) as process:
+            process.until_ready()
+            yield process
+        return
+    from helpers.snapshots import restoring
+
+    prefix = request.getfixturevalue("native"), tmp_path_factory.mktemp("restored")
+    with restoring(*prefix, *arguments) as restorer, Process(*arguments, prefix=restorer) as process:
         process.until_ready()
+        assert ask(process.url, "/startup")[1]["snapshot"]["tier"] == "snapshot", process.log
         yield process
 
 
@@ -290,3 +303,15 @@ def built(engine: Any, context: Path) -> Iterator[Build]:
     yield build
     for image in (NAME, f"{NAME}-baseline", f"{NAME}-weights", f"{NAME}-changed"):
         remove(engine, image)
+
+
+# --- snapshots ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the two programs that snapshots need."""
+    from helpers.snapshots import build_programs, skip_where_there_are_none
+
+    skip_where_there_are_none()
+    return build_programs(tmp_path_factory.mktemp("snapshot-programs"))

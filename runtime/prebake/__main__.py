@@ -32,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.command != "run":  # it gives way to another program at once, and logs nothing
             _log_to_stderr()
-        return int(options.run(options))
+        code = int(options.run(options))
+        if (restored := sys.modules.get("prebake.telemetry.restored")) and restored.was_restored():
+            from prebake.snapshot.leaving import leave
+
+            leave(code)
+        return code
     except PrebakeError as error:
         print(f"prebake: error: {error}", file=sys.stderr)
         return error.exit_code

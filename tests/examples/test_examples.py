@@ -9,6 +9,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,30 @@ def test_a_service_answers_the_same_from_mapped_models(
     assert answers == [expected] * 4
     assert what(found) == {load}
     assert len(found) == processes
+
+
+def test_a_restored_service_answers_the_same(
+    python: Path, with_prebake: Path, plain: dict[str, str], baked: dict[str, str], native: Path, tmp_path: Path
+) -> None:
+    """One process of it: a snapshot holds no more."""
+    service = replace(EMBEDDINGS, command=EMBEDDINGS.command[:-2])
+    with started(service, python, plain) as running:
+        expected = running.answer()
+    variables = baked | {"PREBAKE_SNAPSHOT_PROGRAMS": str(native)}
+    snapshot = tmp_path / "snapshot"
+    command = [*prefix(with_prebake), *(word.format(bin=with_prebake.parent) for word in service.command)]
+    dump = subprocess.run(
+        [with_prebake.with_name("prebake"), "snapshot", "--output", snapshot, "--", *command],
+        cwd=service.folder, env=variables, capture_output=True, text=True, timeout=SECONDS,
+    )  # fmt: skip
+    assert dump.returncode == 0, dump.stdout + dump.stderr
+    restore = [str(native / "prebake-restore"), str(snapshot), *prefix(with_prebake)]
+    with started(service, with_prebake, variables, restore) as running:
+        answers = [running.answer() for _ in range(4)]
+        (load,) = until_there_are(1, lambda: loads(tmp_path))
+    assert answers == [expected] * 4
+    assert what([load]) == {("SentenceTransformer", "minilm", "mapped")}
+    assert json.loads((tmp_path / "report.json").read_text())["snapshot"]["tier"] == "snapshot"
 
 
 def test_the_worker_writes_the_same_from_mapped_models(

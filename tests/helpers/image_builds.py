@@ -99,6 +99,13 @@ def bake(context: Path, *arguments: str, **variables: str) -> Build:
     return _read(done.returncode, done.stdout + done.stderr)
 
 
+def build_file(context: Path, dockerfile: str) -> Build:
+    """Build the last stage of a Dockerfile, given as text, and keep nothing of it."""
+    command = ["docker", "buildx", "build", "--progress=rawjson", "--output=type=cacheonly", "--file=-", str(context)]
+    done = subprocess.run(command, input=dockerfile, capture_output=True, text=True)
+    return _read(done.returncode, done.stdout + done.stderr)
+
+
 def _read(code: int, output: str) -> Build:
     vertexes: dict[str, dict[str, Any]] = {}
     words = []

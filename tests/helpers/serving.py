@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -50,14 +50,19 @@ def request(
 
 
 class Process:
-    """`prebake serve`, or another module that takes `--port`, as a process; stopped when the block ends."""
+    """`prebake serve`, or another module that takes `--port`, as a process; stopped when the block ends.
 
-    def __init__(self, *arguments: object, module: str = "prebake", **environment: str) -> None:
+    `prefix` are the words before the interpreter: a program that starts it.
+    """
+
+    def __init__(
+        self, *arguments: object, module: str = "prebake", prefix: Sequence[str] = (), **environment: str
+    ) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments), "--port", str(port)],
+            [*prefix, sys.executable, "-m", module, *map(str, arguments), "--port", str(port)],
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", **environment},
         )  # fmt: skip

@@ -34,6 +34,10 @@ def test_the_lint_finds_nothing(context: Path) -> None:
         ("WHEELS", "https://index", "WHEELS: expected a folder, its path beginning with / or ./, or nothing."),
         ("READAHEAD", "yes", 'READAHEAD: expected "recorded", or nothing.'),
         ("REVISION", "main", "REVISION: expected a commit's hexadecimal hash, or nothing."),
+        ("AIRGAPPED", "yes", 'AIRGAPPED: expected "1", or nothing.'),
+        ("SBOM", "yes", 'SBOM: expected "type=sbom", or one with a scanner, "type=sbom,generator=IMAGE", or nothing.'),
+        ("CACHE", "registry.example/cache", 'CACHE: expected "type=registry,ref=IMAGE", or a cache of type gha, s3 or '
+                                            "azblob, or nothing."),
         ("COMPRESSION", "none", "COMPRESSION: expected uncompressed, zstd, gzip or estargz."),
     ],
 )  # fmt: skip

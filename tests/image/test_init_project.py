@@ -14,6 +14,7 @@ import pytest
 from helpers import ROOT
 from helpers.baking import save, tiny
 from helpers.image_builds import PYTHON, Build, bake, remove, run_in, running
+from helpers.snapshots import skip_where_there_are_none
 from prebake.__main__ import main
 from prebake_build.images.engine import image_layers
 
@@ -90,9 +91,9 @@ class Project:
     answer: dict[str, Any]
     """What its networks answer, loaded as usual in this process."""
 
-    def bake(self) -> Build:
+    def bake(self, target: str = "image") -> Build:
         """Build its image again."""
-        return bake(self.folder, "image", f"--allow=fs.read={self.context}", PREBAKE=str(self.context))
+        return bake(self.folder, target, f"--allow=fs.read={self.context}", PREBAKE=str(self.context))
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +116,14 @@ def project(engine: Any, context: Path, tmp_path_factory: pytest.TempPathFactory
     shutil.copyfile(ROOT / "constraints.txt", folder / "constraints.txt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["init", "--python", "3.11", "--ready", "/health", "--", "uvicorn", "app:app"]) == 0
+        words = ["init", "--python", "3.11", "--ready", "/health", "--snapshot", "--", "uvicorn", "app:app"]
+        assert main(words) == 0
     project = Project(folder=folder, context=context, answer=expected)
     build = project.bake()
     assert build.code == 0, build.output
     yield project
-    remove(engine, IMAGE)
+    for image in (IMAGE, f"{IMAGE}-snapshot"):
+        remove(engine, image)
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +158,14 @@ def test_checkpoints_and_build_files_are_not_beside_the_code(engine: Any, projec
         "l checkpoints/bert /models/bert",
         "l checkpoints/tagger /models/tagger",
     ]
+
+
+def test_its_snapshot_answers_sealed_what_its_networks_answer(engine: Any, project: Project) -> None:
+    skip_where_there_are_none()
+    build = project.bake("snapshot")
+    assert build.code == 0, build.output
+    with running(engine, f"{IMAGE}-snapshot", "http://127.0.0.1:8000/health") as container:
+        code, output = container.exec_run([PYTHON, "-c", ASK])
+        log = container.logs().decode()
+        assert (code, "not used" in log, "Started server process" in log) == (0, False, False), output.decode() + log
+        assert json.loads(output) == project.answer

@@ -74,6 +74,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=_port, metavar="N", help="default: the command's, else 8000 if it serves")
     parser.add_argument("--ready", metavar="PATH", help="answers once the service is ready (default: of prebake.toml)")
+    parser.add_argument("--snapshot", action="store_true",
+                        help="also write docker-bake.override.hcl, with a target `snapshot`: the image and its started "
+                        "service")  # fmt: skip
 
 
 def _port(text: str) -> int:
@@ -90,7 +93,7 @@ def options_of(args: argparse.Namespace) -> Options:
     return Options(
         command=tuple(args.words), name=args.name, python=args.python, models=args.models,
         requirements=args.requirements, extras=tuple(args.extra), groups=tuple(args.group), package=args.package,
-        port=args.port, ready=args.ready,
+        port=args.port, ready=args.ready, snapshot=args.snapshot,
     )  # fmt: skip
 
 

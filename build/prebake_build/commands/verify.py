@@ -1,4 +1,4 @@
-"""`prebake verify`: checks baked models against their manifests."""
+"""`prebake verify`: checks baked models, and snapshots, against their manifests."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from prebake.baked.model import BakedModel
 from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, PrebakeError
 from prebake.families.allowed import allowed_modules, covers
+from prebake.snapshot import folder as snapshots
 from prebake_build.files.digest import check_files
 from prebake_build.trust.signing import models_to_sign, verify
 
@@ -25,6 +26,7 @@ example:
   prebake verify models            every file's size and sha256
   prebake verify models --quick    sizes and headers only
   prebake verify models --key key.pub --quick      the signature of the manifests, and the files' sizes
+  prebake verify /snapshot         a snapshot's memory.img and table, by its snapshot.json
 
 A model whose class or warm-up is code (family torch, module:function) is loaded or warmed up only if PREBAKE_ALLOW
 lists its module; otherwise the model's line names that code.
@@ -36,12 +38,14 @@ Exit codes: 0 no differences; 1 something differs (each finding is listed); 2 wr
 def add(commands: Commands) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
-        "verify", help="check baked models against their manifests", epilog=_EPILOG,
+        "verify", help="check baked models and snapshots against their manifests", epilog=_EPILOG,
         description="Check every file of every model: presence, size, sha256, no other files, and the headers of the "
         "weights.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("folder", type=Path, metavar="DIR", help="root of baked models, or one model's folder")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="root of baked models, one model's folder, or a snapshot's"
+    )
     parser.add_argument("--quick", action="store_true", help="do not hash the files")
     parser.add_argument("--key", type=Path, metavar="FILE", help="public key: also check the signature (prebake sign)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -50,6 +54,8 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     folder: Path = options.folder
+    if (folder / snapshots.MANIFEST).exists() and options.key:
+        raise ConfigError(f"{folder}: --key: it is a snapshot, which has no signature (sign the image)")
     results = [_verify(each, quick=options.quick) for each in _folders(folder)]
     if options.key:
         results.append(_signature(folder, options.key))
@@ -83,7 +89,7 @@ def _verdict(result: dict[str, Any]) -> str:
 
 
 def _folders(folder: Path) -> list[Path]:
-    if (folder / layout.MANIFEST).exists():
+    if (folder / layout.MANIFEST).exists() or (folder / snapshots.MANIFEST).exists():
         return [folder]
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder (expected a root of baked models, or one of them)")
@@ -95,6 +101,9 @@ def _folders(folder: Path) -> list[Path]:
 
 def _verify(folder: Path, *, quick: bool) -> dict[str, Any]:
     """The findings about one model. An unreadable manifest is a finding, so the other models are still checked."""
+    if (folder / snapshots.MANIFEST).exists():
+        found = snapshots.findings(folder, hashes=not quick)
+        return {"name": folder.name, "set_digest": None, "findings": found, "notes": []}
     findings = []
     try:
         baked = BakedModel.open(folder)

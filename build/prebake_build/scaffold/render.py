@@ -16,20 +16,42 @@ from prebake_build.scaffold.settings import Settings
 DOCKERFILE: Final = "Dockerfile"
 BAKE_FILE: Final = "docker-bake.hcl"
 IGNORE_FILE: Final = ".dockerignore"
+SNAPSHOT_FILE: Final = "docker-bake.override.hcl"
 TORCH_INDEX: Final = "https://download.pytorch.org/whl/cpu"
 
 _PLACEHOLDER = re.compile(r"@\{(\w+)\}")
+_RUN = ("/opt/prebake/bin/prebake", "run", "--")
+"""The entry point of the Dockerfile."""
+_RESTORE = ("/opt/prebake/libexec/prebake/prebake-restore", "/snapshot")
 _PROBE = ("/opt/prebake/bin/python", "-SEB", "/opt/prebake/probe.py")
 
 
 def render(settings: Settings) -> dict[str, str]:
     """File name → text."""
     ignore = "dockerignore.package" if settings.options.package else "dockerignore.code"
-    return {
+    texts = {
         DOCKERFILE: _filled("Dockerfile", settings, _dockerfile(settings)),
         BAKE_FILE: _filled("docker-bake.hcl", settings, _bake_file(settings)),
         IGNORE_FILE: _filled(ignore, settings, {"allowed": _allowed(settings), "ignored": _ignored(settings)}),
     }
+    if settings.options.snapshot:
+        texts[SNAPSHOT_FILE] = _filled(SNAPSHOT_FILE, settings, _snapshot(settings))
+    return texts
+
+
+def _snapshot(settings: Settings) -> dict[str, str]:
+    """What the dump starts, and what starts each container: the same words."""
+    words = [*_RUN, *settings.command.words]
+    return {
+        "entry": _in_template(shlex.join(words)),
+        "restore": _words((*_RESTORE, *_RUN)),
+        "command": _in_template(_words(settings.command.words)),
+    }
+
+
+def _in_template(text: str) -> str:
+    """The text in a here-document of HCL, and then of a Dockerfile."""
+    return text.replace("${", "$${").replace("%{", "%%{")
 
 
 def _filled(template: str, settings: Settings, values: Mapping[str, str]) -> str:
@@ -55,7 +77,7 @@ def _dockerfile(settings: Settings) -> dict[str, str]:
         "project": f"/project/{package}" if package else "/project",
         "models_file": settings.options.models,
         "package": _package(settings, package) if package else "",
-        "install": _install(settings) + " \\",
+        "install": _install(settings),
         "allow": _allow(settings),
         "served": _served(settings),
         "command": _words(settings.command.words),
@@ -124,18 +146,16 @@ def _uv(settings: Settings) -> list[str]:
 def _package(settings: Settings, folder: str) -> str:
     source = f"--mount=type=bind,source={folder},target=/source,rw"
     wheel = "pip wheel --no-deps --no-cache-dir --wheel-dir /dist /source"
-    return (
-        "# package: the wheel of your code\nFROM base AS package\n"
-        f"{_run(source, *_constrained(settings), _WHEELS, wheel)}\n"
-    )
+    return f"FROM base AS package\n{_run(source, *_constrained(settings), _WHEELS, wheel)}\n"
 
 
 def _install(settings: Settings) -> str:
     """The instruction that installs Prebake, and the project's package."""
+    prepare = '&& python3 -B -m prebake.startup.prepare /opt/prebake && eval "$SEAL"'
     if settings.options.package is None:
-        return _run(_PREBAKE, _WHEELS, "pip install --no-cache-dir $PREBAKE")
+        return _run(_PREBAKE, _WHEELS, f"pip install --no-cache-dir $PREBAKE {prepare}")
     package = "--mount=type=bind,from=package,source=/dist,target=/dist"
-    return _run(_PREBAKE, _WHEELS, package, "pip install --no-cache-dir $PREBAKE /dist/*.whl")
+    return _run(_PREBAKE, _WHEELS, package, "pip install --no-cache-dir $PREBAKE /dist/*.whl", prepare)
 
 
 def _allow(settings: Settings) -> str:
@@ -177,6 +197,7 @@ def _bake_file(settings: Settings) -> dict[str, str]:
         "stages": stages,
         "code": f"{copy}, " if copy else "",
         "record": _hcl(_record(settings)),
+        "keep": " ".join(settings.keep),
         "layers": "listed, weights" if package else f"weights, listed, {copy}",
     }
 

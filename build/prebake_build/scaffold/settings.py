@@ -45,6 +45,7 @@ class Options:
     package: str | None = None
     port: int | None = None
     ready: str | None = None
+    snapshot: bool = False
 
     @property
     def written(self) -> str:
@@ -56,6 +57,7 @@ class Options:
                 words += [f"--{option}", str(value)]
         for option, values in (("--extra", self.extras), ("--group", self.groups)):
             words += [word for value in values for word in (option, value)]
+        words += ["--snapshot"] if self.snapshot else []
         return shlex.join([*words, "--", *self.command] if self.command else words)
 
 
@@ -79,6 +81,8 @@ class Settings:
     models: tuple[ModelSpec, ...]
     checkpoints: str
     """The folder of sources `path:FOLDER/…`."""
+    keep: tuple[str, ...] = ()
+    """Patterns of files that `prebake slim` leaves in the image."""
     prebake: str = field(default_factory=lambda: version("prebake-build"))
     notes: tuple[str, ...] = ()
     shards: Mapping[str, int] = field(default_factory=dict)
@@ -115,6 +119,7 @@ def find_settings(folder: Path, options: Options) -> Settings:
         ready=_ready_path(options.ready or project.ready) or command.ready,
         models=models,
         checkpoints=_checkpoints(folder / options.models, models),
+        keep=project.keep,
         notes=command.notes,
         shards=_shards((folder / options.models).with_suffix(".lock")),
     )

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
+from prebake import snapshot
 from prebake.adopt import ENV_REPORT, ENV_SERVICE
 from prebake.families import compat
 from prebake.startup import quickstart, readahead
@@ -57,13 +58,26 @@ def begin() -> None:
     if not _claim("readahead"):
         os.environ.pop(readahead.ENV, None)  # another process of this service reads ahead
     quickstart.begin()
+    if snapshot.wanted():
+        snapshot.after_restore(_report_restored)
+    else:
+        _report()
+    _State.thresholds = gc.get_threshold()
+    if _State.thresholds[0]:  # 0: the application has switched it off
+        gc.set_threshold(CALM, *_State.thresholds[1:])
+
+
+def _report() -> None:
     if os.environ.get(ENV_REPORT):
         from prebake.adopt import report
 
         _reporters.append(report.begin(_claim("report")))
-    _State.thresholds = gc.get_threshold()
-    if _State.thresholds[0]:  # 0: the application has switched it off
-        gc.set_threshold(CALM, *_State.thresholds[1:])
+
+
+def _report_restored() -> None:
+    """The models were loaded before the dump: the report has them at once."""
+    _report()
+    loaded()
 
 
 def settle() -> None:
@@ -98,7 +112,7 @@ def _claim(task: str) -> bool:
     that cannot make such a socket, does the task itself.
     """
     service = os.environ.get(ENV_SERVICE)
-    if not service:
+    if not service or snapshot.wanted():  # a socket could not be dumped
         return True
     import socket
 

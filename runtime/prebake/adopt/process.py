@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from prebake.adopt import ENV_CHECK
+from prebake.adopt import ENV_CHECK, ENV_DUMP
 from prebake.adopt.imports import around_import, when_imported
 
 TYPE_CHECKING = False  # importing `typing` for its constant would cost time
@@ -40,6 +40,7 @@ HOOKS = {
     "sentence_transformers": "sentence_transformers",
     "diffusers.pipelines.pipeline_utils": "diffusers",
     "diffusers.models.modeling_utils": "diffusers",
+    "uvicorn.server": "uvicorn",
 }
 """Module → the hook, in `prebake.adopt.hooks`, that is installed once the module is imported."""
 
@@ -53,6 +54,10 @@ def prepare() -> None:
         from prebake.adopt import checked
 
         checked.begin()
+    if ENV_DUMP in os.environ:
+        from prebake.adopt import dumping
+
+        dumping.begin()
     for name in FRAMEWORKS:
         around_import(name, _framework)
     for module, hook in HOOKS.items():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from prebake.commands.arguments import subcommand
+from prebake.commands.rehearse import add_options
 from prebake.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     """Add the subcommand."""
     parser = subcommand(
         commands, "snapshot", "start a command that writes a snapshot of itself, for later starts to restore",
-        "prebake snapshot --output /snapshot -- /opt/prebake/bin/prebake serve --host 0.0.0.0",
+        "prebake snapshot --output /snapshot -- uvicorn app:app --host 0.0.0.0",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the snapshot")
     parser.add_argument(
@@ -29,10 +29,28 @@ def add(commands: Commands) -> None:
         help="a variable that the loaded state depends on: passed to the command, and required with the same value at "
         "each restore; repeatable. Variables of frameworks and of Prebake need not be named; all others are withheld.",
     )  # fmt: skip
+    parser.add_argument("--seconds", type=_seconds, default=900.0, metavar="N",
+                        help="give up if there is no snapshot by then (default: %(default)g)")  # fmt: skip
     parser.add_argument("--build-programs", type=Path, metavar="DIR",
                         help="only compile the restorer and the library that snapshots need (gcc)")  # fmt: skip
-    parser.add_argument("command_line", nargs="*", metavar="COMMAND", help="its path and arguments, after `--`")
+    add_options(parser)
+    parser.add_argument(
+        "command_line",
+        nargs="*",
+        metavar="COMMAND",
+        help="after `--`: started by `prebake run`, or as it is if it begins with an absolute path",
+    )
     parser.set_defaults(run=_snapshot)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+_seconds.__name__ = "number of seconds"  # argparse names it in "invalid … value"
 
 
 def _snapshot(options: argparse.Namespace) -> int:
@@ -41,31 +59,37 @@ def _snapshot(options: argparse.Namespace) -> int:
     if options.build_programs:
         programs.build(options.build_programs)
         return 0
-    if not options.output or not options.command_line:
-        raise ConfigError("snapshot: expected --output DIR and a COMMAND after `--`, or --build-programs DIR")
+    if bool(options.output) == bool(options.rehearse) or not options.command_line:
+        raise ConfigError(
+            "snapshot: expected --output DIR or --rehearse DIR, and a COMMAND after `--`; or --build-programs DIR"
+        )
     if why := programs.unsupported():
         raise ConfigError(f"snapshot: {why}")
-    program, *arguments = options.command_line
-    if not Path(program).is_absolute():
-        found = shutil.which(program)
-        raise ConfigError(f"snapshot: {program}: expected an absolute path, as for the container's entry point"
-                          + (f": {found}" if found else ""))  # fmt: skip
-    return _execute([program, *arguments], options.output.absolute(), options.variable)
+    from prebake.snapshot import launch
+
+    command = _command(options.command_line)
+    if options.rehearse:
+        from prebake.commands.rehearse import rehearse
+
+        return rehearse(options, command)
+    code = launch.start(command, options.output.absolute(), options.variable, options.seconds)
+    if code == 0:
+        restorer = [str(programs.folder() / programs.RESTORER), str(options.output.absolute())]
+        print(f"snapshot: entry point: {json.dumps([*restorer, *command])}", file=sys.stderr)
+    return code
 
 
-def _execute(command: list[str], output: Path, variables: list[str]) -> NoReturn:
-    """Become the command, with an environment without secrets and no inherited descriptors."""
-    from prebake.snapshot.environment import DURING_DUMP, at_start, of_dump
-    from prebake.snapshot.point import ENV_DUMP
-
-    environment = of_dump(at_start(), variables)
-    declared = {"output": str(output), "command": command, "variables": variables, "environment": environment}
-    output.mkdir(parents=True, exist_ok=True)
-    for name in ("table", "memory.img", "snapshot.json"):
-        (output / name).unlink(missing_ok=True)  # a command that ends without a dump leaves no older one
-    sys.stdout.flush()
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-    try:
-        os.execve(command[0], command, environment | DURING_DUMP | {ENV_DUMP: json.dumps(declared)})  # noqa: S606
-    except OSError as error:
-        raise ConfigError(f"snapshot: {command[0]}: {error.strerror}") from error
+def _command(words: list[str]) -> list[str]:
+    """The command as given; one without a path is started by `prebake run`, as in the images of `prebake init`."""
+    if Path(words[0]).is_absolute():
+        return words
+    if not shutil.which(words[0]):
+        raise ConfigError(f"snapshot: {words[0]}: command not found")
+    prebake = Path(sys.prefix) / "bin" / "prebake"
+    if not prebake.exists():
+        raise ConfigError(
+            f"snapshot: {words[0]} would be started by {prebake}, which does not exist; or give an absolute path"
+        )
+    if words[0] == "prebake":
+        return [str(prebake), *words[1:]]
+    return [str(prebake), "run", "--", *words]

@@ -25,6 +25,7 @@ from prebake.families.allowed import allowed_modules
 from prebake.loading.importing import Needed, must_load_here, needed_by
 from prebake.loading.prefetch import Prefetch
 from prebake.loading.slot import Slot, fail, settled
+from prebake.snapshot.point import after_restore, wanted
 from prebake.startup.quickstart import collector
 from prebake.telemetry import timeline
 from prebake.telemetry.status import State, Status
@@ -236,9 +237,16 @@ class Models:
         """Prefetch mapped weights once no other model is loading: imports need the disk first."""
         with self._lock:
             self._unread.append(loaded)  # its future is set right after this
+            if wanted():
+                return  # until the restore
             if any(slot.state is State.LOADING and slot not in self._unread for slot in self._slots.values()):
                 return
             slots, self._unread = self._unread, []
+        self._prefetch.add(path for slot in slots for path in slot.baked.weights)
+
+    def _after_restore(self) -> None:
+        """In a restored process: prefetch the weights of the models that were loaded before the dump."""
+        slots, self._unread = self._unread, []
         self._prefetch.add(path for slot in slots for path in slot.baked.weights)
 
     def _load_with_retries(self, baked: BakedModel) -> LoadedModel:
@@ -286,3 +294,9 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+@after_restore
+def _after_restore() -> None:
+    for models in list(_living):
+        models._after_restore()

@@ -6,10 +6,7 @@ Its parent reads `/proc/CHILD/maps`, `pagemap` and `mem`, for which a process ne
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
 import signal
 import time
 from collections.abc import Iterable
@@ -19,13 +16,11 @@ from pathlib import Path
 from prebake.errors import SnapshotError
 from prebake.snapshot import vdso
 from prebake.snapshot.environment import BOUND
+from prebake.snapshot.folder import NO_IDENTITY, finish, new_image
 from prebake.snapshot.memory import Layout, as_it_is, lay_out
 from prebake.snapshot.process import Stopped
 from prebake.snapshot.programs import Library
 from prebake.snapshot.table import Table, Vdso, checksum
-
-TABLE, IMAGE, MANIFEST = "table", "memory.img", "snapshot.json"
-FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,34 +66,27 @@ def fork_and_dump(library: Library, output: Path, *, bound: Iterable[str], names
 
 def _write(library: Library, stopped: Stopped, output: Path, bound: list[str], names: list[str],
            watched: Iterable[Path], began: float) -> Dumped:  # fmt: skip
-    identity = os.urandom(16)
-    output.mkdir(parents=True, exist_ok=True)
-    unfinished = output / f"{IMAGE}.unfinished"
     try:
-        image = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            layout = lay_out(stopped, image, identity)
-        finally:
-            os.close(image)
-        table = _table(library, stopped, layout, identity, bound, names, watched).to_bytes()
-        if wrong := library.check(table):
-            raise SnapshotError(f"the table would be refused: {wrong}")
-        _finish(output, unfinished, table, layout)
+        with new_image(output) as image:
+            layout = lay_out(stopped, image)
+            table = _table(library, stopped, layout, bound, names, watched)
+            if wrong := library.check(table.to_bytes()):
+                raise SnapshotError(f"the table would be refused: {wrong}")
+            finish(output, image, table, layout.content)
     except ValueError as error:
         raise SnapshotError(str(error)) from error
     finally:
-        unfinished.unlink(missing_ok=True)
         stopped.close()
     return Dumped(image_bytes=layout.image_bytes, copied_bytes=layout.copied, mappings=len(layout.mappings),
                   files=len(layout.paths), seconds=time.monotonic() - began)  # fmt: skip
 
 
-def _table(library: Library, stopped: Stopped, layout: Layout, identity: bytes, bound: list[str], names: list[str],
+def _table(library: Library, stopped: Stopped, layout: Layout, bound: list[str], names: list[str],
            watched: Iterable[Path]) -> Table:  # fmt: skip
     mapped = [as_it_is(path) for path in layout.paths]
     others = sorted({str(path) for path in watched} - set(layout.paths))
     return Table(
-        id=identity, image_bytes=layout.image_bytes, resume=library.resume, frame=library.frame, vdso=_vdso(stopped),
+        id=NO_IDENTITY, image_bytes=layout.image_bytes, resume=library.resume, frame=library.frame, vdso=_vdso(stopped),
         memory=stopped.memory_map(), cpu=library.cpu(), mappings=layout.mappings,
         files=[*mapped, *(as_it_is(path, head=False) for path in others)], bound=bound, names=[*names, *BOUND],
     )  # fmt: skip
@@ -111,23 +99,3 @@ def _vdso(stopped: Stopped) -> Vdso:
     start = min(area.start for area in stopped.areas if area.name.startswith(("[vvar", "[vdso")))
     image = stopped.read(code.start, code.end - code.start)
     return Vdso(data=start, start=code.start, end=code.end, checksum=checksum(image), entries=vdso.entries(image))
-
-
-def _finish(output: Path, unfinished: Path, table: bytes, layout: Layout) -> None:
-    """Write the table and the manifest, and give all files their names; the table last."""
-    with unfinished.open("rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    manifest = {
-        "format": FORMAT,
-        "kernel": platform.release(),
-        "files": {IMAGE: {"bytes": layout.image_bytes, "sha256": digest.hexdigest()},
-                  TABLE: {"bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()}},
-    }  # fmt: skip
-    for name, content in ((MANIFEST, json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"), (TABLE, table)):
-        (output / f"{name}.unfinished").write_bytes(content)
-    for name in (IMAGE, MANIFEST, TABLE):
-        path = output / f"{name}.unfinished"
-        path.chmod(0o644)
-        path.replace(output / name)

@@ -11,12 +11,14 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from prebake.errors import SnapshotError
+
 BOUND = (
     "-PREBAKE_SNAPSHOT*", "-PREBAKE_BASELINE", "-PREBAKE_BUDGET", "-PREBAKE_REPORT", "PREBAKE_*",
     "ATEN_*", "DNNL_*", "ONEDNN_*", "MKL_*", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC", "GOMP_*",
     "OPENBLAS_*", "TORCH_*", "PYTORCH_*", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT",
     "TRANSFORMERS_*", "TOKENIZERS_PARALLELISM", "PYTHON*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "LANG", "LANGUAGE",
-    "LC_*", "CUDA_VISIBLE_DEVICES",
+    "LC_*", "CUDA_VISIBLE_DEVICES", "UVICORN_*", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS",
 )  # fmt: skip
 """Names and prefixes, or exemptions with a `-`; the first that matches decides."""
 KEPT = ("PATH", "HOME", "TZ", "OMP_NUM_THREADS", "TMPDIR", "PREBAKE_SNAPSHOT_PROGRAMS", "PREBAKE_SNAPSHOT_WARM")
@@ -67,3 +69,17 @@ def bound(environment: Mapping[str, str], more: Iterable[str] = ()) -> list[str]
     """`NAME=VALUE` of the variables that a restore must find."""
     patterns = [*more, *BOUND]
     return sorted(f"{name}={value}" for name, value in environment.items() if matches(name, patterns))
+
+
+def only_when_unset(asked: Mapping[str, str], withheld: Iterable[str]) -> list[str]:
+    """The names of `asked` that a container must not set, since the dump did not have them.
+
+    Raises SnapshotError for a name that is set here and was withheld: no container would ever be restored.
+    """
+    names = sorted(name for name in asked if name not in KEPT and not matches(name, BOUND) and "*" not in name)
+    if lost := sorted({*names} & {*withheld}):
+        told = ", ".join(f"{name} ({asked[name]})" for name in lost)
+        raise SnapshotError(f"the application asked for {told}, which is set and was withheld: `--variable {lost[0]}` "
+                            "keeps it, with its value, in the snapshot; ask for secrets in a function that "
+                            "prebake.snapshot.after_restore registers, or unset it here")  # fmt: skip
+    return names

@@ -64,6 +64,8 @@ class Layout:
     image_bytes: int = 0
     copied: int = 0
     """Bytes of memory.img that each container copies."""
+    content: dict[str, int] = field(default_factory=dict)
+    """What memory.img holds: `[heap]`, `[stack]`, `anonymous` or a file that the process wrote to → bytes."""
 
     def file(self, path: str) -> int:
         if path not in self.paths:
@@ -71,12 +73,12 @@ class Layout:
         return self.paths.index(path)
 
 
-def lay_out(stopped: Stopped, image: int, identity: bytes) -> Layout:
-    """Write the process's own pages to the open file `image`, and tell where everything comes from.
+def lay_out(stopped: Stopped, image: int) -> Layout:
+    """Append the process's own pages to the open file `image`, and tell where everything comes from.
 
     Raises SnapshotError for mappings that a snapshot cannot hold.
     """
-    writer = _Writer(image, identity)
+    writer = _Writer(image)
     layout = Layout()
     copy_all = any(name in area.name for area in stopped.areas for name in FOREIGN_ALLOCATORS)
     found: list[Mapping] = []
@@ -88,10 +90,14 @@ def lay_out(stopped: Stopped, image: int, identity: bytes) -> Layout:
         if area.name == "[stack]":
             grown = max(below + GUARD, area.end - STACK)
             found.append(Mapping(start=grown, bytes=max(0, area.start - grown), protection=area.protection))
+        before = writer.end
         if area.is_file:
             found += _of_file(stopped, area, layout.file(area.name), writer)
         else:
             found += _anonymous(stopped, area, writer, copy_all=copy_all or area.name == "[stack]")
+        if writer.end > before:
+            name = area.name if area.is_file or area.name in ("[heap]", "[stack]") else "anonymous"
+            layout.content[name] = layout.content.get(name, 0) + writer.end - before
         below = area.end
     layout.mappings = joined(mapping for mapping in found if mapping.bytes)
     layout.image_bytes = writer.end
@@ -108,12 +114,11 @@ def as_it_is(path: str, *, head: bool = True) -> File:
 
 
 class _Writer:
-    """Appends pages to memory.img; its first page has the identity."""
+    """Appends pages to memory.img, after its first page."""
 
-    def __init__(self, image: int, identity: bytes) -> None:
+    def __init__(self, image: int) -> None:
         self._image = image
-        self.end = 0
-        self.add(identity + bytes(PAGE - len(identity)))
+        self.end = PAGE
 
     def add(self, data: bytes) -> int:
         """The offset at which the data begins."""

@@ -53,7 +53,7 @@ def commands(compiler: str, output: Path) -> list[list[str]]:
     # 0x100000 is RESTORER of table.h, where no dumped process has memory
     low = ["-static", "-fno-pie", "-no-pie", "-Wl,-Ttext-segment=0x100000", "-Wl,-z,noseparate-code"]
     return [
-        [*common, *low, "-o", str(output.absolute() / RESTORER), "restore.c", "start.c", "table.c"],
+        [*common, *low, "-o", str(output.absolute() / RESTORER), "restore.c", "start.c", "table.c", "ahead.c"],
         [
             *common,
             "-shared",

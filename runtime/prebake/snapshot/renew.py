@@ -98,13 +98,14 @@ def _allocator() -> None:
 
 def _random() -> None:
     """New seeds: otherwise all containers of a snapshot would draw the same numbers."""
-    seen: dict[str, Any] = dict(sys.modules)
+    seen: dict[str, Any] = sys.modules  # a copy would write to the memory of each module: 8 MB
     if "random" in seen:
         seen["random"].seed()
     if "numpy" in seen and "numpy.random" in seen:
         seen["numpy"].random.seed()
     if "torch" in seen:
-        seen["torch"].seed()
+        # `torch.seed` would also queue seeds for accelerators, each with a traceback that reads source files
+        seen["torch"].default_generator.seed()
     if "ssl" in seen:
         seen["ssl"].RAND_add(os.urandom(64), 64.0)
     if "_hashlib" in seen and "ssl" not in seen:
@@ -117,6 +118,8 @@ def _random() -> None:
         seen["uuid"]._generate_time_safe = None  # libuuid keeps a clock sequence that can't be reset
     if "tempfile" in seen:
         seen["tempfile"]._name_sequence = None
+        if seen["tempfile"].tempdir in seen["tempfile"]._candidate_tempdir_list():  # found, and not set by the program
+            seen["tempfile"].tempdir = None
 
 
 def _identity() -> None:
@@ -126,7 +129,7 @@ def _identity() -> None:
     main = threading.main_thread()
     if hasattr(main, "_set_native_id"):
         main._set_native_id()
-    seen: dict[str, Any] = dict(sys.modules)
+    seen: dict[str, Any] = sys.modules
     if "platform" in seen:
         seen["platform"]._uname_cache = None
     timeline.restart_in_child()

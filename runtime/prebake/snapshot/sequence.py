@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,19 @@ FAILED = 125
 LONGEST_REASON = 400
 
 
-def dump_and_go_on(declared: dict[str, Any], watched: Sequence[Path], before: Functions, after: Functions) -> None:
+def dump_and_go_on(
+    declared: dict[str, Any], watched: Sequence[Path], before: Functions, after: Functions, asked: Mapping[str, str]
+) -> None:
     """Dump this process and end it; returns in the restored process only. Raises SnapshotError.
 
-    `declared` is what `prebake snapshot` passed: `output`, `command`, `environment` (that of the process's start), and
-    `variables`, further bound names.
+    `declared` is what `prebake snapshot` passed: `output`, `command`, `environment` (that of the process's start),
+    `withheld` (names of the variables that are not in it), and `variables`, further bound names. `asked` are variables
+    that the application has asked for, and where.
     """
     library = Library()
     for function in reversed(before):
         function()
+    names = [*declared["variables"], *environment.only_when_unset(asked, declared["withheld"])]
     more, at_start = declared["variables"], declared["environment"]
     given = {**at_start, **environment.DURING_DUMP}
     own = {name: value for name, value in os.environ.items() if given.get(name) != value}
@@ -45,18 +49,20 @@ def dump_and_go_on(declared: dict[str, Any], watched: Sequence[Path], before: Fu
     renew.prepare()
     let_go()
     bound = environment.bound(at_start, more)
-    result = fork_and_dump(library, Path(declared["output"]), bound=bound, names=more, watched=watched)
+    result = fork_and_dump(library, Path(declared["output"]), bound=bound, names=names, watched=watched)
     if isinstance(result, Dumped):
         print(result, file=sys.stderr, flush=True)
         os._exit(0)
-    _go_on(Handover.read(result), declared["command"], own, after)
+    replaced = {name: (at_start.get(name), value) for name, value in own.items()}
+    _go_on(Handover.read(result), declared["command"], replaced, after)
 
 
-def _go_on(handover: Handover, command: list[str], own: dict[str, str], after: Functions) -> None:
+def _go_on(handover: Handover, command: list[str], own: dict[str, tuple[str | None, str]], after: Functions) -> None:
     try:
         _renew(handover, command)
-        for name, value in own.items():  # set by the program itself, as cv2 sets LD_LIBRARY_PATH
-            os.environ.setdefault(name, value)
+        for name, (before, value) in own.items():  # set by the program itself, as cv2 sets LD_LIBRARY_PATH
+            if os.environ.get(name) in (None, before):
+                os.environ[name] = value
         with timeline.span("restore: functions of the service"):
             for function in after:
                 function()

@@ -7,11 +7,12 @@ describes each field. The restorer checks every offset and count before it uses 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 MAGIC = b"PBSNAP\r\n"
-VERSION = 1
+VERSION = 2
 LIMIT = 0x100000
 """Maximum bytes of a table."""
 LOW_END = 0x400000
@@ -27,8 +28,10 @@ MAPPED, COPIED, SHARED = range(3)
 _MAPPING = struct.Struct("<QQQIHH")
 _FILE = struct.Struct("<QQqII")
 _ENTRY = struct.Struct("<II")
+_READING = struct.Struct("<QQII")
+_TEXT = struct.Struct("<I")
 _HEAD = struct.Struct("<8sIIQQ")
-_REST = struct.Struct(f"<16sQQQQQQQ11Q{CPU_WORDS}I12I")
+_REST = struct.Struct(f"<16sQQQQQQQ11Q{CPU_WORDS}I14I")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +64,16 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """A range of a file that the restorer reads ahead."""
+
+    file: int
+    """Index into the files, or MEMORY_IMG."""
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Vdso:
     """The kernel's code in every process, and the data before it."""
 
@@ -90,6 +103,8 @@ class Table:
     """`NAME=VALUE` of the variables that the state depends on."""
     names: Sequence[str] = field(default=())
     """`NAME` or `PREFIX*`: other variables of these names refuse the snapshot."""
+    readings: Sequence[Reading] = field(default=())
+    """What a start touches first, in that order."""
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -102,8 +117,9 @@ class Table:
                 for f in self.files
             ],
             [_ENTRY.pack(offset, call) for offset, call in vdso.entries],
-            [struct.pack("<I", text.add(each)) for each in self.bound],
-            [struct.pack("<I", text.add(each)) for each in self.names],
+            [_TEXT.pack(text.add(each)) for each in self.bound],
+            [_TEXT.pack(text.add(each)) for each in self.names],
+            [_READING.pack(r.offset, r.bytes, r.file, 0) for r in self.readings],
         ]
         header_bytes = _HEAD.size + _REST.size
         body, places = bytearray(), []
@@ -116,6 +132,59 @@ class Table:
             vdso.data, vdso.start, vdso.end, vdso.checksum, *self.memory, *self.cpu, *places,
         ) + bytes(body)  # fmt: skip
         return _HEAD.pack(MAGIC, VERSION, header_bytes, _HEAD.size + len(rest), checksum(rest)) + rest
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Table:
+        """Read a file's content. Raises ValueError that says what is wrong with it, in the words of `native/table.c`.
+
+        Checks that the records can be read. What they say is checked by `check_table` there, before a restore.
+        """
+        if content[:8] != MAGIC:
+            raise ValueError("it is not a snapshot's table")
+        if len(content) < _HEAD.size:
+            raise ValueError("it is truncated")
+        _, version, header_bytes, size, total = _HEAD.unpack_from(content)
+        if version != VERSION:
+            raise ValueError("its format has another version")
+        if size != len(content) or header_bytes != _HEAD.size + _REST.size or size < header_bytes:
+            raise ValueError("it is truncated")
+        if total != checksum(content[_HEAD.size :]):
+            raise ValueError("its checksum differs: it is damaged")
+        return cls._from_sections(content, _REST.unpack_from(content, _HEAD.size))
+
+    @classmethod
+    def _from_sections(cls, content: bytes, rest: Sequence[Any]) -> Table:
+        places = [*zip(rest[-14::2], rest[-13::2], strict=True)]
+        text_at, text_bytes = places.pop()
+        text = content[text_at : text_at + text_bytes]
+
+        def string(offset: int) -> str:
+            end = text.find(b"\0", offset)
+            if end < 0:
+                raise ValueError("its text does not end")
+            return text[offset:end].decode("utf-8", "surrogateescape")
+
+        def records(form: struct.Struct, place: tuple[int, int]) -> Iterator[tuple[Any, ...]]:
+            offset, count = place
+            if offset + count * form.size > len(content):
+                raise ValueError("a section lies outside it")
+            return form.iter_unpack(content[offset : offset + count * form.size])
+
+        mappings, files, entries, bound, names, readings = places
+        vdso = Vdso(data=rest[4], start=rest[5], end=rest[6], checksum=rest[7],
+                    entries=tuple((offset, call) for offset, call in records(_ENTRY, entries)))  # fmt: skip
+        return cls(
+            id=rest[0], image_bytes=rest[1], resume=rest[2], frame=rest[3], vdso=vdso,
+            memory=rest[8:19], cpu=rest[19 : 19 + CPU_WORDS],
+            mappings=[Mapping(start=start, bytes=size, protection=protection, kind=kind, file=file, offset=offset)
+                      for start, size, offset, file, protection, kind in records(_MAPPING, mappings)],
+            files=[File(path=string(path), bytes=size, head=head, mtime_ns=seconds * 10**9 + nanoseconds)
+                   for size, head, seconds, nanoseconds, path in records(_FILE, files)],
+            bound=[string(offset) for offset, in records(_TEXT, bound)],
+            names=[string(offset) for offset, in records(_TEXT, names)],
+            readings=[Reading(file=file, offset=offset, bytes=size)
+                      for offset, size, file, _ in records(_READING, readings)],
+        )  # fmt: skip
 
 
 class _Text:

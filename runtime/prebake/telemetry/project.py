@@ -6,6 +6,7 @@ Every key is optional; options of the commands take precedence::
     ready = "/health"                        # answers with a status below 400 once the service is ready; or a URL
     port = 8000
     budget = "budget.toml"                   # or a table with the same keys
+    keep = ["torch/include/*"]               # files in site-packages that `prebake slim` leaves in the image
 
     [[requests]]
     path = "/caption"
@@ -79,6 +80,8 @@ class Project:
     port: int | None = None
     requests: tuple[DeclaredRequest, ...] = ()
     budget: Budget | None = None
+    keep: tuple[str, ...] = ()
+    """Patterns of files that `prebake slim` leaves in the image."""
 
     def ready_url(self, port: int | None = None, host: str = "127.0.0.1") -> str | None:
         """The address that tells whether the service is ready, with the given or the declared port.
@@ -134,6 +137,7 @@ def _read(table: Table, folder: Path, path: Path) -> Project:
         port=_port(table),
         requests=_requests(table, folder),
         budget=_budget(table, folder),
+        keep=_keep(table),
     )
     table.finish()
     return project
@@ -201,6 +205,14 @@ def _request(entry: object, table: Table, folder: Path) -> DeclaredRequest:
     if request.type is not None and file is None:
         raise table.fail("type", "is the content type of a file, but there is no `file`")
     return request
+
+
+def _keep(table: Table) -> tuple[str, ...]:
+    patterns = table.strings("keep", [])
+    for number, pattern in enumerate(patterns):
+        if not re.fullmatch(r"[^\s\"\\$%]+", pattern):
+            raise table.fail(f"keep[{number}]", f'{quote(pattern)} is no pattern of paths such as "torch/include/*"')
+    return patterns
 
 
 def _budget(table: Table, folder: Path) -> Budget | None:

@@ -46,6 +46,11 @@ def set_restored(restored: Restored) -> None:
     _restored = restored
 
 
+def was_restored() -> bool:
+    """Whether this process was restored."""
+    return _restored is not None
+
+
 def document() -> dict[str, Any] | None:
     """For `/startup`; None if there was no snapshot to restore."""
     if _restored is not None:

@@ -107,6 +107,25 @@ def test_code_lies_above_the_weights_and_a_package_below(tmp_path: Path) -> None
     assert package[".dockerignore"].splitlines()[2:6] == ["*", "!lib", "!requirements.txt", "!models*.toml"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_image_has_the_slim_packages_and_nothing_of_the_stage_that_installs_them(tmp_path: Path, kind: str) -> None:
+    files, options = KINDS[kind]
+    texts = rendered(tmp_path, files, **options)
+    (slim,) = re.findall(r"FROM dependencies AS slim\n(.*?)(?:#|FROM)", texts["Dockerfile"], re.DOTALL)
+    assert slim == (
+        "ARG SLIM SLIM_KEEP\nRUN --mount=from=builder,target=/b /b/opt/prebake/bin/python -m prebake_build.slimming "
+        '/opt/prebake && eval "$SEAL"\n'
+    )
+    assert "FROM base AS runtime\nCOPY --link --from=slim /opt /opt\n" in texts["Dockerfile"]
+    assert 'variable "SLIM" { default = "1" }' in texts["docker-bake.hcl"]
+    assert "SLIM = SLIM, SLIM_KEEP = SLIM_KEEP" in texts["docker-bake.hcl"]
+
+
+def test_what_prebake_toml_keeps_is_a_variable(tmp_path: Path) -> None:
+    texts = rendered(tmp_path, {**REQUIREMENTS, "prebake.toml": 'keep = ["torch/include/*", "*/tests/*"]'})
+    assert 'variable "SLIM_KEEP" { default = "torch/include/* */tests/*" }' in texts["docker-bake.hcl"]
+
+
 def test_path_sources_are_linked_to_the_baked_models_and_kept_out_of_the_code(tmp_path: Path) -> None:
     texts = rendered(tmp_path, {**REQUIREMENTS, "models.toml": '[models.a]\nsource = "path:weights/x/a"\n'})
     assert "mkdir -p /app/weights/x && ln -sfn /models/a /app/weights/x/a" in texts["Dockerfile"]
@@ -213,3 +232,19 @@ prebake-build = "0.1.0"
     assert 'variable "SHARDS" { default = {"m" = 2} }' in text
     without = rendered(tmp_path, {**REQUIREMENTS, "models.lock": "format = 1\n"})["docker-bake.hcl"]
     assert 'variable "SHARDS" { default = {} }' in without
+
+
+def test_a_snapshot_is_a_target_in_a_file_of_its_own(tmp_path: Path) -> None:
+    without = rendered(tmp_path, REQUIREMENTS)
+    assert "docker-bake.override.hcl" not in without
+    texts = rendered(tmp_path, REQUIREMENTS, snapshot=True, command=(*COMMAND, "--log-level", "a b"))
+    text = texts["docker-bake.override.hcl"]
+    assert len(text.splitlines()) <= 60
+    assert text.startswith("# Written by: prebake init --python 3.11 --snapshot -- uvicorn app:app --host 0.0.0.0 ")
+    assert (
+        "-- \\\n          /opt/prebake/bin/prebake run -- uvicorn app:app --host 0.0.0.0 --log-level 'a b' \\\n" in text
+    )
+    restore = '"/opt/prebake/libexec/prebake/prebake-restore", "/snapshot", "/opt/prebake/bin/prebake", "run", "--"'
+    command = '"uvicorn", "app:app", "--host", "0.0.0.0", "--log-level", "a b"'
+    assert f"ENTRYPOINT [{restore}]\n    CMD [{command}]\n" in text
+    assert texts["docker-bake.hcl"].splitlines()[2:] == without["docker-bake.hcl"].splitlines()[2:]

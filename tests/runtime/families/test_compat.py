@@ -30,6 +30,7 @@ def test_operators_are_declared_only_where_the_library_does_not_load(
     name = f"absent_{loads}".lower()
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     monkeypatch.setattr(compat, "_OPERATORS", (name,))
+    monkeypatch.setattr(compat, "_extension", lambda: "/there/_C.so")
     monkeypatch.setattr(compat, "_loads", lambda path: loads)
     compat.torchvision_operators()
     assert hasattr(torch.ops.torchvision, name) is not loads

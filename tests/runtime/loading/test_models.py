@@ -18,6 +18,8 @@ from prebake.errors import ConfigError, DocumentError, UnknownModelError
 from prebake.loading import models as models_module
 from prebake.loading.models import Models
 from prebake.loading.prefetch import Prefetch
+from prebake.snapshot import point
+from prebake.snapshot.point import ENV_DUMP
 from prebake.startup.quickstart import Collector
 from prebake.telemetry.status import State
 from prebake.tiers.loader import LoadedModel
@@ -58,6 +60,22 @@ def test_different_models_load_at_the_same_time(tmp_path: Path) -> None:
     models = models_of(tmp_path, load)
     models.start()
     models.wait()
+
+
+def test_a_process_that_will_be_dumped_leaves_the_weights_to_those_restored(
+    tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[str]] = []
+    monkeypatch.setattr(Prefetch, "add", lambda self, paths: read.append(sorted(path.parent.name for path in paths)))
+    monkeypatch.setenv(ENV_DUMP, "{}")
+    models = models_of(tmp_path, loads)
+    models.start()
+    models.wait()
+    assert read == []
+    monkeypatch.delenv(ENV_DUMP)
+    models._after_restore()
+    assert read == [["a", "b", "c"]]
+    assert any(function.__name__ == "_after_restore" for function in point._state.after)
 
 
 def test_weights_are_read_ahead_once_nothing_loads(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,29 @@ def test_a_mapped_file_with_the_same_size_and_time(telling: Program, tmp_path: P
     library.write_bytes(content)
     os.utime(library, ns=(0, 0))
     assert refusal(telling) == f"{library} has another content"
+
+
+def test_a_module_of_the_program_that_changed(telling: Program) -> None:
+    program = telling.folder / "program.py"
+    program.write_text(program.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    assert refusal(telling) == f"{program} has another size"
+
+
+def test_another_version_of_an_imported_package(telling: Program) -> None:
+    packages = telling.folder / "site-packages"
+    (packages / "words").mkdir(parents=True)
+    (packages / "words" / "__init__.py").write_text("", encoding="utf-8")
+    record = packages / "words-1.0.dist-info" / "RECORD"
+    record.parent.mkdir()
+    record.write_text("words/__init__.py,,0\n", encoding="utf-8")
+    telling.environment["PYTHONPATH"] = f"{telling.variables()['PYTHONPATH']}:{packages}"
+    telling.write(f"import words\n{textwrap.dedent(TELLING)}")
+    assert telling.dump().returncode == 0
+    assert telling.restore().stdout == "snapshot None\n"
+    (packages / "words" / "__init__.py").write_text("edited = 1", encoding="utf-8")
+    assert telling.restore().stdout == "snapshot None\n"
+    record.parent.rename(packages / "words-1.1.dist-info")
+    assert refusal(telling) == f"{record} is missing"
 
 
 def test_variables_that_the_state_depends_on(telling: Program) -> None:
@@ -202,13 +227,53 @@ def test_what_a_snapshot_cannot_hold(program: Program, holding: str, message: st
     assert not [*program.snapshot.iterdir()]
 
 
-def test_a_dump_needs_an_absolute_command(program: Program) -> None:
-    program.folder.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "prebake", "snapshot", "--output", str(program.snapshot), "--", "python3"],
-        env=program.variables(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith(
-        "prebake: error: snapshot: python3: expected an absolute path, as for the container's"
+def test_a_command_that_is_not_there(program: Program) -> None:
+    done = _snapshot(program, "no-such-program", "x")
+    assert (done.returncode, done.stderr) == (2, "prebake: error: snapshot: no-such-program: command not found\n")
+
+
+NEVER = ("the service must call prebake.snapshot.here() once everything is loaded, and before it opens its port; "
+         "uvicorn with one process needs no call")  # fmt: skip
+
+
+def test_a_command_that_ends_without_a_snapshot_fails(program: Program) -> None:
+    done = _snapshot(program, "/bin/true")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"prebake: error: snapshot: /bin/true has ended without one: {NEVER}\n",
     )
+    assert _snapshot(program, "/bin/false").returncode == 1
+
+
+def test_a_command_that_goes_on_without_a_snapshot_is_ended(program: Program) -> None:
+    done = _snapshot(program, "/bin/sh", "-c", "sleep 1000 & echo $!; wait", seconds="0.5")
+    assert done.returncode == 1
+    command = "/bin/sh -c sleep 1000 & echo $!; wait"
+    assert done.stderr == f"prebake: error: snapshot: {command} runs, but has written none in 0.5 s: {NEVER}\n"
+    assert _is_gone(int(done.stdout))
+
+
+def test_a_child_of_the_command_is_not_dumped(program: Program) -> None:
+    program.write("from prebake import snapshot\nsnapshot.here()\n")
+    done = _snapshot(program, "/bin/sh", "-c", f"{' '.join(program.command())}; exit 3")
+    assert done.returncode == 3
+    assert (
+        "is a child of the command that `prebake snapshot` started: a snapshot holds that process alone" in done.stderr
+    )
+
+
+def _snapshot(program: Program, *command: str, seconds: str = "60") -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "prebake", "snapshot", "--output", str(program.snapshot), "--seconds", seconds, "--"]
+    return subprocess.run([*words, *command], env=program.variables(), capture_output=True, text=True, check=False)
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether the process has ended, or is about to: it was killed."""
+    for _ in range(1000):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.01)
+    return False

@@ -82,6 +82,17 @@ def test_threads_forks_and_subprocesses_work_after_the_restore(program: Program)
     assert done.stdout.splitlines() == ["[0, 1, 2, 3, 4, 5, 6, 7] 7 True", "hello", "20000"]
 
 
+def test_the_folder_for_temporary_files_is_looked_for_again(program: Program, tmp_path: Path) -> None:
+    dumped(program, """
+        import tempfile
+        from prebake import snapshot
+        tempfile.gettempdir()
+        snapshot.here()
+        print(tempfile.gettempdir())
+    """)  # fmt: skip
+    assert program.restore(environment={"TMPDIR": str(tmp_path)}).stdout == f"{tmp_path}\n"
+
+
 HEAPS = """
     import ctypes, os, sys, threading
     from prebake import snapshot
@@ -173,14 +184,11 @@ def test_logging_writes_to_the_new_streams(program: Program) -> None:
 
 
 WAITING = """
-    import signal, sys, time
+    import os, signal, sys, time
     from prebake import snapshot
     snapshot.here()
-    def stop(*_):
-        print("stopped", flush=True)
-        sys.exit(3)
-    signal.signal(signal.SIGTERM, stop)
-    print("running", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+    os.write(1, b"running\\n")  # no print: the signal may come before it returns
     time.sleep(60)
 """
 

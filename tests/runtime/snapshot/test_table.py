@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import random
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prebake.snapshot import table
-from prebake.snapshot.programs import Library
-from prebake.snapshot.table import COPIED, MAPPED, MEMORY_IMG, NO_FILE, SHARED, File, Mapping, Table, Vdso
+from prebake.snapshot.programs import SOURCES, Library
+from prebake.snapshot.table import COPIED, MAPPED, MEMORY_IMG, NO_FILE, SHARED, File, Mapping, Reading, Table, Vdso
 
 BASE = 0x7000_0000_0000
 
@@ -31,6 +33,7 @@ def sound(**changes: object) -> Table:
         "memory": [0] * 11, "cpu": [0] * 12, "mappings": mappings,
         "files": [File(path="/lib/x.so", bytes=12345, head=7, mtime_ns=10**9 + 5)],
         "bound": ["A=1"], "names": ["-B_X", "B_*"],
+        "readings": [Reading(file=MEMORY_IMG, offset=0x1000, bytes=0x2000), Reading(file=0, offset=0, bytes=0x1000)],
     }  # fmt: skip
     return Table(**(arguments | changes))  # type: ignore[arg-type]
 
@@ -90,6 +93,12 @@ def _mapping(**changes: int) -> list[Mapping]:
          "a mapping overlaps the vDSO"),
         ({"vdso": Vdso(data=BASE + 65536, start=BASE + 65536, end=BASE + 69632, checksum=0, entries=((4090, 1),))},
          "a function lies outside the vDSO"),
+        ({"readings": [Reading(file=1, offset=0, bytes=1)]}, "it reads ahead a file that is not in the table"),
+        ({"readings": [Reading(file=NO_FILE, offset=0, bytes=1)]}, "it reads ahead a file that is not in the table"),
+        ({"readings": [Reading(file=0, offset=1, bytes=1)]}, "it reads ahead outside a file, or too much"),
+        ({"readings": [Reading(file=0, offset=0, bytes=0)]}, "it reads ahead outside a file, or too much"),
+        ({"readings": [Reading(file=0, offset=0, bytes=1 << 31)]}, "it reads ahead outside a file, or too much"),
+        ({"readings": [Reading(file=0, offset=1 << 63, bytes=1)]}, "it reads ahead outside a file, or too much"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(library: Library, changes: dict[str, object], message: str) -> None:
@@ -117,6 +126,42 @@ def test_no_mutation_crashes_the_parser(library: Library, data: st.DataObject) -
             content[16:24] = len(content).to_bytes(8, "little")
     checked = library.check(summed(bytes(content)) if len(content) > 32 else bytes(content))
     assert checked is None or checked
+
+
+def test_no_mutation_makes_it_read_outside_the_table(tmp_path: Path, native: Path) -> None:
+    """Every field with every special value, and random ones, under the sanitizers for addresses and undefined use."""
+    fuzzer, seed = tmp_path / "fuzz", tmp_path / "table"
+    seed.write_bytes(sound().to_bytes())
+    compiler = next(filter(shutil.which, ("gcc", "clang", "cc")))
+    command = [compiler, "-std=c11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
+               f"-I{SOURCES}", "-o", str(fuzzer), str(Path(__file__).with_name("fuzz_table.c")),
+               str(SOURCES / "table.c")]  # fmt: skip
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode and "cannot find" in built.stderr:
+        pytest.skip("the compiler has no sanitizers here")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([fuzzer, seed, "60000"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    accepted, refused = (int(part.split()[0]) for part in done.stdout.split(","))
+    assert accepted > 1000 < refused
+
+
+def test_a_table_is_read_back_as_it_was_written() -> None:
+    assert Table.from_bytes(sound().to_bytes()).to_bytes() == sound().to_bytes()
+
+
+@settings(max_examples=1000, deadline=None)
+@given(data=st.data())
+def test_no_mutation_crashes_the_reader_in_python(data: st.DataObject) -> None:
+    content = bytearray(sound().to_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(32, len(content) - 4))
+        value = data.draw(st.sampled_from([0, 1, 0x7FFFFFFF, 0xFFFFFFFF, len(content)]) | st.integers(0, 0xFFFFFFFF))
+        content[at : at + 4] = value.to_bytes(4, "little")
+    try:
+        Table.from_bytes(summed(bytes(content))).to_bytes()
+    except ValueError as error:
+        assert str(error) in ("it is truncated", "its text does not end", "a section lies outside it")
 
 
 def test_neighbours_that_continue_each_other_become_one() -> None:

@@ -61,6 +61,10 @@ def test_pyproject_has_the_same_settings_in_tool_prebake(tmp_path: Path) -> None
     assert (found.command, found.path) == (("python", "-m", "my app"), tmp_path / "pyproject.toml")
 
 
+def test_patterns_of_what_stays_in_the_image(tmp_path: Path) -> None:
+    assert project(tmp_path, 'keep = ["torch/include/*", "*/tests/*"]').keep == ("torch/include/*", "*/tests/*")
+
+
 def test_a_budget_may_be_a_file_beside_it(tmp_path: Path) -> None:
     (tmp_path / "limits.toml").write_text("ready = 2.5")
     assert project(tmp_path, 'budget = "limits.toml"').budget == Budget(ready=2.5)
@@ -118,6 +122,9 @@ def test_a_ready_path_without_a_port_is_refused_when_it_is_needed(tmp_path: Path
         ("budget = {redy = 3}", 'prebake.toml: budget.redy: unknown key: did you mean "ready"?'),
         ("budget = 3", "prebake.toml: budget: expected a table, found a whole number (3)"),
         ('budget = "no.toml"', "no.toml: cannot read this budget: No such file or directory"),
+        ("keep = 'torch'", 'prebake.toml: keep: expected a list, found the string "torch"'),
+        ("keep = ['a b']", 'prebake.toml: keep[0]: "a b" is no pattern of paths such as "torch/include/*"'),
+        ("keep = ['a', '$(b)']", 'prebake.toml: keep[1]: "$(b)" is no pattern of paths such as "torch/include/*"'),
         ("= 3", "prebake.toml: is not TOML: Invalid statement (at line 1, column 1)"),
     ],
 )  # fmt: skip

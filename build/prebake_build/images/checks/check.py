@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from prebake.documents.messages import nearest, quote
 from prebake.errors import ConfigError
-from prebake_build.images.checks import registry, running, secrets, weights
+from prebake_build.images.checks import packages, registry, running, secrets, weights
 from prebake_build.images.checks.data import rules
 from prebake_build.images.checks.findings import Finding, Subject
 from prebake_build.images.contents import read_contents
@@ -22,6 +22,7 @@ RULES: dict[str, tuple[Callable[[Subject], Iterator[Finding]], ...]] = {
     "layer-too-large": (registry.too_large,),
     "too-many-layers": (registry.too_many,),
     "gpu-packages": (running.gpu_packages,),
+    "dead-weight": (packages.dead_weight,),
     "secret": (secrets.in_environment, secrets.in_labels, secrets.in_history, secrets.in_files),
     "unreadable": (running.unreadable,),
     "root-user": (running.root_user,),

@@ -26,6 +26,7 @@ class Rules:
     formats: Mapping[str, str]
     code_suffixes: tuple[str, ...]
     code_least: int
+    dead: int
     gpu_paths: tuple[str, ...]
     gpu_variables: tuple[str, ...]
     hub: Mapping[str, str]
@@ -51,6 +52,7 @@ def rules() -> Rules:
         formats=weights["formats"],
         code_suffixes=tuple(data["code"]["suffixes"]),
         code_least=data["code"]["least"],
+        dead=parse_size(data["packages"]["dead"], "packages.dead"),
         gpu_paths=tuple(data["gpu"]["paths"]),
         gpu_variables=tuple(data["gpu"]["variables"]),
         hub=data["hub"],

@@ -1,7 +1,6 @@
 # Written by: @{written}
 # @{marker}
-# This file is yours; a docker-bake.override.hcl beside it is read too. Variables come from the environment:
-#   TAG=1.2 docker buildx bake   the image: your code, a layer for each model (--push); bake weights: the models alone
+# Yours, with a docker-bake.override.hcl beside it. Variables come from the environment: TAG=1.2 docker buildx bake --push
 variable "MODELS" { default = "@{models}" } # tables of the models file; `prebake init --check` compares
 variable "MODELS_FILE" { default = "@{models_file}" }
 variable "SHARDS" { default = {@{shards}} } # model = its files of weights, each a layer, if it was split: its build tells
@@ -17,11 +16,12 @@ variable "TAG" { default = "latest" }
 variable "VERSION" { default = "@{project_version}" }
 variable "REVISION" { default = "" } # of your code, for a label: $(git rev-parse HEAD)
 variable "READAHEAD" { default = "" } # "recorded": the build starts the image once, and cold starts read ahead
+variable "SLIM" { default = "1" } # stage slim: what inference never reads goes (prebake slim --explain); 0: it stays
+variable "SLIM_KEEP" { default = "@{keep}" } # paths in site-packages that stay all the same: "torch/include/*"
 variable "COMPRESSION" { default = "uncompressed" } # weights barely compress; or zstd, gzip, estargz
 models  = split(",", replace(MODELS, " ", ""))
 stages  = { for model in models : "weights-${replace(model, ".", "_")}" => model }
-weights = flatten([for stage, model in stages : [for n in range(try(SHARDS[model], 0) + 1) :
-"COPY --link --from=${stage} /out${n == 0 ? "" : ".${n}"} /"]])
+weights = flatten([for stage, model in stages : [for n in range(try(SHARDS[model], 0) + 1) : "COPY --link --from=${stage} /out${n == 0 ? "" : ".${n}"} /"]])
 started = concat(["FROM runtime AS started"], weights, @{code}["USER 0:0",
 "RUN --network=none mkdir -p /listed/opt/prebake && @{record}"])
 listed  = READAHEAD == "" ? [] : ["COPY --link --from=started /listed /"]
@@ -46,7 +46,7 @@ target "parts" {
   name     = part
   matrix   = { part = concat(@{stages}, keys(stages)) }
   target   = can(stages[part]) ? "bake" : part
-  args     = { MODEL = lookup(stages, part, ""), SHARDS = try(SHARDS[stages[part]], 0) }
+  args     = { MODEL = lookup(stages, part, ""), SHARDS = try(SHARDS[stages[part]], 0), SLIM = SLIM, SLIM_KEEP = SLIM_KEEP }
 }
 target "images" {
   name              = kind

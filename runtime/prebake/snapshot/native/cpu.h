@@ -13,7 +13,7 @@ static const struct {
 } CPU_WORD[CPU_WORDS] = {
     {1, 0, 2, 0x7ed83203},          /* SSE3 … AVX, F16C, RDRAND, OSXSAVE */
     {1, 0, 3, 0x07888111},          /* SSE, SSE2, CMOV, CX8 */
-    {7, 0, 1, 0xfdad0b39},          /* BMI, AVX2, AVX-512, SHA, CLWB */
+    {7, 0, 1, 0xfdaf0b39},          /* BMI, AVX2, AVX-512, SHA, CLWB */
     {7, 0, 2, 0x1a405f63},          /* VBMI, GFNI, VAES, VNNI, RDPID */
     {7, 0, 3, 0x03c1411c},          /* FSRM, AMX, AVX512-FP16 */
     {7, 1, 0, 0x00a01c30},          /* AVX-VNNI, AVX512-BF16, AMX-FP16, AVX-IFMA, fast string operations */

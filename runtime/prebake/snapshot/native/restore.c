@@ -145,6 +145,7 @@ static void map_all(void) {
         if (copied || file < 0) file = -1, flags |= MAP_ANONYMOUS | MAP_NORESERVE;
         if ((uint64_t)map(m->start, m->bytes, protection, flags, file, file < 0 ? 0 : m->offset) != m->start)
             stop(m->file < MEMORY_IMG ? text(files[m->file].path) : "memory", " can't be mapped", "");
+        if (m->file == MEMORY_IMG && !copied && now_restoring.rehearsal) call3(SYS_madvise, m->start, m->bytes, MADV_RANDOM);
         if (!copied) continue;
         for (uint64_t done = 0; done < m->bytes;) {
             long got = call4(SYS_pread64, now_restoring.image, m->start + done, m->bytes - done, m->offset + done);

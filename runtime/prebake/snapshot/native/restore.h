@@ -8,6 +8,7 @@ struct attempt {
     struct handover *handover; /* at HANDOVER_AT */
     int image;                 /* memory.img, opened and checked */
     int stubs;                 /* do not move the vDSO, even if it is the same */
+    int rehearsal;             /* have the kernel read no more of memory.img than the pages that are touched */
 };
 
 /* In a child process: become the process of the snapshot. Does not return; if it can't, writes why to the handover's

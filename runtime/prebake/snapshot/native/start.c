@@ -5,6 +5,7 @@
  * must be a path. The restored process gets COMMAND and the arguments as its own, and this environment.
  *
  * prebake-restore --check SNAPSHOT tells whether the files are sound and fit this machine, and restores nothing. */
+#include "ahead.h"
 #include "restore.h"
 #include "system.h"
 
@@ -164,12 +165,16 @@ static const char *hand_over(struct attempt *attempt, int argc, char **arguments
 struct information { int32_t signal, error, code, unused, process; int32_t rest[27]; };
 
 /* Forward signals and reap until the child has ended; returns its wait status. `sent`: the last signal that was forwarded
- * to it. Signals that a terminal sends reach the child without help. */
-static int supervise(long child, int *sent) {
-    for (;;) {
+ * to it. Signals that a terminal sends reach the child without help. While no signal waits, reads ahead. */
+static int supervise(long child, struct ahead *ahead, int *sent) {
+    for (int reading = 1;;) {
         struct information about;
-        uint64_t every = ~0UL;
-        long number = call4(SYS_rt_sigtimedwait, &every, &about, 0, 8);
+        uint64_t every = ~0UL, at_once[2] = {0};
+        if (reading && !read_ahead(ahead)) {
+            call2(SYS_munmap, TABLE_AT, TABLE_LIMIT);
+            reading = 0;
+        }
+        long number = call4(SYS_rt_sigtimedwait, &every, &about, reading ? at_once : 0, 8);
         if (number > 0 && number != SIGCHLD && about.code != SI_KERNEL) {
             call2(SYS_kill, child, number);
             *sent = (int)number;
@@ -193,9 +198,12 @@ static const char *try(const char *folder, int argc, char **arguments, char **en
     if (wrong) return wrong;
     const char *vdso = variable(environment, "PREBAKE_SNAPSHOT_VDSO");
     attempt.stubs = vdso && *vdso == 's';
+    attempt.rehearsal = variable(environment, "PREBAKE_SNAPSHOT_REHEARSAL") != NULL;
     uint64_t every = ~0UL, before, as_default[4] = {0};
     call4(SYS_rt_sigaction, SIGCHLD, as_default, 0, 8); /* ignored, it would reap children itself */
     call4(SYS_rt_sigprocmask, SIG_SETMASK, &every, &before, 8);
+    struct ahead ahead = {.table = attempt.table, .image = attempt.image, .file = -1};
+    if (attempt.rehearsal) ahead.next = attempt.table->readings.count;
     long child = call0(SYS_fork);
     if (child == 0) {
         call2(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
@@ -203,13 +211,13 @@ static const char *try(const char *folder, int argc, char **arguments, char **en
         restore(&attempt);
     }
     call1(SYS_close, report[1]);
-    call1(SYS_close, attempt.image);
-    call2(SYS_munmap, TABLE_AT, TABLE_LIMIT + HANDOVER_LIMIT);
+    call2(SYS_munmap, HANDOVER_AT, HANDOVER_LIMIT);
     if (failed(child)) {
+        call1(SYS_close, attempt.image);
         call4(SYS_rt_sigprocmask, SIG_SETMASK, &before, 0, 8);
         return because("no process can be started", "", "");
     }
-    int sent = 0, status = supervise(child, &sent), number = status & 0x7f;
+    int sent = 0, status = supervise(child, &ahead, &sent), number = status & 0x7f;
     size_t used = sizeof VARIABLE - 1;
     for (long got; used + 1 < REASON && (got = call3(SYS_read, report[0], reason + used, REASON - 1 - used)) > 0;) used += (size_t)got;
     reason[used] = 0;

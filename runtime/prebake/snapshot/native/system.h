@@ -13,19 +13,19 @@
 
 enum {
     SYS_read = 0, SYS_write = 1, SYS_open = 2, SYS_close = 3, SYS_stat = 4, SYS_fstat = 5, SYS_mmap = 9, SYS_mprotect = 10,
-    SYS_munmap = 11, SYS_rt_sigaction = 13, SYS_rt_sigprocmask = 14, SYS_pread64 = 17, SYS_mremap = 25, SYS_getpid = 39,
+    SYS_munmap = 11, SYS_rt_sigaction = 13, SYS_rt_sigprocmask = 14, SYS_pread64 = 17, SYS_mremap = 25, SYS_madvise = 28, SYS_getpid = 39,
     SYS_fork = 57, SYS_execve = 59, SYS_wait4 = 61, SYS_kill = 62, SYS_getppid = 110, SYS_rt_sigtimedwait = 128,
-    SYS_sigaltstack = 131, SYS_prctl = 157, SYS_arch_prctl = 158, SYS_gettid = 186, SYS_set_tid_address = 218,
+    SYS_sigaltstack = 131, SYS_prctl = 157, SYS_arch_prctl = 158, SYS_gettid = 186, SYS_readahead = 187, SYS_set_tid_address = 218,
     SYS_clock_gettime = 228, SYS_exit_group = 231, SYS_set_robust_list = 273, SYS_get_robust_list = 274, SYS_pipe2 = 293,
     SYS_rseq = 334,
 };
 
 enum { PROT_READ = 1, PROT_WRITE = 2, PROT_EXEC = 4 };
 enum { MAP_SHARED = 1, MAP_PRIVATE = 2, MAP_FIXED = 0x10, MAP_ANONYMOUS = 0x20, MAP_NORESERVE = 0x4000 };
+enum { MADV_RANDOM = 1 };
 enum { MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
 enum { O_RDONLY = 0, O_NONBLOCK = 04000, O_CLOEXEC = 02000000 };
 enum { SIGHUP = 1, SIGKILL = 9, SIGCHLD = 17, SIGSTOP = 19, LAST_SIGNAL = 64 };
-enum { EINTR = 4 };
 
 static inline long call6(long number, long a, long b, long c, long d, long e, long f) {
     long result;

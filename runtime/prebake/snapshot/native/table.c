@@ -29,6 +29,16 @@ static const char *check_mapping(const struct table *t, const struct mapping *m,
     return NULL;
 }
 
+static const char *check_readings(const struct table *t) {
+    const struct reading *r = (const struct reading *)((const char *)t + t->readings.offset);
+    for (uint32_t i = 0; i < t->readings.count; i++) {
+        if (r[i].file != MEMORY_IMG && r[i].file >= t->files.count) return "it reads ahead a file that is not in the table";
+        if (r[i].offset % PAGE || !r[i].bytes || r[i].offset > HIGH_END || r[i].bytes > READ_AHEAD_LIMIT)
+            return "it reads ahead outside a file, or too much";
+    }
+    return NULL;
+}
+
 static int is_mapped(const struct table *t, uint64_t at, uint16_t protection) {
     const struct mapping *m = (const struct mapping *)((const char *)t + t->mappings.offset);
     for (uint32_t i = 0; i < t->mappings.count; i++)
@@ -80,7 +90,8 @@ const char *check_table(const void *data, uint64_t bytes) {
     if (checksum(t->id, bytes - summed) != t->checksum) return "its checksum differs: it is damaged";
     if (!section_fits(t, t->mappings, sizeof(struct mapping)) || !section_fits(t, t->files, sizeof(struct file)) ||
         !section_fits(t, t->entries, sizeof(struct entry)) || !section_fits(t, t->bound, 4) ||
-        !section_fits(t, t->names, 4) || !section_fits(t, t->text, 1))
+        !section_fits(t, t->names, 4) || !section_fits(t, t->readings, sizeof(struct reading)) ||
+        !section_fits(t, t->text, 1))
         return "a section lies outside it";
     if (t->image_bytes < PAGE || t->image_bytes % PAGE || t->image_bytes > HIGH_END) return "memory.img has no valid size";
     const char *wrong = check_strings(t);
@@ -91,6 +102,7 @@ const char *check_table(const void *data, uint64_t bytes) {
         after = m[i].start + m[i].bytes;
     }
     if (!wrong) wrong = check_vdso(t);
+    if (!wrong) wrong = check_readings(t);
     if (!wrong && !is_mapped(t, t->resume, PROT_READ | PROT_EXEC)) wrong = "the process has no code to go on with";
     if (!wrong && !is_mapped(t, t->frame, PROT_READ | PROT_WRITE)) wrong = "the process has no frame to go on with";
     return wrong;

@@ -9,7 +9,7 @@
 #include "cpu.h"
 
 #define TABLE_MAGIC "PBSNAP\r\n"
-#define TABLE_VERSION 1
+#define TABLE_VERSION 2
 
 /* The addresses below LOW_END belong to the restorer: no snapshot has a mapping there. */
 #define RESTORER 0x100000UL
@@ -21,6 +21,8 @@
 #define PARKED_LIMIT 0x40000UL
 #define LOW_END 0x400000UL
 #define HIGH_END 0x7ffffffff000UL /* the end of the address space of x86-64, without its last page */
+
+#define READ_AHEAD_LIMIT 0x40000000UL /* bytes of one record */
 
 #define NO_FILE 0xffffffffU    /* anonymous memory */
 #define MEMORY_IMG 0xfffffffeU /* the snapshot's own file */
@@ -39,6 +41,11 @@ struct file {
     uint64_t bytes, head; /* size, checksum of the first page; 0: not read */
     int64_t seconds;      /* modification time */
     uint32_t nanoseconds, path;
+};
+
+struct reading { /* what is read ahead where it is not in the page cache, in this order */
+    uint64_t offset, bytes;
+    uint32_t file, unused; /* index into files, or MEMORY_IMG */
 };
 
 struct entry { uint32_t offset, call; }; /* a function of the vDSO: where in it, and the system call that does the same */
@@ -62,6 +69,7 @@ struct table {
     struct section mappings, files, entries;
     struct section bound; /* offsets of strings "NAME=VALUE": variables that the state depends on */
     struct section names; /* offsets of strings "NAME", "PREFIX*", or an exemption "-NAME": others of these must be absent */
+    struct section readings;
     struct section text;  /* zero-terminated strings; count is the number of bytes */
 };
 

@@ -190,6 +190,31 @@ def test_gpu_libraries_are_right_in_an_image_for_gpus(tmp_path: Path) -> None:
     assert found(tmp_path / "2", library, config={"Env": ["NVIDIA_VISIBLE_DEVICES=all"]}) == []
 
 
+DEAD = {
+    f"{PACKAGES}/torch/test/a_test": bytes(21 * MEGABYTE), f"{PACKAGES}/torch/include/ATen/a.h": bytes(4 * MEGABYTE),
+    f"{PACKAGES}/a/tests/test_a.py": b"x" * 900, f"{PACKAGES}/a/tests/__pycache__/test_a.cpython-311.pyc": b"c" * 100,
+    f"{PACKAGES}/torch/include/LICENSE": b"l" * MEGABYTE, f"{PACKAGES}/torch/lib/libtorch_cpu.so": bytes(MEGABYTE),
+}  # fmt: skip
+
+
+def test_what_inference_never_reads_of_packages(tmp_path: Path) -> None:
+    finding = one(tmp_path, LayerOf(DEAD, created_by="RUN pip install torch"))
+    assert (finding.rule, finding.layer, finding.bytes) == ("dead-weight", 0, 25 * MEGABYTE + 1000)
+    assert finding.message == (
+        "inference never reads 4 files of packages (torch-cpp-tests 21 MB, torch-headers 4 MB, tests 1 kB)"
+    )
+    assert finding.paths[0] == f"/{PACKAGES}/torch/test/a_test"
+    assert finding.mend.startswith("prebake slim PREFIX in the stage that installs them")
+
+
+def test_headers_are_no_dead_weight_beside_a_compiler_and_little_is_none(tmp_path: Path) -> None:
+    compiler = LayerOf({"usr/bin/g++": b"elf"})
+    headers = LayerOf({f"{PACKAGES}/torch/include/a.h": bytes(30 * MEGABYTE)})
+    assert found(tmp_path, compiler, headers) == []
+    assert found(tmp_path / "2", LayerOf({f"{PACKAGES}/torch/test/a_test": bytes(19 * MEGABYTE)})) == []
+    assert [finding.rule for finding in found(tmp_path / "3", headers)] == ["dead-weight"]
+
+
 def test_a_hub_that_is_not_switched_off(tmp_path: Path) -> None:
     package = LayerOf({f"{PACKAGES}/huggingface_hub/__init__.py": b""})
     finding = one(tmp_path, package, BIG, config={"Env": ["HF_HUB_OFFLINE=0"]})
