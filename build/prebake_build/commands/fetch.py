@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prebake.documents.messages import reason
+from prebake.errors import ConfigError, PrebakeError
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import Lock
 from prebake_build.declared.spec import read_spec
-from prebake_build.files.digest import md5_of
+from prebake_build.files.atomic import REPLACED, put_in_place, sync_tree
+from prebake_build.files.digest import FULL, md5_of
+from prebake_build.files.flock import locked_folder
 from prebake_build.sources.archives import unpack
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands
 
+_WORK = ".fetching-"
 SUMS = "md5.json"
 """File with the md5 sums of EasyOCR's files. EasyOCR compares files with its own table, which lacks the dummies."""
 
@@ -44,18 +52,26 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="build cache (default: PREBAKE_CACHE, ~/.cache/prebake)"
     )
+    parser.add_argument("--json", action="store_true", help="print the folders as JSON")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    for place in fetch(options.models, options.names, options.output, options.cache):
+    places = fetch(options.models, options.names, options.output, options.cache)
+    if options.json:
+        print(json.dumps([{"name": place.name, "folder": str(place)} for place in places], indent=2))
+        return 0
+    for place in places:
         print(place)
     return 0
 
 
 def fetch(models: Path, names: Sequence[str], output: Path, cache_folder: Path | None = None) -> list[Path]:
-    """Write the checkpoints into `output/NAME`, with EasyOCR's zips unpacked. Returns the folders. Raises
-    PrebakeError."""
+    """Write the checkpoints into `output/NAME`, with EasyOCR's zips unpacked. Returns the folders.
+
+    Each folder is replaced whole. Raises ConfigError if the output can't be written to, and PrebakeError if the disk
+    is full or a checkpoint can't be fetched; then the previous folder is unchanged.
+    """
     spec = read_spec(models)
     path = models.with_suffix(".lock")
     lock = Lock.read(path) if path.exists() else None
@@ -65,13 +81,53 @@ def fetch(models: Path, names: Sequence[str], output: Path, cache_folder: Path |
             source = spec.open(model)
             print(f"{model.name}: fetching {model.source}", file=sys.stderr)
             resolved = lock.require(model.name, model.source) if lock else cache.resolve(source)
-            place = output / model.name
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.copytree(cache.checkpoint(source, resolved), place)
-            if model.family == "easyocr":
-                _unzip(place)
-            places.append(place)
+            checkpoint = cache.checkpoint(source, resolved)
+            with _new_folder(output, model.name, sum(file.size for file in resolved.files)) as folder:
+                shutil.copytree(checkpoint, folder)
+                if model.family == "easyocr":
+                    _unzip(folder)
+            places.append(output / model.name)
     return places
+
+
+@contextmanager
+def _new_folder(output: Path, name: str, size: int) -> Iterator[Path]:
+    """A path for a folder of at least `size` bytes, which becomes `output/name` if the block succeeds."""
+    place = output / name
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with locked_folder(output):
+            _clear_leftovers(output)
+            if (free := shutil.disk_usage(output).free) < size:
+                raise PrebakeError(
+                    f"{output}: the checkpoint of {name} takes {size:,} bytes, and {free:,} are free: free some space, "
+                    "or name another folder with --output"
+                )
+            work = Path(tempfile.mkdtemp(prefix=f"{_WORK}{name}.", dir=output))
+            try:
+                yield work / name
+                sync_tree(work / name)
+                put_in_place(work / name, place)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    except (OSError, shutil.Error) as error:
+        unchanged = " The previous folder is unchanged." if place.is_dir() else ""
+        full = getattr(error, "errno", None) in FULL or any(os.strerror(code) in str(error) for code in FULL)
+        way = "free some space, or name another folder with --output" if full else "name another folder with --output"
+        told = os.strerror(FULL[0]) if full else reason(error)
+        raise (PrebakeError if full else ConfigError)(
+            f"{output}: cannot write the checkpoint of {name}: {told}: {way}.{unchanged}"
+        ) from error
+
+
+def _clear_leftovers(output: Path) -> None:
+    """Remove what killed fetches left, after putting back a folder that one of them had moved away."""
+    for work in sorted(output.glob(f"{_WORK}*")):
+        for replaced in work.glob(f"*{REPLACED}"):
+            place = output / replaced.name.removesuffix(REPLACED)
+            if not place.exists():
+                replaced.rename(place)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _unzip(folder: Path) -> None:

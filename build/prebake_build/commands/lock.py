@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="build cache (default: PREBAKE_CACHE, ~/.cache/prebake)"
     )
+    parser.add_argument("--json", action="store_true", help="print the locked models, or the differences, as JSON")
     parser.set_defaults(run=run)
 
 
@@ -78,8 +80,10 @@ def run(args: argparse.Namespace) -> int:
                     print(f"{args.models}: models.{now.name}.source: {was.source} -> {now.source}", file=sys.stderr)
         new = update(spec, args.upgrade or args.names, old, cache, allow_unresolved=args.allow_unresolved)
     if args.check:
-        return _check(path, drift(old or new, new), args.models)
-    for name in sorted(new.models):
+        return _check(path, drift(old or new, new), args.models, as_json=args.json)
+    if args.json:
+        print(json.dumps([_document(name, new.models[name]) for name in sorted(new.models)], indent=2))
+    for name in () if args.json else sorted(new.models):
         print(_line(name, new.models[name]))
     if path.exists() and path.read_text(encoding="utf-8") == new.text:
         print(f"{path} is up to date.", file=sys.stderr)
@@ -89,8 +93,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(path: Path, lines: list[str], models: Path) -> int:
-    for line in lines:
+def _check(path: Path, lines: list[str], models: Path, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(lines, indent=2))
+    for line in () if as_json else lines:
         print(line)
     if lines:
         print(
@@ -99,6 +105,13 @@ def _check(path: Path, lines: list[str], models: Path) -> int:
     else:
         print(f"{path} is up to date.", file=sys.stderr)
     return 1 if lines else 0
+
+
+def _document(name: str, model: LockedModel) -> dict[str, str | int | None]:
+    resolved = model.resolved
+    files = resolved.files if resolved else ()
+    return {"name": name, "source": model.source, "revision": resolved.revision if resolved else None,
+            "files": len(files), "bytes": sum(file.size for file in files)}  # fmt: skip
 
 
 def _line(name: str, model: LockedModel) -> str:
