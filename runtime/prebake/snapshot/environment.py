@@ -24,10 +24,13 @@ BOUND = (
 KEPT = ("PATH", "HOME", "TZ", "OMP_NUM_THREADS", "TMPDIR", "PREBAKE_SNAPSHOT_PROGRAMS", "PREBAKE_SNAPSHOT_WARM")
 DURING_DUMP = {
     "GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0",
+    "LD_BIND_NOW": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""Set for the dumped process alone. glibc keeps all memory in one heap, which can be mapped from a file (see `memory`);
-tokenizers starts no threads, which could not be ended."""
+"""Set for the dumped process alone. glibc keeps all memory in one heap, which can be mapped from a file (see `memory`).
+It binds functions when it loads a library, not at their first call: then it would save the vector registers in an area
+whose size it took from the processor of the dump, and those of a newer one overflow that. tokenizers starts no threads,
+which could not be ended."""
 SECRETS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE")
 
 
@@ -40,6 +43,12 @@ def at_start() -> dict[str, str]:
     return {
         os.fsdecode(name): os.fsdecode(value) for name, _, value in (pair.partition(b"=") for pair in pairs) if name
     }
+
+
+def with_own(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with `DURING_DUMP`; settings of glibc that it has already stay."""
+    tunables = ":".join(filter(None, (environment.get("GLIBC_TUNABLES"), DURING_DUMP["GLIBC_TUNABLES"])))
+    return {**environment, **DURING_DUMP, "GLIBC_TUNABLES": tunables}
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

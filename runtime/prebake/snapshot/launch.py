@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from prebake.errors import ConfigError, SnapshotError
-from prebake.snapshot.environment import DURING_DUMP, at_start, of_dump
+from prebake.snapshot.environment import at_start, of_dump, with_own
 from prebake.snapshot.point import ENV_DUMP
 
 FILES = ("table", "memory.img", "snapshot.json")
@@ -38,7 +38,7 @@ def start(command: list[str], output: Path, variables: list[str], seconds: float
     sys.stdout.flush()
     try:
         process = subprocess.Popen(
-            command, env=environment | DURING_DUMP | {ENV_DUMP: json.dumps(declared)}, start_new_session=True
+            command, env=with_own(environment) | {ENV_DUMP: json.dumps(declared)}, start_new_session=True
         )
     except OSError as error:
         raise ConfigError(f"snapshot: {command[0]}: {error.strerror}") from error

@@ -43,7 +43,7 @@ def dump_and_go_on(
         function()
     names = [*declared["variables"], *environment.only_when_unset(asked, declared["withheld"])]
     more, at_start = declared["variables"], declared["environment"]
-    given = {**at_start, **environment.DURING_DUMP}
+    given = environment.with_own(at_start)
     own = {name: value for name, value in os.environ.items() if given.get(name) != value}
     os.environ.clear()
     renew.prepare()

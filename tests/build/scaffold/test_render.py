@@ -237,7 +237,9 @@ prebake-build = "0.1.0"
 def test_a_snapshot_is_a_target_in_a_file_of_its_own(tmp_path: Path) -> None:
     without = rendered(tmp_path, REQUIREMENTS)
     assert "docker-bake.override.hcl" not in without
-    texts = rendered(tmp_path, REQUIREMENTS, snapshot=True, command=(*COMMAND, "--log-level", "a b"))
+    command = (*COMMAND, "--log-level", "a b")
+    without = rendered(tmp_path, REQUIREMENTS, command=command)
+    texts = rendered(tmp_path, REQUIREMENTS, snapshot=True, command=command)
     text = texts["docker-bake.override.hcl"]
     assert len(text.splitlines()) <= 60
     assert text.startswith("# Written by: prebake init --python 3.11 --snapshot -- uvicorn app:app --host 0.0.0.0 ")
@@ -245,7 +247,6 @@ def test_a_snapshot_is_a_target_in_a_file_of_its_own(tmp_path: Path) -> None:
         "-- \\\n          /opt/prebake/bin/prebake run -- uvicorn app:app --host 0.0.0.0 --log-level 'a b' \\\n" in text
     )
     restore = '"/opt/prebake/libexec/prebake/prebake-restore", "/snapshot", "/opt/prebake/bin/prebake", "run", "--"'
-    command = '"uvicorn", "app:app", "--host", "0.0.0.0", "--log-level", "a b"'
-    assert f"ENTRYPOINT [{restore}]\n    CMD [{command}]\n" in text
-    plain = rendered(tmp_path, REQUIREMENTS, command=(*COMMAND, "--log-level", "a b"))  # its command is recorded
-    assert texts["docker-bake.hcl"].splitlines()[2:] == plain["docker-bake.hcl"].splitlines()[2:]
+    words = '"uvicorn", "app:app", "--host", "0.0.0.0", "--log-level", "a b"'
+    assert f"ENTRYPOINT [{restore}]\n    CMD [{words}]\n" in text
+    assert texts["docker-bake.hcl"].splitlines()[2:] == without["docker-bake.hcl"].splitlines()[2:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -168,6 +169,41 @@ def test_another_kernels_vdso_is_replaced(program: Program) -> None:
     """)  # fmt: skip
     assert program.restore().stdout == "moved True True\n"
     assert program.restore(environment={"PREBAKE_SNAPSHOT_VDSO": "stubs"}).stdout == "replaced True True\n"
+
+
+def test_functions_are_bound_when_a_library_is_loaded(program: Program) -> None:
+    """Bound at their first call, they would save more registers on a newer processor than there is room for."""
+    source, library = program.folder / "unbound.c", program.folder / "unbound.so"
+    dumped(program, f"""
+        import ctypes, os
+        from prebake import snapshot
+        snapshot.here()
+        load = ctypes.CDLL(None).dlopen
+        load.restype = ctypes.c_void_p
+        print(load({os.fsencode(library)!r}, os.RTLD_LAZY), os.environ.get("LD_BIND_NOW"))
+    """)  # fmt: skip
+    source.write_text("int absent(void); int present(void) { return absent(); }\n", encoding="ascii")
+    compiler = next(filter(None, map(shutil.which, ("gcc", "cc", "clang"))))
+    subprocess.run([compiler, "-shared", "-fPIC", "-Wl,-z,lazy", "-o", library, source], check=True)
+    assert program.restore().stdout == "None None\n"
+    ordinary = program.restore(environment={"PREBAKE_SNAPSHOT": "0"}).stdout.split()
+    assert ordinary[0] != "None"
+
+
+def test_settings_of_glibc_hold_for_the_dump_and_are_required_later(program: Program) -> None:
+    mine = {"GLIBC_TUNABLES": "glibc.malloc.perturb=255"}
+    program.write("""
+        import os
+        from prebake import snapshot
+        print(os.environ["GLIBC_TUNABLES"], flush=True)
+        snapshot.here()
+        print(os.environ["GLIBC_TUNABLES"])
+    """)
+    both = "glibc.malloc.perturb=255:glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0"
+    assert program.dump(environment=mine).stdout == f"{both}\n"
+    assert program.restore(environment=mine).stdout == "glibc.malloc.perturb=255\n"
+    refused = "prebake: the snapshot is not used: GLIBC_TUNABLES is not set, as it was for the snapshot\n"
+    assert program.restore(environment={"PREBAKE_SNAPSHOT_VDSO": "m"}).stderr.startswith(refused)
 
 
 def test_logging_writes_to_the_new_streams(program: Program) -> None:

@@ -7,16 +7,16 @@
 #define CPU_WORDS 12
 
 /* Leaf, subleaf, register (0 eax … 3 edx), and the bits that decide which instructions programs run. Other bits (virtual
- * machine, timers, power) differ between hosts without any effect. */
+ * machine, timers, power, the speed of string operations: ERMS, FSRM) differ between hosts without any effect. */
 static const struct {
     uint32_t leaf, subleaf, reg, mask;
 } CPU_WORD[CPU_WORDS] = {
     {1, 0, 2, 0x7ed83203},          /* SSE3 … AVX, F16C, RDRAND, OSXSAVE */
     {1, 0, 3, 0x07888111},          /* SSE, SSE2, CMOV, CX8 */
-    {7, 0, 1, 0xfdaf0b39},          /* BMI, AVX2, AVX-512, SHA, CLWB */
+    {7, 0, 1, 0xfdaf0939},          /* BMI, AVX2, AVX-512, SHA, CLWB */
     {7, 0, 2, 0x1a405f63},          /* VBMI, GFNI, VAES, VNNI, RDPID */
-    {7, 0, 3, 0x03c1411c},          /* FSRM, AMX, AVX512-FP16 */
-    {7, 1, 0, 0x00a01c30},          /* AVX-VNNI, AVX512-BF16, AMX-FP16, AVX-IFMA, fast string operations */
+    {7, 0, 3, 0x03c1410c},          /* AMX, AVX512-FP16 */
+    {7, 1, 0, 0x00a00030},          /* AVX-VNNI, AVX512-BF16, AMX-FP16, AVX-IFMA */
     {7, 1, 3, 0x00084530},          /* AVX-VNNI-INT8, AVX10 */
     {0xd, 1, 0, 0x00000007},        /* XSAVEOPT, XSAVEC, XGETBV */
     {0x80000001, 0, 2, 0x00218961}, /* LAHF, LZCNT, SSE4A, PREFETCHW, XOP, FMA4 */

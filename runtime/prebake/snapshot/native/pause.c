@@ -17,11 +17,14 @@ struct frame {
     uint32_t rseq_bytes;
     struct stack alternate;
     struct action actions[LAST_SIGNAL + 1];
+    uint64_t permitted;
 };
 
 __attribute__((visibility("hidden"))) struct frame prebake_frame;
 
 enum { ARCH_SET_GS = 0x1001, ARCH_SET_FS = 0x1002, ARCH_GET_FS = 0x1003, ARCH_GET_GS = 0x1004 };
+/* AMX must be asked for before its first use, and libraries do so once (Documentation/arch/x86/xstate.rst) */
+enum { ARCH_GET_XCOMP_PERM = 0x1022, ARCH_REQ_XCOMP_PERM = 0x1023, AMX = 18 };
 enum { PR_GET_TID_ADDRESS = 40, SIG_SETMASK = 2, RSEQ_UNREGISTER = 1, RSEQ_SIGNATURE = 0x53053053 };
 
 /* long prebake_pause(uint64_t rseq, uint32_t rseq_bytes): -errno if the process cannot be dumped, 0 if it goes on without
@@ -51,6 +54,7 @@ KEPT long before_stop(struct frame *f, uint64_t rseq, uint32_t rseq_bytes) {
     for (int s = 1; !wrong && s <= LAST_SIGNAL; s++) wrong = call4(SYS_rt_sigaction, s, 0, &f->actions[s], 8);
     if (!wrong) wrong = call4(SYS_rt_sigprocmask, SIG_SETMASK, 0, &f->mask, 8);
     f->rseq = rseq, f->rseq_bytes = rseq_bytes;
+    if (call2(SYS_arch_prctl, ARCH_GET_XCOMP_PERM, &f->permitted)) f->permitted = 0; /* kernels before 5.16 have no AMX */
     if (!wrong && rseq) wrong = call4(SYS_rseq, rseq, rseq_bytes, RSEQ_UNREGISTER, RSEQ_SIGNATURE);
     if (!wrong) wrong = call2(SYS_kill, call0(SYS_getpid), SIGSTOP);
     return wrong;
@@ -64,6 +68,8 @@ KEPT uint64_t after_restore(struct frame *f, uint64_t handover) {
     /* without rseq glibc asks the kernel for the processor's number: no failure matters */
     if (f->rseq) call4(SYS_rseq, f->rseq, f->rseq_bytes, 0, RSEQ_SIGNATURE);
     call2(SYS_sigaltstack, &f->alternate, 0);
+    /* 0 ends the process, and the service starts the ordinary way */
+    if (f->permitted >> AMX & 1 && call2(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, AMX)) handover = 0;
     for (int s = 1; s <= LAST_SIGNAL; s++)
         if (s != SIGKILL && s != SIGSTOP) call4(SYS_rt_sigaction, s, &f->actions[s], 0, 8);
     call4(SYS_rt_sigprocmask, SIG_SETMASK, &f->mask, 0, 8); /* last: signals that came meanwhile are delivered now */
