@@ -26,7 +26,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 _TORCH = ("torch", "torchvision", "transformers")
 _SENTENCES = ("sentence_transformers",)
 DEFERRED: Mapping[str, tuple[str, ...]] = {
+    "accelerate": ("diffusers", "transformers"),
     "jinja2": ("transformers",),
     "scipy": ("easyocr", "sentence_transformers", "transformers"),
     "skimage": ("easyocr",),
@@ -55,7 +56,7 @@ DEFERRED: Mapping[str, tuple[str, ...]] = {
     "sentence_transformers.trainer": _SENTENCES,
     "sklearn": ("sentence_transformers", "transformers"),
     "sympy": ("torch",),
-    "torch._dynamo": _TORCH,
+    "torch._dynamo": (*_TORCH, "diffusers"),
     "torch.distributed.checkpoint": _TORCH,
     "torch.distributed.fsdp": _TORCH,
     "torch.distributed.tensor": _TORCH,
@@ -98,6 +99,7 @@ class _Package:
         self.resolved_by: str | None = None
         self.settled = False
         """Whether every requested module has been imported; until then a module may lack its submodules."""
+        self._actions: list[Callable[[], object]] = []
 
     @property
     def deferred(self) -> bool:
@@ -128,6 +130,14 @@ class _Package:
                 logger.debug("%s: deferred, and cannot be imported: %s", name, error)
         for member in group:
             member.settled = True
+            while member._actions:
+                member._actions.pop()()
+
+    def when_used(self, action: Callable[[], object]) -> bool:
+        with _LOCK:
+            if self.deferred:
+                self._actions.append(action)
+            return self.deferred
 
 
 class _Finder(MetaPathFinder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ _OF_EVERY_MODULE = frozenset({"__cached__", "__file__", "__path__", "__warningre
 """Names that the import system, inspect and unittest look up in all of `sys.modules`; they must not cause an import."""
 _NOT_ITS_OWN = frozenset({"__dict__", "__doc__"})
 """Names that every module has, so the stand-in has them too, but should return the real module's values."""
+_VERSIONED = frozenset({"accelerate"})
+"""Packages whose `__version__` is that of their distribution: to ask for it is no use."""
 _PACKAGE, _REAL = "_prebake_package", "_prebake_real"
 
 
@@ -35,6 +38,9 @@ class Deferred(Protocol):
 
     def resolve(self, by: str) -> None:
         """Import the real package, because of this name."""
+
+    def when_used(self, action: Callable[[], object]) -> bool:
+        """Do this once the package has been imported; False, and nothing, if it has been already."""
 
     def module(self, path: str) -> ModuleType:
         """The real module, once the package is resolved."""
@@ -67,6 +73,10 @@ class StandInModule(ModuleType):
         path: str = own(self, "__name__")
         if package.deferred and name in _OF_EVERY_MODULE:
             raise AttributeError(f"module {path!r} has no attribute {name!r}")
+        if name == "__version__" and package.deferred and path in _VERSIONED and package.is_deferred_for(asker()):
+            from importlib.metadata import version
+
+            return version(path)
         if not name.endswith(_CAUGHT) and name not in _ABOUT_THE_REAL_ONE and package.is_deferred_for(asker()):
             if name.startswith("__"):
                 raise AttributeError(f"module {path!r} has no attribute {name!r}")

@@ -33,6 +33,9 @@ class Deferred(Protocol):
     def resolve(self, by: str) -> None:
         """Import the real package, because of this name."""
 
+    def when_used(self, action: Callable[[], object]) -> bool:
+        """Do this once the package has been imported; False, and nothing, if it has been already."""
+
 
 class StandIn:
     """Stands in for one name of a deferred package, or for an expression made from it without using it."""
@@ -123,7 +126,18 @@ def _marker(marker: StandIn, package: Deferred, *args: Any, **kwargs: Any) -> An
 
 
 def _marked_later(marker: StandIn, package: Deferred, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The function, unchanged while the package is deferred, and as the marker returns it from then on."""
+    """The function, unchanged while the package is deferred, and as the marker returns it from then on.
+
+    A class is marked in its place: of the markers, `allow_in_graph` alone takes classes and returns them as they are.
+    """
+
+    def again(function: Callable[..., Any]) -> Any:
+        return resolved(marker)(function, *args, **kwargs)
+
+    if isinstance(function, type):
+        if not (_field(marker, "_label").endswith(".allow_in_graph") and package.when_used(lambda: again(function))):
+            return again(function)
+        return function
     marked: list[Callable[..., Any]] = []
 
     @functools.wraps(function)
@@ -131,7 +145,7 @@ def _marked_later(marker: StandIn, package: Deferred, function: Callable[..., An
         if package.deferred:
             return function(*call_args, **call_kwargs)
         if not marked:
-            marked.append(resolved(marker)(function, *args, **kwargs))
+            marked.append(again(function))
         return marked[0](*call_args, **call_kwargs)
 
     return forward

@@ -31,6 +31,13 @@ USES = [
     ("torch._dynamo", "import torch\n@torch._dynamo.disable\ndef f(x): return x + 1\nassert f(1) == 2\n"
                       "assert deferred.report().get('torch._dynamo') is None\n"
                       "torch._dynamo.reset()\nassert f(1) == 2 and torch.compile(f, backend='eager')(1) == 2"),
+    ("torch._dynamo", "import torch\n@torch._dynamo.allow_in_graph\nclass Marked: pass\n"
+                      "assert isinstance(Marked, type) and Marked.__name__ == 'Marked'\n"
+                      "assert deferred.report().get('torch._dynamo') is None\n"
+                      "from torch._dynamo import trace_rules\n"
+                      "assert id(Marked) in trace_rules._allowed_callable_ids\n"
+                      "@torch._dynamo.allow_in_graph\nclass Later: pass\n"
+                      "assert id(Later) in trace_rules._allowed_callable_ids"),
     ("torch._dynamo", "import torch\ntorch._dynamo.config.suppress_errors = True\n"
                       "assert sys.modules['torch._dynamo'].config.suppress_errors is True"),
     ("torch.distributed.tensor", "import torch, torch.distributed.tensor\n"
@@ -110,6 +117,21 @@ def test_a_deferred_package_works_when_it_is_used(answers: dict[tuple[str, str],
     if use[0] not in DEFERRED:
         pytest.skip(f"{use[0]} is not deferred")
     assert answers[use] == [True, "module"], answers[use]
+
+
+def test_the_version_of_accelerate_is_told_without_its_import(tmp_path: Path) -> None:
+    """diffusers asks for it while it is imported."""
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "__init__.py").write_text("__version__ = '1.2.3'\nhooks = 5\nprint('imported')")
+    (tmp_path / "accelerate-1.2.3.dist-info").mkdir()
+    (tmp_path / "accelerate-1.2.3.dist-info" / "METADATA").write_text("Name: accelerate\nVersion: 1.2.3\n")
+    code = "import accelerate\nprint(accelerate.__version__)\nfrom accelerate import hooks\nprint('used', hooks + 1)"
+    said = python_says(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{PREAMBLE}"
+        f"exec({code!r}, {{'__name__': 'diffusers.using'}})\n"
+        f"exec({code!r}, {{'__name__': 'app'}})\n"
+    )
+    assert said.split() == ["1.2.3", "imported", "used", "6", "1.2.3", "used", "6"]
 
 
 def test_transformers_loads_as_usual_while_packages_are_deferred(tiny_models: Path) -> None:
