@@ -5,6 +5,7 @@ The format is described in `docs/manifest.md` and `docs/manifest.schema.json`.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -267,8 +268,6 @@ class Manifest:
 
 def set_digest(files: Iterable[File]) -> str:
     """sha256 over the lines `sha256  path`, sorted by path, as `sha256sum` prints them."""
-    import hashlib  # 2 ms, for OpenSSL; readers of manifests need no digest
-
     lines = (f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 

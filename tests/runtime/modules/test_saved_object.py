@@ -109,7 +109,7 @@ def test_what_is_not_json_is_refused(folder: Path, text: str) -> None:
     ("changes", "message"),
     [
         ({"class_": "os:system"}, 'class: "os:system" is not "tensors"'),
-        ({"options": {"module": "os"}}, "options.module: unknown key"),
+        ({"options": {"module": "os"}}, "options.module: unknown key (known: file)"),
     ],
 )  # fmt: skip
 def test_a_manifest_that_names_more_is_refused(folder: Path, changes: Any, message: str) -> None:
