@@ -100,6 +100,11 @@ def write_tensors(
     return File(path=path.name, size=size, sha256=digest)
 
 
+def file_size(tensors: Mapping[str, torch.Tensor]) -> int:
+    """The size in bytes of the file that `write_tensors` writes for them."""
+    return len(_header(tensors, canonical_order(tensors))) + sum(_size(tensor) for tensor in tensors.values())
+
+
 def _write(file: BinaryIO, pieces: Iterator[memoryview], written: int, path: Path, *, scarce: bool) -> str:
     """Write the pieces; returns the sha256 of what the file holds. `written` is the address of its mapping."""
     digest = hashlib.sha256()

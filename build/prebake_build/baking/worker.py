@@ -14,7 +14,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -72,15 +72,17 @@ def run(job: Job) -> None:
     with spilling(folder if scarce else None):
         ordinary = load_checkpoint(recipe, Path(job.checkpoint))
     taken = tensors_of(ordinary.module, f"models.{job.name}")
-    _tell(say + f"writing {sum(t.numel() * t.element_size() for t in taken.stored.values()):,} bytes of weights")
     parts = parts_of(taken.state, ordinary.weights, f"models.{job.name}")
     shards, indexes = split(parts, job.shard_size, ordinary.whole)
     written = {file: tensors for found in shards.values() for file, tensors in found.items()}
     if taken.hidden:
         written[layout.BUFFERS] = taken.hidden
+    texts = {**ordinary.texts, **indexes}
+    _check_space(folder, _planned(written.values(), Path(job.checkpoint), ordinary.keep, texts))
+    _tell(say + f"writing {sum(t.numel() * t.element_size() for t in taken.stored.values()):,} bytes of weights")
     verified = Verified()
     files = [_written(folder, path, tensors, verified, scarce) for path, tensors in written.items()]
-    files += _small_files(folder, Path(job.checkpoint), ordinary.keep, {**ordinary.texts, **indexes})
+    files += _small_files(folder, Path(job.checkpoint), ordinary.keep, texts)
     manifest = Manifest(
         name=job.name,
         family=job.family,
@@ -105,6 +107,25 @@ def _is_scarce(checkpoint: Path, dtype: str) -> bool:
     free = free_memory()
     size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
     return free is not None and size * (2 if dtype == "source" else 4) > free
+
+
+def _planned(written: Iterable[Mapping[str, Any]], checkpoint: Path, keep: Sequence[str],
+             texts: Mapping[str, str]) -> int:  # fmt: skip
+    """Bytes that the model takes, without its manifest and structure, which are made of the written files."""
+    from prebake_build.baking.tensor_files import file_size
+
+    copied = sum((checkpoint / path).stat().st_size for path in set(keep) - texts.keys())
+    return sum(map(file_size, written)) + copied + sum(len(text.encode()) for text in texts.values())
+
+
+def _check_space(folder: Path, size: int) -> None:
+    """Raise PrebakeError if the folder's disk has no room for so many bytes."""
+    if (free := shutil.disk_usage(folder).free) < size:
+        output = folder.parents[1]  # `writer.new_folder` makes OUTPUT/.baking-…/NAME
+        raise errors.PrebakeError(
+            f"{output}: the model {folder.name} takes {size:,} bytes, and {free:,} are free: free some space, "
+            "or name another folder with --output"
+        )
 
 
 def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: Mapping[str, str]) -> list[File]:

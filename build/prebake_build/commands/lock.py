@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prebake.errors import ConfigError
 from prebake_build.cache.checkpoints import Cache
-from prebake_build.declared.lock import Lock, LockedModel, drift, update
+from prebake_build.declared.lock import DamagedLockError, Lock, LockedModel, drift, update
 from prebake_build.declared.spec import read_spec
 from prebake_build.declared.upgrade import upgrade_pins
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands
+
+_log = logging.getLogger(__name__)
 
 _EPILOG = """\
 examples:
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--upgrade: cannot be combined with --check or names (it names its own models)")
     spec = read_spec(args.models)
     path: Path = args.lock or args.models.with_suffix(".lock")
-    old = Lock.read(path) if args.check or path.exists() else None
+    old = _old(args, path)
     with Cache(args.cache) as cache:
         if args.upgrade:
             before, spec = spec, upgrade_pins(spec, args.upgrade, cache)
@@ -85,12 +88,25 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([_document(name, new.models[name]) for name in sorted(new.models)], indent=2))
     for name in () if args.json else sorted(new.models):
         print(_line(name, new.models[name]))
-    if path.exists() and path.read_text(encoding="utf-8") == new.text:
+    if path.exists() and path.read_bytes() == new.text.encode():
         print(f"{path} is up to date.", file=sys.stderr)
     else:
         new.write(path)
         print(f"Wrote {path}.", file=sys.stderr)
     return 0
+
+
+def _old(args: argparse.Namespace, path: Path) -> Lock | None:
+    """The lock so far. A damaged one counts as none if every model is resolved anew."""
+    if not args.check and not path.exists():
+        return None
+    try:
+        return Lock.read(path)
+    except DamagedLockError as error:
+        if args.check or args.names or args.upgrade:
+            raise
+        _log.warning("%s: writing it anew, without what `prebake bake --record` wrote into it", error.what)
+        return None
 
 
 def _check(path: Path, lines: list[str], models: Path, *, as_json: bool) -> int:

@@ -20,7 +20,7 @@ from prebake.baked.manifest import File
 from prebake.documents import toml
 from prebake.documents.messages import nearest, quote, reason
 from prebake.documents.table import Table, check_format
-from prebake.errors import ConfigError, DocumentError, IntegrityError, SourceError
+from prebake.errors import ConfigError, DocumentError, IntegrityError, NewerFormatError, SourceError
 from prebake_build.declared.result import Baked
 from prebake_build.declared.spec import ModelSpec, Spec
 from prebake_build.files.atomic import write_text
@@ -36,6 +36,14 @@ _KIND = re.compile(r"[a-z0-9]+:\S+")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 _log = logging.getLogger(__name__)
+
+
+class DamagedLockError(DocumentError):
+    """The file is not a lock, or an invalid one: `what`; the message adds the way out."""
+
+    def __init__(self, what: str, mend: str) -> None:
+        super().__init__(f"{what}: {mend}")
+        self.what = what
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,18 +96,29 @@ class Lock:
 
     @classmethod
     def read(cls, path: Path) -> Lock:
-        """Read a lock. Raises ConfigError if the file does not exist, DocumentError (or NewerFormatError) if it is
-        malformed."""
+        """Read a lock. Raises ConfigError if the file does not exist, DocumentError if it can't be read,
+        DamagedLockError if it is malformed, and NewerFormatError; each message ends with the way out."""
+        command = f"`{_command(path)}`"
         try:
-            data = toml.loads(path.read_text(encoding="utf-8"))
+            return cls._parse(path.read_text(encoding="utf-8"), path)
         except FileNotFoundError:
-            raise ConfigError(f"{path}: there is no such file: run `prebake lock --lock {path}`") from None
+            raise ConfigError(f"{path}: there is no such file: run {command}") from None
         except OSError as error:
             raise DocumentError(f"{path}: cannot read this lock: {reason(error)}") from error
-        except (toml.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DocumentError(f"{path}: this lock is not TOML: {error}: run `prebake lock --lock {path}`") from error
-        table = Table(data, str(path))
-        check_format(table, FORMAT, "lock")
+        except NewerFormatError:
+            raise
+        except (DocumentError, UnicodeDecodeError) as error:
+            what = str(error) if isinstance(error, DocumentError) else f"{path}: this lock is not TOML: {error}"
+            raise DamagedLockError(what, f"{command} writes it anew, or restore it from version control") from error
+
+    @classmethod
+    def _parse(cls, text: str, path: Path) -> Lock:
+        try:
+            table = Table(toml.loads(text), str(path))
+        except (toml.TOMLDecodeError, RecursionError) as error:
+            raise DocumentError(f"{path}: this lock is not TOML: {error}") from error
+        check_format(table, FORMAT, "lock", f"install the prebake-build that wrote it, or remove the file and run "
+                                            f"`{_command(path)}`")  # fmt: skip
         models = table.table("models", {})
         lock = cls(models={name: LockedModel.from_table(models.table(name)) for name in models})
         table.finish()
@@ -149,6 +168,13 @@ class Lock:
     def with_baked(self, name: str, baked: Baked) -> Lock:
         """A copy of the lock with the result of the bake of a resolved model."""
         return Lock(models={**self.models, name: replace(self.models[name], baked=baked)})
+
+
+def _command(path: Path) -> str:
+    """What writes this lock."""
+    models = path.with_suffix(".toml")
+    named = models != Path("models.toml") and path.suffix == ".lock" and models.is_file()
+    return f"prebake lock --models {models}" if named else f"prebake lock --lock {path}"
 
 
 class Resolves(Protocol):

@@ -157,13 +157,17 @@ def _strict_json(text: str) -> object:
     return document
 
 
-def check_format(table: Table, newest: int, what: str) -> None:
-    """Take `format` from the table and raise an error if this version can't read it."""
+def check_format(
+    table: Table, newest: int, what: str, mend: str = "update prebake, or bake again with this version"
+) -> None:
+    """Take `format` from the table and raise an error if this version can't read it.
+
+    For a newer format, that is NewerFormatError, whose message ends with `mend`."""
     found = table.take("format", int)
     if found > newest:
         raise NewerFormatError(
             f"{table.at('format')}: this {what} has format {spelled(found)}, but this Prebake reads up to "
-            f"{newest}: update prebake, or bake again with this version"
+            f"{newest}: {mend}"
         )
     if found < 1:
         raise DocumentError(f"{table.at('format')}: {found} is not a valid format of a {what}")

@@ -23,6 +23,7 @@ from helpers.baking import (
     tree,
     without_privileges,
 )
+from prebake.baked.layout import STRUCTURE
 from prebake.baked.manifest import File
 from prebake.families.family import NAMES
 
@@ -182,9 +183,27 @@ def test_an_unproven_conversion_is_not_put_in_place(
     assert nothing_is_left(linear)
 
 
-def test_a_full_disk_is_said_and_leaves_the_old_model(
+def test_too_little_space_is_said_before_anything_is_written(
     bert: Path, small_disk: Callable[[Path, str], Path], capfd: pytest.CaptureFixture[str], processes: None
 ) -> None:
+    assert bake(capfd, bert)[0] == 0
+    written = bert.parent / "out" / "m"
+    size = sum((written / path).stat().st_size for path in names(written) if path not in ("manifest.json", STRUCTURE))
+    assert size > 4096
+    output = small_disk(bert.parent / "small", "4k")
+    code, _, err = prebake(capfd, "bake", "--models", bert, "--output", output)
+    assert (code, err.splitlines()[-1]) == (
+        1, f"prebake: error: {output}: the model m takes {size:,} bytes, and 4,096 are free: free some space, "
+           "or name another folder with --output"
+    )  # fmt: skip
+    assert "bytes of weights" not in err
+    assert names(output) == []
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_the_old_model(
+    bert: Path, small_disk: Callable[[Path, str], Path], capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     output = small_disk(bert.parent / "out", "32k")
     torch.save(torch.nn.Linear(3, 2).state_dict(), bert.parent / "c" / "w.pth")
     linear = declare(bert.parent / "linear", LINEAR.replace("path:c", "path:../l"))
@@ -192,6 +211,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_model(
     (bert.parent / "c" / "w.pth").rename(bert.parent / "l" / "w.pth")
     assert prebake(capfd, "bake", "--models", linear, "--output", output)[0] == 0
     before = tree(output / "m")
+    monkeypatch.setattr("prebake_build.baking.tensor_files.file_size", lambda tensors: 0)
     code, _, err = bake(capfd, bert)
     assert (code, err.splitlines()[-1]) == (
         1, f"prebake: error: {output}: cannot write the model m: No space left on device (0 bytes are free): "

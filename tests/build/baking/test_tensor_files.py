@@ -15,7 +15,7 @@ from prebake.baked import layout
 from prebake.baked.header import read_header
 from prebake.weights.tensors import DTYPES, map_tensors
 from prebake_build.baking.prove import difference_of
-from prebake_build.baking.tensor_files import write_tensors
+from prebake_build.baking.tensor_files import file_size, write_tensors
 from prebake_build.files.atomic import write_text
 
 
@@ -31,6 +31,12 @@ def test_the_file_is_named_sized_and_hashed_as_it_is_on_disk(tmp_path: Path) -> 
 def test_data_starts_on_a_page(tmp_path: Path, count: int) -> None:
     write_tensors(tmp_path / "m", {f"name.{i}": torch.ones(1) for i in range(count)})
     assert read_header(tmp_path / "m").data_start % layout.PAGE == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 50, 500])
+def test_the_size_is_known_before_it_is_written(tmp_path: Path, count: int) -> None:
+    tensors = {f"name.{i}": torch.ones(1).expand(i) for i in range(count)}
+    assert file_size(tensors) == write_tensors(tmp_path / "m", tensors).size == (tmp_path / "m").stat().st_size
 
 
 def test_large_elements_come_first_then_names_in_order(tmp_path: Path) -> None:

@@ -99,6 +99,38 @@ def test_check_without_a_lock_is_wrong_use(workspace: Path, capsys: pytest.Captu
     )
 
 
+@pytest.mark.parametrize("damage", [b"<<<<<<< HEAD\n", b"\xff", b"format = 1\nextra = 1\n"])
+def test_a_damaged_lock_is_written_anew_if_every_model_is_resolved(
+    workspace: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    prebake(["lock"])
+    path = workspace / "models.lock"
+    whole = path.read_bytes()
+    path.write_bytes(damage)
+    for arguments in (["lock", "caption"], ["lock", "--check"], ["lock", "--upgrade", "caption"]):
+        capsys.readouterr()
+        assert prebake(arguments) == 1
+        assert capsys.readouterr().err.endswith(
+            ": `prebake lock --lock models.lock` writes it anew, or restore it from version control\n"
+        )
+        assert path.read_bytes() == damage
+    assert prebake(["lock", "--lock", "models.lock"]) == 0
+    assert path.read_bytes() == whole
+    (message,) = (record.getMessage() for record in caplog.records if record.name == "prebake_build.commands.lock")
+    assert message.startswith("models.lock: ")
+    assert message.endswith(": writing it anew, without what `prebake bake --record` wrote into it")
+
+
+def test_a_newer_lock_is_kept_until_it_is_removed(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "models.lock").write_text("format = 2\n")
+    assert prebake(["lock"]) == 1
+    assert capsys.readouterr().err == (
+        "prebake: error: models.lock: format: this lock has format 2, but this Prebake reads up to 1: install the "
+        "prebake-build that wrote it, or remove the file and run `prebake lock --lock models.lock`\n"
+    )
+    assert (workspace / "models.lock").read_text() == "format = 2\n"
+
+
 def test_what_cannot_be_resolved_leaves_the_lock_untouched(
     workspace: Path, hub: HubServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

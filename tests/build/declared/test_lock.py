@@ -16,7 +16,7 @@ from helpers.hub_server import COMMIT
 from prebake.baked import layout
 from prebake.baked.manifest import File
 from prebake.errors import ConfigError, DocumentError, NewerFormatError
-from prebake_build.declared.lock import Lock, LockedModel, drift
+from prebake_build.declared.lock import DamagedLockError, Lock, LockedModel, drift
 from prebake_build.declared.result import Baked
 from prebake_build.declared.spec import read_spec
 from prebake_build.sources import Resolved, Upstream
@@ -172,7 +172,11 @@ def test_a_lock_that_is_none_is_refused(tmp_path: Path, old: str, new: str, mess
     (tmp_path / "models.lock").write_text(TEXT.replace(old, new, count), encoding="utf-8")
     with pytest.raises(DocumentError) as error:
         Lock.read(tmp_path / "models.lock")
-    assert str(error.value) == f"{tmp_path}/models.lock: {message}"
+    assert str(error.value) == f"{tmp_path}/models.lock: {message}{mend(tmp_path / 'models.lock')}"
+
+
+def mend(path: Path) -> str:
+    return f": `prebake lock --lock {path}` writes it anew, or restore it from version control"
 
 
 def test_a_newer_an_absent_and_a_broken_lock(tmp_path: Path) -> None:
@@ -182,13 +186,36 @@ def test_a_newer_an_absent_and_a_broken_lock(tmp_path: Path) -> None:
     ):
         Lock.read(path)
     path.write_text("format = 2")
-    with pytest.raises(NewerFormatError):
+    with pytest.raises(NewerFormatError) as newer:
         Lock.read(path)
-    path.write_text("format =")
-    with pytest.raises(
-        DocumentError, match=r"models\.lock: this lock is not TOML: .*: run `prebake lock --lock .*models\.lock`$"
-    ):
-        Lock.read(path)
+    assert str(newer.value) == (
+        f"{path}: format: this lock has format 2, but this Prebake reads up to 1: install the prebake-build that wrote "
+        f"it, or remove the file and run `prebake lock --lock {path}`"
+    )
+    for text in (b"format =", b"<<<<<<< HEAD\n", b"\xff"):
+        path.write_bytes(text)
+        with pytest.raises(DamagedLockError) as damaged:
+            Lock.read(path)
+        assert damaged.value.what.startswith(f"{path}: this lock is not TOML: ")
+        assert str(damaged.value) == damaged.value.what + mend(path)
+
+
+def test_the_way_out_names_the_models_file_beside_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("models", "other", "alone"):
+        Path(f"{name}.lock").write_text("format = 2")
+    Path("models.toml").touch()
+    Path("other.toml").touch()
+
+    def command(path: str) -> str:
+        with pytest.raises(NewerFormatError) as error:
+            Lock.read(Path(path))
+        return str(error.value).rpartition(" run ")[2]
+
+    assert command("models.lock") == "`prebake lock --lock models.lock`"
+    assert command("other.lock") == "`prebake lock --models other.toml`"
+    assert command("alone.lock") == "`prebake lock --lock alone.lock`"
+    assert command(f"{tmp_path}/models.lock") == f"`prebake lock --models {tmp_path}/models.toml`"
 
 
 # --- what a bake asks --------------------------------------------------------------------------------------------
