@@ -1,5 +1,5 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 2, sha256:fdf7d870ccdbdd16
+# prebake init, template 2, sha256:ff0cd5100f881050
 # Yours to change; `prebake init --check` compares. docker-bake.hcl fills the empty stages. SEAL: byte code, times that are 0
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM scratch AS prebake
@@ -10,7 +10,7 @@ ARG PIP_PYTHON=/opt/prebake/bin/python PIP_FIND_LINKS=/wheels PIP_COMPILE=0 PIP_
 ARG PIP_CONSTRAINT=/constraints.txt UV_CONSTRAINT=/constraints.txt CONSTRAINTS=constraints.txt
 ARG SEAL="find /opt /app -newermt @1 -type f -name '*.py' | python3 -m compileall -qq -i - -j 0 --invalidation-mode \
 unchecked-hash; find /opt /app -newermt @1 -exec touch --no-dereference --date=@0 {} +"
-ENV PATH=/opt/prebake/bin:$PATH OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/prebake/bin:$PATH OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=10000 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 RUN python3 -m venv --without-pip /opt/prebake && mkdir /app && ln -sfn /dev/shm /usr/tmp && python3 -m compileall \
     -q -j 0 -x '/(tests?|idlelib|lib2to3|turtledemo|(site|dist)-packages)/' $(python3 -c 'import os; print(os.__file__[:-5])') \
  && find /usr /opt -newer /opt/prebake/pyvenv.cfg -exec touch --no-dereference --date=@0 {} + && eval "$SEAL"

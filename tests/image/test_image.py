@@ -120,7 +120,9 @@ def test_nothing_of_the_build_half_is_in_it(engine: Any, built: Build) -> None:
 def test_it_runs_as_a_number_offline_with_a_probe_that_is_no_shell(engine: Any, built: Build) -> None:
     config = engine.images.get(NAME).attrs["Config"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", config["User"])
-    assert {"HF_HUB_OFFLINE=1", "PREBAKE_ROOT=/models", "OMP_WAIT_POLICY=passive"} <= set(config["Env"])
+    assert {"HF_HUB_OFFLINE=1", "PREBAKE_ROOT=/models", "OMP_WAIT_POLICY=passive", "GOMP_SPINCOUNT=10000"} <= set(
+        config["Env"]
+    )
     assert config["Healthcheck"]["Test"] == ["CMD", PYTHON, "-SEB", "/opt/prebake/probe.py", "ready"]
     assert list(config["ExposedPorts"]) == ["8000/tcp"]
 
