@@ -19,7 +19,7 @@ from prebake.baked import hub, layout
 from prebake.baked.model import BakedModel
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError, DocumentError, PrebakeError
-from prebake_build.files.atomic import REPLACED, put_in_place, sync_tree
+from prebake_build.files.atomic import clear_leftovers, put_in_place, sync_tree
 from prebake_build.files.digest import FULL
 from prebake_build.files.flock import locked_folder
 
@@ -39,17 +39,8 @@ def alone_in(output: Path) -> Iterator[None]:
             stack.enter_context(locked_folder(output))
         except OSError as error:
             raise ConfigError(f"{output}: cannot bake into this folder: {reason(error)}: name another") from error
-        _clear_leftovers(output)
+        clear_leftovers(output, _WORK)
         yield
-
-
-def _clear_leftovers(output: Path) -> None:
-    for work in sorted(output.glob(f"{_WORK}*")):
-        for replaced in work.glob(f"*{REPLACED}"):
-            place = output / replaced.name.removesuffix(REPLACED)
-            if not place.exists():
-                replaced.rename(place)
-        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager

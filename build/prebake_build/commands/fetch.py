@@ -18,7 +18,7 @@ from prebake.errors import ConfigError, PrebakeError
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import Lock
 from prebake_build.declared.spec import read_spec
-from prebake_build.files.atomic import REPLACED, put_in_place, sync_tree
+from prebake_build.files.atomic import clear_leftovers, put_in_place, sync_tree
 from prebake_build.files.digest import FULL, md5_of
 from prebake_build.files.flock import locked_folder
 from prebake_build.sources.archives import unpack
@@ -97,7 +97,7 @@ def _new_folder(output: Path, name: str, size: int) -> Iterator[Path]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         with locked_folder(output):
-            _clear_leftovers(output)
+            clear_leftovers(output, _WORK)
             if (free := shutil.disk_usage(output).free) < size:
                 raise PrebakeError(
                     f"{output}: the checkpoint of {name} takes {size:,} bytes, and {free:,} are free: free some space, "
@@ -118,16 +118,6 @@ def _new_folder(output: Path, name: str, size: int) -> Iterator[Path]:
         raise (PrebakeError if full else ConfigError)(
             f"{output}: cannot write the checkpoint of {name}: {told}: {way}.{unchanged}"
         ) from error
-
-
-def _clear_leftovers(output: Path) -> None:
-    """Remove what killed fetches left, after putting back a folder that one of them had moved away."""
-    for work in sorted(output.glob(f"{_WORK}*")):
-        for replaced in work.glob(f"*{REPLACED}"):
-            place = output / replaced.name.removesuffix(REPLACED)
-            if not place.exists():
-                replaced.rename(place)
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _unzip(folder: Path) -> None:

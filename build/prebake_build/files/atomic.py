@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -71,6 +72,19 @@ def put_in_place(new: Path, place: Path) -> None:
     else:
         _exchange(new, place)
     sync_folder(place.parent)
+
+
+def clear_leftovers(output: Path, prefix: str) -> None:
+    """Remove the work folders that killed commands left, after putting back a folder that one of them had moved away.
+
+    Only while no other command uses the output. Raises OSError.
+    """
+    for work in sorted(output.glob(f"{prefix}*")):
+        for replaced in work.glob(f"*{REPLACED}"):
+            place = output / replaced.name.removesuffix(REPLACED)
+            if not place.exists():
+                replaced.rename(place)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _exchange(new: Path, old: Path) -> None:

@@ -241,12 +241,11 @@ class Models:
                 return  # until the restore
             if any(slot.state is State.LOADING and slot not in self._unread for slot in self._slots.values()):
                 return
-            slots, self._unread = self._unread, []
-        self._prefetch.add(path for slot in slots for path in slot.baked.weights)
+        self._prefetch_unread()
 
-    def _after_restore(self) -> None:
-        """In a restored process: prefetch the weights of the models that were loaded before the dump."""
-        slots, self._unread = self._unread, []
+    def _prefetch_unread(self) -> None:
+        with self._lock:
+            slots, self._unread = self._unread, []
         self._prefetch.add(path for slot in slots for path in slot.baked.weights)
 
     def _load_with_retries(self, baked: BakedModel) -> LoadedModel:
@@ -298,5 +297,6 @@ if hasattr(os, "register_at_fork"):
 
 @after_restore
 def _after_restore() -> None:
+    """Prefetch the weights of models that were loaded before the dump."""
     for models in list(_living):
-        models._after_restore()
+        models._prefetch_unread()

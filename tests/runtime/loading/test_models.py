@@ -73,7 +73,7 @@ def test_a_process_that_will_be_dumped_leaves_the_weights_to_those_restored(
     models.wait()
     assert read == []
     monkeypatch.delenv(ENV_DUMP)
-    models._after_restore()
+    models._prefetch_unread()
     assert read == [["a", "b", "c"]]
     assert any(function.__name__ == "_after_restore" for function in point._state.after)
 
