@@ -285,7 +285,11 @@ def engine() -> Iterator[Any]:
             pytest.fail(reason)
         pytest.skip(reason)
     client = open_engine()
+    before = {image.id for image in client.images.list()}
     yield client
+    for image in client.images.list():  # a push leaves its image here as well, a second build under a name the first
+        if image.id not in before and all(NAME in tag for tag in image.tags):
+            remove(client, image.id)
     client.close()
 
 
