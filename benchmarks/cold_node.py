@@ -165,6 +165,8 @@ def bake(context: Path, target: str, name: str, compression: str) -> None:
     if wheels := os.environ.get("WHEELS"):
         command.append(f"--allow=fs.read={wheels}")
     subprocess.run(command, cwd=context, check=True, env={**os.environ, "MODELS_FILE": "models.dummy.toml"})
+    # a push with containerd's image store keeps the image here as well
+    subprocess.run(["docker", "image", "rm", f"127.0.0.1:{REGISTRY_PORT}/{name}"], capture_output=True)
 
 
 def registry(folder: Path, address: str) -> list[str]:
