@@ -11,8 +11,9 @@ import pytest
 
 from helpers.fake_sources import FakeSource
 from prebake.__main__ import main as prebake
-from prebake_build.cache.checkpoints import Cache, default_folder
+from prebake_build.cache.checkpoints import Cache
 from prebake_build.cache.entries import Entry, doomed
+from prebake_build.cache.store import default_folder
 
 # --- prune -------------------------------------------------------------------------------------------------------
 
