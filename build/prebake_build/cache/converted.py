@@ -40,8 +40,8 @@ FORMAT = 1
 ENV_CONVERTED_SIZE = "PREBAKE_CONVERTED_SIZE"
 LIMIT = 20_000_000_000
 """Bytes of all entries, unless the user says otherwise."""
-SPARE = 20
-"""One part of the disk in so many stays free: entries are removed, or not written, before a cache fills it."""
+SPARE = 2_000_000_000
+"""Bytes of the disk that stay free, or a twentieth of a small one: for that, entries go, or are not written."""
 
 _log = logging.getLogger(__name__)
 
@@ -244,11 +244,14 @@ class Conversions(Store):
         if size > self.limit:
             return f"it takes {format_size(size)}, and the limit is {format_size(self.limit)} (--converted-size)"
         usage = shutil.disk_usage(self.place)
-        lacking = size + usage.total // SPARE - usage.free
+        spare = min(SPARE, usage.total // 20)
+        lacking = size + spare - usage.free
         others = [entry for entry in self.entries() if entry.folder.name != key]
         if lacking > sum(entry.size for entry in others):
-            return (f"it takes {format_size(size)}, {format_size(usage.free)} of the disk are free, and a twentieth "
-                    "of it stays free")  # fmt: skip
+            return (
+                f"it takes {format_size(size)}, the disk has {format_size(usage.free)} free, and {format_size(spare)} "
+                "stay free"
+            )
         remove = {entry.key for entry in doomed(others, now=0, max_size=self.limit - size)}
         for entry in reversed(others):
             if (entry.key in remove or lacking > 0) and self.remove(entry):
