@@ -101,7 +101,8 @@ class Killer:
     def _run(self) -> None:
         while not self.over.is_set():
             if pid := self._restorer():
-                return _kill_child(pid, self.after, self.over)
+                _kill_child(pid, self.after, self.over)
+                return
 
     def _restorer(self) -> int | None:
         """The process number of the container's first process, once that is the restorer."""

@@ -6,8 +6,8 @@ import ctypes
 import errno
 import os
 import resource
-import struct
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -36,7 +36,8 @@ MULTIPLYING = """
     thread.start()
     thread.join()
     print(json.dumps({"before": before, "torch": torch.get_num_threads(), "cv2": cv2.getNumThreads(),
-                      "started": of_main - at_restore, "restored": at_restore, "elsewhere": told, "sum": product().sum().item()}))
+                      "started": of_main - at_restore, "restored": at_restore, "elsewhere": told,
+                      "sum": product().sum().item()}))
 """
 
 ALLOWED = sorted(os.sched_getaffinity(0))

@@ -242,7 +242,12 @@ def test_the_supervisor_forwards_signals_and_ends_with_the_status(program: Progr
 
 
 def test_a_process_that_dies_after_it_ran_is_not_started_again(program: Program) -> None:
-    dumped(program, "import os, sys\nfrom prebake import snapshot\nsnapshot.here()\nos.kill(os.getpid(), int(sys.argv[1]))\n")
+    dumped(program, """
+        import os, sys
+        from prebake import snapshot
+        snapshot.here()
+        os.kill(os.getpid(), int(sys.argv[1]))
+    """)  # fmt: skip
     killed = "prebake: the restored service was killed by signal"
     for number, told in (
         (signal.SIGKILL, f"{killed} 9, as where the memory limit is reached\n"),
