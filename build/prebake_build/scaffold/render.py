@@ -51,7 +51,7 @@ def _snapshot(settings: Settings) -> dict[str, str]:
 
 
 def _rehearse(settings: Settings, entry: str) -> str:
-    """The lines that restore the snapshot once, as a test, and list what to read ahead; none if the service has no port."""
+    """The lines that restore the snapshot once, as a test, and list what to read ahead; none without a port."""
     if settings.command.port is None:
         return ""
     ready = f"--ready {settings.ready} " if settings.ready else ""

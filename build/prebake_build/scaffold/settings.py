@@ -129,8 +129,8 @@ def _of_snapshot(words: tuple[str, ...]) -> Iterator[str]:
     """What refuses the dump, as far as the command tells."""
     several = next((word for word in words if word.partition("=")[0] in ("--workers", "--reload")), None)
     if several:
-        yield (f"a snapshot holds one process, so its build refuses {several}: leave it out, and start more containers, "
-               "which share the snapshot's memory")  # fmt: skip
+        yield (f"a snapshot holds one process, so its build refuses {several}: leave it out, and start more "
+               "containers, which share the snapshot's memory")  # fmt: skip
 
 
 def _shards(path: Path) -> dict[str, int]:

@@ -272,8 +272,8 @@ def test_the_rehearsal_waits_for_the_declared_path_and_leaves_out_what_serves_no
 def test_what_a_snapshot_refuses_is_noted(tmp_path: Path, option: str) -> None:
     command = ("uvicorn", "app:app", "--host", "0.0.0.0", option)
     for snapshot, expected in (
-        (True, (f"a snapshot holds one process, so its build refuses {option}: leave it out, and start more containers, "
-                "which share the snapshot's memory",)),
+        (True, (f"a snapshot holds one process, so its build refuses {option}: leave it out, and start more "
+                "containers, which share the snapshot's memory",)),
         (False, ()),
     ):  # fmt: skip
         assert found(tmp_path, REQUIREMENTS, snapshot=snapshot, command=command).notes == expected
