@@ -79,8 +79,8 @@ def test_another_init_before_it_changes_nothing(engine: Any, snapshot: str) -> N
     """What `--init` does, whose program the engine of this machine may lack."""
     program = shutil.which("tini-static")
     entry = ["/tini", "--", *engine.images.get(snapshot).attrs["Config"]["Entrypoint"]]
-    options = {"entrypoint": entry, "command": SERVE, "volumes": {program: {"bind": "/tini", "mode": "ro"}}}
-    with running(engine, snapshot, **HARDENED, **options) as container:
+    mounted = {program: {"bind": "/tini", "mode": "ro"}}
+    with running(engine, snapshot, **HARDENED, entrypoint=entry, command=SERVE, volumes=mounted) as container:
         assert how(container) == ("snapshot", None)
         assert ask(container, "/ocr")["text"]
         container.stop(timeout=60)
@@ -100,7 +100,8 @@ def threads(engine: Any, image: str, **options: Any) -> int:
 def test_threads_follow_the_processors_that_it_may_use(engine: Any, snapshot: str) -> None:
     """The build, which dumped it, had all of the machine's."""
     all_of_them, one, half = (
-        threads(engine, snapshot, **options) for options in ({}, {"cpuset_cpus": "0"}, {"nano_cpus": 500_000_000})
+        threads(engine, snapshot, **options)
+        for options in (dict[str, Any](), {"cpuset_cpus": "0"}, {"nano_cpus": 500_000_000})
     )
     started = threads(engine, snapshot, cpuset_cpus="0", environment={"PREBAKE_SNAPSHOT": "0"})
     assert one == half == started < all_of_them
