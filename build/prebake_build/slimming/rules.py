@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
 from importlib.resources import files
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from prebake.documents import toml
 from prebake.documents.table import Table
 from prebake.errors import ConfigError
+
+Action = Literal["remove", "uncompile", "strip"]
 
 
 class Patterns:
@@ -31,7 +33,7 @@ class Rule:
     """One entry of the file, which says what each key means."""
 
     name: str
-    action: Literal["remove", "strip"]
+    action: Action
     package: Patterns
     paths: Patterns
     reason: str
@@ -68,7 +70,7 @@ def _rule(table: Table) -> Rule:
     mentioned = table.maybe("unless_mentioned", str)
     rule = Rule(
         name=table.take("name", str),
-        action=cast(Literal["remove", "strip"], table.one_of("action", ("remove", "strip"), "remove")),
+        action=cast(Action, table.one_of("action", get_args(Action), "remove")),
         package=Patterns([table.take("package", str, "*")]),
         paths=Patterns(table.strings("paths")),
         reason=table.take("reason", str),
