@@ -70,7 +70,7 @@ def _matches(files: Mapping[str, str], rules: Sequence[Rule], kept: Patterns) ->
     for path, package in files.items():
         if kept.match(path):
             continue
-        rule = next((rule for rule in rules if rule.package.match(package) and rule.paths.match(path)), None)
+        rule = next((rule for rule in rules if rule.package.match(package) and rule.matches(path)), None)
         if rule is not None:
             taken[path] = rule
     return taken

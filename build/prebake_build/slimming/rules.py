@@ -36,6 +36,7 @@ class Rule:
     action: Action
     package: Patterns
     paths: Patterns
+    besides: Patterns | None
     reason: str
     breaks: str
     unless_imported: bool
@@ -43,6 +44,10 @@ class Rule:
     unless_program: tuple[str, ...]
     unless_path: Patterns | None
     if_path: Patterns | None
+
+    def matches(self, path: str) -> bool:
+        """Whether the rule names the path, conditions aside."""
+        return self.paths.match(path) and not (self.besides is not None and self.besides.match(path))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +78,7 @@ def _rule(table: Table) -> Rule:
         action=cast(Action, table.one_of("action", get_args(Action), "remove")),
         package=Patterns([table.take("package", str, "*")]),
         paths=Patterns(table.strings("paths")),
+        besides=_optional(table, "besides"),
         reason=table.take("reason", str),
         breaks=table.take("breaks", str),
         unless_imported=table.take("unless_imported", bool, False),
