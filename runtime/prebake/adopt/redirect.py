@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from prebake.adopt import ENV_OBSERVE, ENV_STRICT, frameworks
 from prebake.adopt.catalogue import catalogue
 from prebake.adopt.loads import FAILED, FOLDER, MAPPED, ORIGINAL, Load, inside, is_inside, record
-from prebake.baked import layout
+from prebake.baked import hub, layout
 from prebake.documents.messages import one_line
 from prebake.errors import ConfigError
 from prebake.loading.prefetch import Prefetch
@@ -142,9 +142,31 @@ def _by_itself(load: Load, original: Callable[[], T], complete: Callable[[Load, 
         result = original()
     if complete is not None:
         with suppress(Exception):  # a result of an unknown kind must not break the application
-            load = complete(load, result)
+            load, asked = complete(load, result), load.uri
+            load = _asked_as(asked, load)
+            if models and load.obstacle is None and load.reason is None:
+                why = _other_name(load) or why
     _done(replace(load, outcome=ORIGINAL, reason=load.reason or why), began)
     return result
+
+
+def _asked_as(asked: str | None, load: Load) -> Load:
+    """The load with the branch or tag that was asked for, if its source has the commit now."""
+    if asked is None or load.uri in (None, asked) or not asked.startswith(hub.URI):
+        return load
+    return replace(load, detail={**load.detail, "revision": hub.split(asked)[1] or hub.DEFAULT_BRANCH})
+
+
+def _other_name(load: Load) -> str | None:
+    """What to declare if this commit is baked, and only the name differs by which the service asks for it."""
+    name = load.detail.get("revision")
+    if name is None or load.uri is None or (same := catalogue().find(load.uri, load.class_)) is None:
+        return None
+    repo, commit = hub.split(load.uri)
+    return (
+        f"{same.name} is this commit, and does not know the name {name}: declare it with "
+        f'source = "{hub.URI}{repo}@{name}@{commit}"'
+    )
 
 
 def _done(load: Load, began: float) -> None:

@@ -136,7 +136,17 @@ def test_two_revisions_of_one_id_are_two_tables(
         "Wrote models.toml with tiny, tiny-2. Next: prebake lock, then prebake init.\n"
         "prebake: hf:acme/tiny: is declared at another revision too (tiny): bakes both\n",
     )
-    assert [model.source for model in read_spec(project / "models.toml").models] == [SOURCE, f"hf:acme/tiny@{other}"]
+    assert [model.source for model in read_spec(project / "models.toml").models] == [
+        f"hf:acme/tiny@main@{COMMIT}", f"hf:acme/tiny@main@{other}"
+    ]  # fmt: skip
+
+
+def test_the_name_that_a_service_asks_for_stands_beside_the_commit(
+    hub: HubServer, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = prebake(capfd, "scan", "--until-exit", *service("--job", "--revision", "v1"))
+    assert (code, ours(err)) == (0, "Wrote models.toml with tiny. Next: prebake lock, then prebake init.\n")
+    assert [model.source for model in read_spec(project / "models.toml").models] == [f"hf:acme/tiny@v1@{COMMIT}"]
 
 
 def test_the_workers_of_a_server_load_one_model(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +94,24 @@ def test_other_repositories_come_from_the_hub(tinies: Path, use: Use, online: Hu
         path = download("acme/tiny", "config.json", endpoint=server.url)
     assert path == str(tmp_path / "cache" / "models--acme--tiny" / "snapshots" / SERVED / "config.json")
     assert [(load.outcome, load.uri) for load in loads.loads] == [("original", f"hf:acme/tiny@{SERVED}")]
+
+
+def test_a_baked_commit_under_another_name_is_told(
+    tinies: Path, use: Use, online: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tinies / "bert", tmp_path / "models" / "bert")
+    manifest = tmp_path / "models" / "bert" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["source"] = {"uri": f"hf:acme/tiny@{SERVED}", "revision": f"commit:{SERVED}", "licence": None}
+    manifest.write_text(json.dumps(document))
+    use(tmp_path / "models")
+    online.branches = ("v1",)
+    with online as server:
+        download("acme/tiny", "config.json", endpoint=server.url, revision="v1")
+    assert caplog.messages[-1] == (
+        f"hf:acme/tiny@{SERVED}: not baked (bert is this commit, and does not know the name v1: declare it with source "
+        f'= "hf:acme/tiny@v1@{SERVED}"): loaded by huggingface_hub as without Prebake'
+    )
 
 
 def test_a_file_that_was_not_baked_comes_from_the_hub(tinies: Path, use: Use) -> None:
