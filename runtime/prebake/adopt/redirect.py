@@ -38,6 +38,10 @@ class NotMappedError(Exception):
     """Raised by a hook's `mapped` if the map cannot serve the load; its text is the reason."""
 
 
+class NotBakedError(ConfigError, OSError):
+    """Refuses a repository in the middle of a library's load: an OSError, since libraries hide other errors there."""
+
+
 def applies(depth: int = 1) -> bool:
     """Whether a hooked function was called for a load of its own: not inside another load, and not by Prebake.
 
@@ -129,16 +133,45 @@ under_way: dict[object, str] = {}
 """Loads that have begun and not ended, by what is loaded."""
 
 
-def _by_itself(load: Load, original: Callable[[], T], complete: Callable[[Load, T], Load] | None, began: float) -> T:
+def missing(load: Load, error: Exception) -> None:
+    """Record a load that a library could not begin, since the repository cannot be had: once for each source.
+
+    Raises NotBakedError if `PREBAKE_STRICT=1`.
+    """
+    if load.uri not in _missing:
+        _missing.add(load.uri)
+        record(replace(load, outcome=FAILED, reason=_failed(load, error)))
+    if strict() and not observing():
+        raise NotBakedError(_refusal(load)) from error
+
+
+_missing: set[str | None] = set()
+
+
+def _why(load: Load) -> str:
+    """Why no baked model serves the load."""
     models = () if observing() else catalogue().models
-    why = load.obstacle or load.reason or f"baked: {catalogue().described}" if models else "no model is baked"
+    return load.obstacle or load.reason or f"baked: {catalogue().described}" if models else "no model is baked"
+
+
+def _refusal(load: Load) -> str:
+    return (
+        f"{load.subject}: is not baked, and {ENV_STRICT}=1 refuses it ({_why(load)}): add it to models.toml and bake it"
+    )
+
+
+def _failed(load: Load, error: Exception) -> str:
+    """The error of a load as without Prebake; of a repository also why it is not baked, since that may be the cause."""
+    of_repository = load.uri is not None and load.uri.startswith(hub.URI) and not observing()
+    return f"{one_line(error)}; not baked ({_why(load)})" if of_repository else one_line(error)
+
+
+def _by_itself(load: Load, original: Callable[[], T], complete: Callable[[Load, T], Load] | None, began: float) -> T:
+    models, why = () if observing() else catalogue().models, _why(load)
     if strict() and not observing():
         with _recorded(load, began):
-            raise ConfigError(
-                f"{load.subject}: is not baked, and {ENV_STRICT}=1 refuses it ({why}): add it to models.toml and bake "
-                "it"
-            )
-    with _recorded(load, began), inside(), _paused(load):
+            raise ConfigError(_refusal(load))
+    with _recorded(load, began, _failed), inside(), _paused(load):
         result = original()
     if complete is not None:
         with suppress(Exception):  # a result of an unknown kind must not break the application
@@ -175,12 +208,14 @@ def _done(load: Load, began: float) -> None:
 
 
 @contextmanager
-def _recorded(load: Load, began: float) -> Iterator[None]:
+def _recorded(
+    load: Load, began: float, reason: Callable[[Load, Exception], str] = lambda _, error: one_line(error)
+) -> Iterator[None]:
     """Record the load as failed if the block raises: an application that catches it would not be explained."""
     try:
         yield
     except Exception as error:
-        _done(replace(load, outcome=FAILED, reason=one_line(error)), began)
+        _done(replace(load, outcome=FAILED, reason=reason(load, error)), began)
         raise
 
 
