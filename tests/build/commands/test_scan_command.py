@@ -214,7 +214,7 @@ def test_a_service_that_is_never_ready_is_told_and_what_was_seen_is_kept(
     assert ours(err) == (
         "Wrote models.toml with net. Next: prebake lock, then prebake init.\n"
         "prebake: the service was not ready within 0.7 s (it listens on no port): name what tells it with --ready, or "
-        "how long to run it with --seconds\n"
+        "say with --seconds how long to run it\n"
     )
 
 
@@ -304,7 +304,8 @@ NO_COMMAND = "expected a command after --, such as `prebake scan -- uvicorn app:
     [
         ([], NO_COMMAND),
         (["--"], NO_COMMAND),
-        (["--", "no-such-command"], "cannot start no-such-command: No such file or directory"),
+        (["--", "no-such-command"], "cannot start no-such-command: command not found: install what "
+         "brings it into this environment, or give its path"),
         (["--seconds", "0", "--", "true"], "--seconds: expected a number of seconds above 0, found 0"),
         (["--timeout", "-1", "--", "true"], "--timeout: expected a number of seconds above 0, found -1"),
         (["--diff", "--json", "--", "true"], "--diff, --print and --json exclude each other"),
