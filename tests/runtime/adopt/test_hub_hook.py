@@ -216,13 +216,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2), "n": 3}
     state["tied"] = state["b"]
     torch.save({"state_dict": state, "epoch": 7}, checkpoint / "net.bin")
-    changes: dict[str, Any]
-    for name, changes in (
-        ("bert", {}),
-        ("net", {"family": "tensors", "options": {"file": "net.bin"}}),
-        ("safe", {"family": "tensors", "options": {"file": "model.safetensors"}}),
-    ):
-        bake_from_hub(checkpoint, place / "models" / name, "acme/net", **changes)
+    bake_from_hub(checkpoint, place / "models" / "bert", "acme/net")
+    for name, file in (("net", "net.bin"), ("safe", "model.safetensors")):
+        options = {"file": file}
+        bake_from_hub(checkpoint, place / "models" / name, "acme/net", family="tensors", options=options)
     return place / "models"
 
 

@@ -42,4 +42,5 @@ def test_why_a_command_cannot_be_started(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / file).chmod(0o755)
     with pytest.raises((OSError, ValueError)) as caught:
         subprocess.run([name], env=dict(os.environ), check=False)
+    assert isinstance(caught.value, OSError | ValueError)
     assert why_unstartable(name, caught.value) == why
