@@ -78,7 +78,7 @@ def test_shards_are_those_that_the_index_names(hub: HubServer) -> None:
 def test_files_that_a_failed_fetch_completed_are_not_fetched_again(hub: HubServer) -> None:
     with Cache() as cache:
         resolved = source().resolve()
-        hub.served["pytorch_model.bin"] = b"cut"
+        hub.served["pytorch_model.bin"] = FILES["pytorch_model.bin"][:100]  # huggingface_hub 0.x goes on from there
         with pytest.raises(SourceError):
             cache.checkpoint(source(), resolved)
         assert len(list(cache.checkpoints.glob("*.parts.tmp/.hub/vocab.txt"))) == 1
