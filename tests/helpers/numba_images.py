@@ -72,16 +72,16 @@ class NumbaImage:
             "import sys; from pathlib import Path; from prebake.startup.prepare import compile_functions as compile_; "
             "compile_(Path(sys.argv[1]), Path(sys.argv[2]))"
         )
-        return self._python(code, str(self.compiled), str(self.list), **variables)
+        return self.python(code, str(self.compiled), str(self.list), **variables)
 
     def start(self, cache: Path, then: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         """Start a process that uses the package, with this folder for numba's cache."""
         given = {"NUMBA_CACHE_DIR": str(cache), **variables}
-        return self._python(USE, str(self.compiled), str(os.getuid()), then, **given)
+        return self.python(USE, str(self.compiled), str(os.getuid()), then, **given)
 
-    def _python(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-B", "-c", *arguments]
-        return subprocess.run(command, env=self.variables(**variables), capture_output=True, text=True, timeout=200)
+    def python(self, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+        command, env = [sys.executable, "-B", "-c", *arguments], self.variables(**variables)
+        return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=200)
 
     def files(self) -> dict[str, bytes]:
         """The compiled functions: path → content."""

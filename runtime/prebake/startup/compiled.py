@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from prebake.documents.messages import quote, reason
+from prebake.documents.messages import one_line, quote, reason
 from prebake.errors import ConfigError
 
 LIST: Final = "numba.txt"
@@ -102,7 +102,7 @@ def compile_listed(entries: list[Entry], folder: Path) -> list[str]:
         try:
             _compile(entry)
         except Exception as error:  # whatever the module's import raises: the service starts without it, too
-            problems.append(f"{entry.line}: is not compiled: {type(error).__name__}: {reason(error)}")
+            problems.append(f"{entry.line}: is not compiled: {one_line(error)}")
     for link in filter(Path.is_symlink, folder.glob("*/*")):
         link.unlink()
     if folder.is_dir():

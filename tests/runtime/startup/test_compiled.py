@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.numba_images import TOTAL, NumbaImage
+from helpers.numba_images import MODULE, TOTAL, NumbaImage
 from prebake.errors import ConfigError
 from prebake.startup.compiled import Entry, read_file, read_list
 
@@ -133,7 +134,7 @@ def test_what_others_could_have_written_is_not_used(built: NumbaImage, tmp_path:
         "import sys; from pathlib import Path; from prebake.startup import compiled; import numba; "
         "compiled.FOLDER, compiled.OWNER = Path(sys.argv[1]), int(sys.argv[2]); print(compiled.use(sys.argv[3]))"
     )
-    done = image._python(code, str(image.compiled), str(owner), str(tmp_path / "cache"))
+    done = image.python(code, str(image.compiled), str(owner), str(tmp_path / "cache"))
     assert done.stdout == (
         f"{place}: the compiled functions of numba are not used: only root may own or change them\n"
     ), done.stderr
@@ -146,7 +147,7 @@ def test_a_cache_that_cannot_be_written_changes_nothing(image: NumbaImage, tmp_p
         "import sys; from pathlib import Path; from prebake.startup import compiled; import numba; "
         "compiled.FOLDER, compiled.OWNER = Path(sys.argv[1]), int(sys.argv[2]); print(compiled.use(sys.argv[3]))"
     )
-    done = image._python(code, str(image.compiled), str(os.getuid()), str(tmp_path / "cache"))
+    done = image.python(code, str(image.compiled), str(os.getuid()), str(tmp_path / "cache"))
     assert (done.stdout, done.returncode) == ("None\n", 0), done.stderr
 
 
@@ -192,3 +193,35 @@ def test_a_malformed_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         read_file(path)
     assert str(error.value).startswith(f"{path}: cannot read it: ")
+
+
+def test_modules_of_the_project_are_compiled_into_a_folder_of_their_own(image: NumbaImage, tmp_path: Path) -> None:
+    project = tmp_path / "app"
+    project.mkdir()
+    (project / "mine.py").write_text("import dsp\nfrom dsp import *\n" + MODULE + "\ndsp.twice(1.0)\n")
+    (project / "numba.txt").write_text(f"dsp\n{TOTAL}\n./mine\n./mine:total(int64)\n./mine:{TOTAL[4:]}\n")
+    code = (
+        "import sys; from pathlib import Path; from prebake.startup import compiled, prepare; "
+        "compiled.FOLDER = Path(sys.argv[1]); sys.exit(prepare._main(sys.argv[2:]))"
+    )
+    folder = tmp_path / "compiled" / "prebake"
+    done = image.python(code, str(image.compiled), str(folder), "numba.txt", "--own", cwd=project)
+    assert (done.returncode, done.stdout) == (0, f"{folder}/numba: 2 of 3 entries of numba.txt are compiled\n")
+    assert done.stderr == (
+        "numba.txt: ./mine:total(int64): is not compiled: TypeError: Signature mismatch: 1 argument types given, but "
+        "function takes 2 arguments\n"
+    )
+    found = {path.name.partition("-")[0] for path in folder.glob("numba/*/*")}
+    assert {"mine.total", "mine.twice"} <= found  # what the environment has compiled is not repeated
+    assert [name for name in found if "dsp" in name] == []
+    assert [path for path in folder.rglob("*") if path.is_symlink()] == []
+    assert sorted(path.name for path in folder.iterdir()) == ["numba"]  # and no memo
+
+
+def test_a_malformed_list_ends_the_build(tmp_path: Path) -> None:
+    (tmp_path / "numba.txt").write_text("a b\n")
+    command = [sys.executable, "-B", "-m", "prebake.startup.prepare", "opt", "numba.txt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == 'prebake: error: numba.txt:1: "a b" is neither a module nor module:function(types)\n'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["numba.txt"]
