@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from helpers import ROOT
@@ -72,15 +73,18 @@ class NumbaImage:
             "import sys; from pathlib import Path; from prebake.startup.prepare import compile_functions as compile_; "
             "compile_(Path(sys.argv[1]), Path(sys.argv[2]))"
         )
-        return self.python(code, str(self.compiled), str(self.list), **variables)
+        return self.python(code, str(self.compiled), str(self.list), variables=variables)
 
     def start(self, cache: Path, then: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         """Start a process that uses the package, with this folder for numba's cache."""
         given = {"NUMBA_CACHE_DIR": str(cache), **variables}
-        return self.python(USE, str(self.compiled), str(os.getuid()), then, **given)
+        return self.python(USE, str(self.compiled), str(os.getuid()), then, variables=given)
 
-    def python(self, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-        command, env = [sys.executable, "-B", "-c", *arguments], self.variables(**variables)
+    def python(
+        self, *arguments: str, cwd: Path | None = None, variables: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run code, with arguments."""
+        command, env = [sys.executable, "-B", "-c", *arguments], self.variables(**variables or {})
         return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=200)
 
     def files(self) -> dict[str, bytes]:
