@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -126,9 +126,9 @@ def find_settings(folder: Path, options: Options) -> Settings:
         models=models,
         checkpoints=_checkpoints(folder / options.models, models),
         keep=project.keep,
-        notes=command.notes,
         compiled=compiled,
         compiles_own=own and not options.package,
+        notes=(*command.notes, *(_of_snapshot(command.words) if options.snapshot else ())),
         shards=_shards((folder / options.models).with_suffix(".lock")),
     )
 
@@ -141,6 +141,14 @@ def _compiled(folder: Path, models: str) -> tuple[str | None, bool]:
     found = PurePosixPath(models).with_name(LIST)
     entries = read_list(read_file(folder / found), str(found))
     return str(found) if entries else None, any(entry.own for entry in entries)
+
+
+def _of_snapshot(words: tuple[str, ...]) -> Iterator[str]:
+    """What refuses the dump, as far as the command tells."""
+    several = next((word for word in words if word.partition("=")[0] in ("--workers", "--reload")), None)
+    if several:
+        yield (f"a snapshot holds one process, so its build refuses {several}: leave it out, and start more "
+               "containers, which share the snapshot's memory")  # fmt: skip
 
 
 def _shards(path: Path) -> dict[str, int]:
