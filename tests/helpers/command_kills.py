@@ -1,5 +1,7 @@
 """Kills `prebake lock`, `fetch`, `bake` and `cache prune` at random moments, and looks at what they leave.
 
+`convert` is a bake that keeps its model in the build cache, `take` one that copies it from there.
+
 Run from the folder `tests`: `python -m helpers.command_kills --times 200`. Each round runs one command and sends it
 SIGKILL after a random time. Then every document, entry and folder is whole or absent, and what a command replaces is
 not lost. At the end every command runs through, and nothing else is left.
@@ -25,15 +27,17 @@ import torch
 from prebake.baked import layout
 from prebake.baked.manifest import Manifest
 from prebake_build.cache.checkpoints import Cache
+from prebake_build.cache.converted import Conversions
 from prebake_build.declared.lock import Lock
 from prebake_build.files.digest import check_files
 
-COMMANDS = ("lock", "fetch", "bake", "cache")
+COMMANDS = ("lock", "fetch", "bake", "convert", "take", "cache")
 _TESTS = Path(__file__).parents[1]
 _DECLARED = """\
 [models.m]
 source = "path:c"
-class = "torch:helpers.networks:linear"
+class = "torch:helpers.networks:wide"
+arguments = { width = 2500 }
 """
 
 
@@ -45,7 +49,7 @@ class Project:
         self.cache = folder / "cache"
         self.models.write_text(_DECLARED, encoding="utf-8")
         (folder / "c").mkdir()
-        torch.save(torch.nn.Linear(3, 2).state_dict(), folder / "c" / "weights.pth")
+        torch.save(torch.nn.Linear(2500, 2500).state_dict(), folder / "c" / "weights.pth")
         (folder / "c" / "ballast").write_bytes(os.urandom(1 << 20) * 30)
         self.seconds = {command: self._timed(command) for command in COMMANDS}
         self.locked, self.files = self.lock.read_text(encoding="utf-8"), Lock.read(self.lock)
@@ -55,7 +59,9 @@ class Project:
         arguments: dict[str, Sequence[str | Path]] = {
             "lock": ("lock", *models, *cache),
             "fetch": ("fetch", *models, *cache, "--output", self.folder / "fetch"),
-            "bake": ("bake", *models, *cache, "--output", self.folder / "bake", "--force"),
+            "bake": ("bake", *models, *cache, "--output", self.folder / "bake", "--force", "--converted-size", "0"),
+            "convert": ("bake", *models, *cache, "--output", self.folder / "bake", "--force"),
+            "take": ("bake", *models, *cache, "--output", self.folder / "take"),
             "cache": ("cache", "prune", *cache, "--max-size", "0"),
         }
         path = os.pathsep.join([str(_TESTS), *filter(None, sys.path)])
@@ -78,17 +84,18 @@ class Project:
         """Raises AssertionError, or the reader's error, for anything that is half there."""
         if self.lock.exists():
             assert self.lock.read_text(encoding="utf-8") == self.locked
-        for entry in Cache(self.cache).entries():
+        for entry in (*Cache(self.cache).entries(), *Conversions(self.cache).entries()):
             entry.check(trust=False)
         for folder in (path for path in (self.folder / "fetch").glob("[!.]*")):
             resolved = self.files.models["m"].resolved
             assert resolved
             check_files(folder, resolved.files)
-        for folder in (path for path in (self.folder / "bake").glob("[!.]*") if path.is_dir()):
+        baked = [*(self.folder / "bake").glob("[!.]*"), *(self.folder / "take").glob("[!.]*")]
+        for folder in (path for path in baked if path.is_dir()):
             check_files(folder, Manifest.read(folder).files, allow=[layout.MANIFEST])
 
     def present(self) -> set[str]:
-        places = (self.lock, self.folder / "fetch" / "m", self.folder / "bake" / "m")
+        places = (self.lock, *(self.folder / command / "m" for command in ("fetch", "bake", "take")))
         return {str(place) for place in places if place.exists()}
 
 
@@ -101,6 +108,8 @@ def kill(times: int, folder: Path, commands: Sequence[str] = COMMANDS, seed: int
             for path in (folder / "fetch", folder / "bake", project.cache):
                 shutil.rmtree(path, ignore_errors=True)
             project.lock.unlink(missing_ok=True)
+        if command == "take":
+            shutil.rmtree(folder / "take", ignore_errors=True)
         before = project.present()
         child = project.start(command)
         time.sleep(numbers.uniform(0.3, 1.05) * project.seconds[command])
@@ -109,13 +118,14 @@ def kill(times: int, folder: Path, commands: Sequence[str] = COMMANDS, seed: int
         hit[command] += child.returncode == -signal.SIGKILL
         project.check()
         assert before <= project.present(), f"prebake {command} lost {before - project.present()}"
-    for command in ("lock", "fetch", "bake"):
+    shutil.rmtree(folder / "take", ignore_errors=True)
+    for command in ("lock", "fetch", "bake", "convert", "take"):
         project.run(command)
     project.check()
-    assert [path.name for path in (folder / "fetch").iterdir()] == ["m"]
-    assert [path.name for path in (folder / "bake").iterdir()] == ["m"]
+    for name in ("fetch", "bake", "take"):
+        assert [path.name for path in (folder / name).iterdir()] == ["m"]
     project.run("cache")
-    assert not list((project.cache / "checkpoints").iterdir())
+    assert not [*(project.cache / "checkpoints").iterdir(), *(project.cache / "converted").iterdir()]
     return hit
 
 

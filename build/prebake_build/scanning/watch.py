@@ -6,19 +6,21 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prebake.adopt import ENV_CHECK, ENV_OBSERVE, ENV_OFF, ENV_STRICT
+from prebake.adopt.hooks.numba import SEEN
 from prebake.adopt.launch import environment, inherited
 from prebake.adopt.loads import Load
 from prebake.baked import layout
 from prebake.errors import ConfigError, PrebakeError
 from prebake.watching.process import WatchedProcess, ended_by_signals
 from prebake.watching.questions import Question
-from prebake.watching.readiness import AtExit, Ready, Told, Waited, unready, wait
+from prebake.watching.readiness import AtAnyPath, AtExit, Ready, Told, Waited, ending, unready, wait
 from prebake.watching.statements import prepared
 from prebake_build.scanning.findings import read_loads
+from prebake_build.scanning.numba import Compiled, read_seen
 
 QUIET = 2.0
 """Seconds without a further load, after readiness and the requests, until the service is ended."""
@@ -32,6 +34,8 @@ class Seen:
     """What one start of the service showed."""
 
     loads: Sequence[Load]
+    compiled: Compiled = field(default_factory=Compiled)
+    """Of numba."""
     seconds: float
     """From the launch until it was ready, or until it ended or was ended."""
     told: str | None
@@ -60,8 +64,9 @@ def watch(
             waited, answered, problems, code = _use(service, ready, questions, observed, seconds, timeout)
             took = waited.seconds if waited.told is not None else time.perf_counter() - began
         told = None if waited.told is None else waited.told.how
-        return Seen(loads=read_loads(observed), seconds=took, told=told, answered=answered, problems=problems,
-                    prepared=prepared(Path(folder)), exit_code=code or (1 if problems else 0))  # fmt: skip
+        return Seen(loads=read_loads(observed), compiled=read_seen(observed.with_name(_LOADS + SEEN)), seconds=took,
+                    told=told, answered=answered, problems=problems, prepared=prepared(Path(folder)),
+                    exit_code=code or (1 if problems else 0))  # fmt: skip
 
 
 def _use(
@@ -78,7 +83,7 @@ def _use(
     waited, answered = Waited(told=None, seconds=0, seen=""), None
     try:
         waited = wait(service, ready, timeout if seconds is None else seconds)
-        problems, code = _outcome(service, waited, seconds, timeout)
+        problems, code = _outcome(service, ready, waited, seconds, timeout)
         if waited.told is not None and service.alive():
             problems += _ask(waited.told, questions)
             answered = time.perf_counter() - began if questions else None
@@ -103,16 +108,17 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**environment(given), **added}
 
 
-def _outcome(service: WatchedProcess, waited: Waited, seconds: float | None, timeout: float) -> tuple[list[str], int]:
+def _outcome(
+    service: WatchedProcess, ready: Ready, waited: Waited, seconds: float | None, timeout: float
+) -> tuple[list[str], int]:
     """What went wrong until now, and the service's own code if it failed."""
     code = service.exit_code()
     if code is not None and code != 0:
-        how = f"exit code {code}" if code > 0 else f"signal {-code}"
-        return [f"the service ended with {how}"], code if code > 0 else 128 - code
+        return [f"the service ended with {ending(code)}"], code if code > 0 else 128 - code
     if waited.told is not None or seconds is not None or code == 0:
         return [], 0
-    return [f"the service was {unready(service, waited, timeout)}: name what tells it with --ready, or how long to "
-            "run it with --seconds"], 0  # fmt: skip
+    way = "name what tells it with --ready" if isinstance(ready, AtAnyPath) else "wait longer with --timeout"
+    return [f"the service was {unready(service, waited, timeout)}: {way}, or say with --seconds how long to run it"], 0
 
 
 def _ask(told: Told, questions: Sequence[Question]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from prebake.errors import ConfigError
 from prebake_build.scaffold.render import render
-from prebake_build.scaffold.settings import Options, find_settings
+from prebake_build.scaffold.settings import Options, Settings, find_settings
 
 MODELS = '[models.caption]\nsource = "hf:org/blip"\n'
 COMMAND = ("uvicorn", "app:app", "--host", "0.0.0.0")
@@ -18,12 +18,16 @@ REQUIREMENTS = {"requirements.txt": "fastapi\n"}
 PYPROJECT = '[project]\nname = "My_Service"\nversion = "1.2"\nrequires-python = ">=3.12"\ndependencies = ["fastapi"]\n'
 
 
-def rendered(folder: Path, files: dict[str, str], **options: object) -> dict[str, str]:
+def found(folder: Path, files: dict[str, str], **options: object) -> Settings:
     for name, text in ({"models.toml": MODELS} | files).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     given = {"command": COMMAND, "python": "3.11"} | options
-    return render(find_settings(folder, Options(**given)))  # type: ignore[arg-type]
+    return find_settings(folder, Options(**given))  # type: ignore[arg-type]
+
+
+def rendered(folder: Path, files: dict[str, str], **options: object) -> dict[str, str]:
+    return render(found(folder, files, **options))
 
 
 def refused(folder: Path, files: dict[str, str], **options: object) -> str:
@@ -39,6 +43,7 @@ KINDS: dict[str, tuple[dict[str, str], dict[str, object]]] = {
     "uv": ({"pyproject.toml": PYPROJECT, "uv.lock": "version = 1\n"}, {}),
     "package": ({**REQUIREMENTS, "constraints.txt": "", "lib/pyproject.toml": PYPROJECT}, {"package": "lib"}),
     "worker": ({"requirements.txt": "torch\n"}, {"command": ("python", "worker.py")}),
+    "numba": ({**REQUIREMENTS, "constraints.txt": "", "numba.txt": "librosa.sequence\n./filters:smooth(int64)\n"}, {}),
 }
 
 
@@ -124,6 +129,37 @@ def test_the_image_has_the_slim_packages_and_nothing_of_the_stage_that_installs_
 def test_what_prebake_toml_keeps_is_a_variable(tmp_path: Path) -> None:
     texts = rendered(tmp_path, {**REQUIREMENTS, "prebake.toml": 'keep = ["torch/include/*", "*/tests/*"]'})
     assert 'variable "SLIM_KEEP" { default = "torch/include/* */tests/*" }' in texts["docker-bake.hcl"]
+
+
+def test_what_numba_compiles_of_packages_is_compiled_once_below_the_weights(tmp_path: Path) -> None:
+    texts = rendered(tmp_path, {**REQUIREMENTS, "numba.txt": "librosa.sequence\n"})
+    (install,) = re.findall(r"(RUN (?:(?!RUN).)*prebake\.startup\.prepare.*)", texts["Dockerfile"], re.DOTALL)
+    assert install.startswith("RUN --mount=type=bind,from=prebake,target=/prebake,rw")
+    assert "--mount=type=bind,source=numba.txt,target=/numba.txt" in install
+    assert "prebake.startup.prepare /opt/prebake /numba.txt && eval" in install
+    assert "compiled" not in texts["docker-bake.hcl"]
+    without = rendered(tmp_path, {"numba.txt": "# nothing\n"})
+    assert "numba.txt" not in without["Dockerfile"]
+
+
+def test_what_numba_compiles_of_the_project_is_a_layer_above_its_code(tmp_path: Path) -> None:
+    files = {**REQUIREMENTS, "sub/numba.txt": "./filters:smooth(int64)\n", "sub/models.toml": MODELS}
+    texts = rendered(tmp_path, files, models="sub/models.toml")
+    assert (
+        'layers  = concat(["FROM runtime AS compiled", "USER 0:0"], ["COPY --link --from=code /app /app"], '
+        '["RUN --network=none mkdir /compiled && python3 -B -m prebake.startup.prepare /compiled/opt/prebake '
+        '/app/sub/numba.txt --own && find /compiled -exec touch --date=@0 {} +"], READAHEAD == "" ? [] : started, '
+        '["FROM runtime"], weights, listed, ["COPY --link --from=code /app /app"], '
+        '["COPY --link --from=compiled /compiled /"])\n'
+    ) in texts["docker-bake.hcl"]
+
+
+def test_a_package_is_compiled_where_it_is_installed(tmp_path: Path) -> None:
+    files = {**REQUIREMENTS, "lib/pyproject.toml": PYPROJECT, "numba.txt": "./filters\n"}
+    texts = rendered(tmp_path, files, package="lib")
+    assert "prebake.startup.prepare /opt/prebake /numba.txt --all && eval" in texts["Dockerfile"]
+    assert "compiled" not in texts["docker-bake.hcl"]
+    assert texts[".dockerignore"].splitlines()[2:5] == ["*", "!lib", "!numba.txt"]
 
 
 def test_path_sources_are_linked_to_the_baked_models_and_kept_out_of_the_code(tmp_path: Path) -> None:
@@ -249,4 +285,27 @@ def test_a_snapshot_is_a_target_in_a_file_of_its_own(tmp_path: Path) -> None:
     restore = '"/opt/prebake/libexec/prebake/prebake-restore", "/snapshot", "/opt/prebake/bin/prebake", "run", "--"'
     words = '"uvicorn", "app:app", "--host", "0.0.0.0", "--log-level", "a b"'
     assert f"ENTRYPOINT [{restore}]\n    CMD [{words}]\n" in text
+    assert "--rehearse /dumped/snapshot -- \\\n          /opt/prebake/bin/prebake run -- uvicorn" in text
+    assert 'group "default" { targets = [SNAPSHOT == "1" ? "snapshot" : "image"] }\n' in text
     assert texts["docker-bake.hcl"].splitlines()[2:] == without["docker-bake.hcl"].splitlines()[2:]
+
+
+def test_the_rehearsal_waits_for_the_declared_path_and_leaves_out_what_serves_nothing(tmp_path: Path) -> None:
+    ready = rendered(tmp_path, REQUIREMENTS, snapshot=True, ready="/health")["docker-bake.override.hcl"]
+    assert " && prebake snapshot --rehearse /dumped/snapshot --ready /health -- \\\n" in ready
+    worker = rendered(tmp_path, {"requirements.txt": "torch\n"}, snapshot=True, command=("python", "worker.py"))[
+        "docker-bake.override.hcl"
+    ]
+    assert "--rehearse" not in worker
+    assert "python worker.py \\\n     && find /dumped" in worker
+
+
+@pytest.mark.parametrize("option", ["--workers", "--reload", "--workers=2"])
+def test_what_a_snapshot_refuses_is_noted(tmp_path: Path, option: str) -> None:
+    command = ("uvicorn", "app:app", "--host", "0.0.0.0", option)
+    for snapshot, expected in (
+        (True, (f"a snapshot holds one process, so its build refuses {option}: leave it out, and start more "
+                "containers, which share the snapshot's memory",)),
+        (False, ()),
+    ):  # fmt: skip
+        assert found(tmp_path, REQUIREMENTS, snapshot=snapshot, command=command).notes == expected

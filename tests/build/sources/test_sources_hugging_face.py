@@ -143,14 +143,24 @@ def test_a_locked_and_cached_model_needs_no_hub(hub: HubServer, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    "rest", ["", "tiny", "a/b/c", "acme/tiny@", "acme/tiny@a b", "acme/../x", "../tiny", "acme/ti ny"]
+    "rest",
+    ["", "tiny", "a/b/c", "acme/tiny@", "acme/tiny@a b", "acme/../x", "../tiny", "acme/ti ny", "acme/tiny@v1@v2"],
 )
 def test_a_uri_that_names_no_model_is_refused(rest: str) -> None:
     with pytest.raises(ConfigError) as error:
         source(rest)
     assert str(error.value) == (
-        f'models.toml: models.tiny.source: "hf:{rest}" is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"'
+        f'models.toml: models.tiny.source: "hf:{rest}" is not of the form "hf:ORG/NAME", "hf:ORG/NAME@REVISION" or '
+        '"hf:ORG/NAME@NAME@COMMIT"'
     )
+
+
+@pytest.mark.parametrize(
+    ("rest", "revision"),
+    [("acme/tiny", None), ("acme/tiny@v1", "v1"), (f"acme/tiny@{COMMIT}", COMMIT), (f"acme/tiny@v1@{COMMIT}", COMMIT)],
+)
+def test_a_commit_beside_a_name_is_what_is_asked_for(rest: str, revision: str | None) -> None:
+    assert (source(rest).repo, source(rest).revision) == ("acme/tiny", revision)
 
 
 def _no_index(path: str) -> str:
