@@ -32,7 +32,7 @@ def locked(path: Path, *, exclusive: bool, wait: bool = True) -> int:
                 _log.info("%s: waiting for another process", path)
                 fcntl.flock(handle, operation)
             # A lock file that was removed meanwhile protects nothing: its successor has another inode.
-            if _is_still(handle, path):
+            if is_still(handle, path):
                 return handle
         except BaseException:
             os.close(handle)
@@ -60,7 +60,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _is_still(handle: int, path: Path) -> bool:
+def is_still(handle: int, path: Path) -> bool:
+    """Whether the path still leads to the file of this handle."""
     try:
         found = path.stat()
     except FileNotFoundError:
