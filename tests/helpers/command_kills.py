@@ -1,4 +1,4 @@
-"""Kills `prebake lock`, `fetch`, `bake`, `bake --oci` and `cache prune` at random moments, and looks at what they leave.
+"""Kills `lock`, `fetch`, `bake`, `bake --oci` and `cache prune` at random moments, and looks at what they leave.
 
 Run from the folder `tests`: `python -m helpers.command_kills --times 200`. Each round runs one command and sends it
 SIGKILL after a random time. Then every document, entry and folder is whole or absent, and what a command replaces is

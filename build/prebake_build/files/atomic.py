@@ -23,7 +23,8 @@ _RENAME_EXCHANGE = 2
 def write_text(path: Path, text: str, *, new: bool = False) -> None:
     """Write a document atomically: temporary file in the same folder, fsync, rename. Mode 0666 minus the umask.
 
-    Temporary files that killed processes left are removed: those that nobody holds locked. Raises OSError and, with `new`, FileExistsError if the file exists.
+    Temporary files that killed processes left are removed: those that nobody holds locked. Raises OSError and, with
+    `new`, FileExistsError if the file exists.
     """
     if new and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))

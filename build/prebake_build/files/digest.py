@@ -15,6 +15,7 @@ from prebake.baked import layout
 from prebake.baked.manifest import File
 from prebake.documents.messages import quote
 from prebake.errors import IntegrityError, PrebakeError, SourceError
+from prebake_build.files import progress
 
 CHUNK = 1 << 20
 """Bytes per read: large enough that hashing takes the time, not the loop."""
@@ -38,6 +39,7 @@ def _hash(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
+            progress.add(len(chunk))
     return digest.hexdigest()
 
 
@@ -101,7 +103,9 @@ def check_files(
     IntegrityError that lists each mismatch.
     """
     listed = {file.path: file for file in files}
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as threads:
+    threads = ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)))
+    size = sum(file.size for file in listed.values() if hashes and file.path not in hashed)
+    with threads, progress.telling(f"{label or folder}: hashing", size):
         checks = threads.map(
             lambda file: _check_file(folder, file, hashes and file.path not in hashed), listed.values()
         )

@@ -88,7 +88,7 @@ class FakeEngine:
     def _get(self, name: str) -> Any:
         if self._folder is None:
             raise docker.errors.ImageNotFound("no")
-        return SimpleNamespace(save=self._save)
+        return SimpleNamespace(save=self._save, attrs={"Size": 1})
 
     def _save(self, chunk_size: int) -> Iterator[bytes]:
         assert self._folder and chunk_size > 0
