@@ -323,6 +323,16 @@ target "release" {
   output      = ["type=registry,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
 }
 
+# In `release`: SBOM=type=sbom,generator=$IMAGE-sbom-generator:$TAG docker buildx bake release
+target "sbom-generator" {
+  inherits    = ["_workspace"]
+  description = "What lists an image's models and Python packages for BuildKit, pushed to IMAGE's registry"
+  contexts    = { base = "target:base" }
+  target      = "sbom-generator"
+  tags        = ["${IMAGE}-sbom-generator:${TAG}"]
+  output      = ["type=registry"]
+}
+
 target "weights" {
   description       = "Only the baked models, under /models"
   dockerfile-inline = join("\n", concat(["FROM ${WEIGHTS_BASE}"], weights, [""]))
