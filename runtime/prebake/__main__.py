@@ -14,6 +14,7 @@ if sys.argv[1:2] not in (["inspect"], ["run"], ["snapshot"]):
     readahead.begin()  # before the imports below: they take longer than the reader thread takes to start
 
 import argparse
+import errno
 import os
 from collections.abc import Sequence
 from importlib import import_module
@@ -46,10 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"prebake: error: {error.filename or options.command}: {reason(error)}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = f": free some space there, or in the temporary folder ({_temporary()})" if full else ""
+        print(f"prebake: error: {error.filename or options.command}: {reason(error)}{hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _temporary() -> str:
+    return os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  # only named
 
 
 def _log_to_stderr() -> None:

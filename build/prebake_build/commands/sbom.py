@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prebake.documents.messages import reason
-from prebake.errors import ConfigError
 from prebake_build.files.atomic import write_text
+from prebake_build.files.digest import unwritten
 from prebake_build.images.opened import opened_models
 from prebake_build.trust.sbom import bill_of_materials
 
@@ -50,6 +49,6 @@ def _run(options: argparse.Namespace) -> int:
     try:
         write_text(options.output, text)
     except OSError as error:
-        raise ConfigError(f"{options.output}: cannot be written: {reason(error)}") from error
+        raise unwritten(options.output, error) from error
     print(f"Wrote {options.output}.", file=sys.stderr)
     return 0

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from prebake.baked import layout
 from prebake.baked.manifest import File
-from prebake.documents.messages import quote
-from prebake.errors import IntegrityError, PrebakeError, SourceError
+from prebake.documents.messages import quote, reason
+from prebake.errors import ConfigError, IntegrityError, PrebakeError, SourceError
 from prebake_build.files import progress
 
 CHUNK = 1 << 20
@@ -138,3 +138,10 @@ def disk_full_as(what: str, folder: Path, error: type[PrebakeError] = SourceErro
             f"{what}: no space left while writing below {found.filename or folder}: free some space, "
             "run `prebake cache prune`, or put the cache elsewhere with --cache or PREBAKE_CACHE"
         ) from found
+
+
+def unwritten(what: object, error: OSError) -> PrebakeError:
+    """The error about a file that could not be written: the disk is full, or it is the wrong place."""
+    if error.errno in FULL:
+        return PrebakeError(f"{what}: cannot be written: {reason(error)}: free some space, or name another place")
+    return ConfigError(f"{what}: cannot be written: {reason(error)}")

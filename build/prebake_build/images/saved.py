@@ -14,6 +14,7 @@ from typing import Any
 from prebake.documents.messages import reason
 from prebake.errors import PrebakeError
 from prebake_build.files import progress
+from prebake_build.files.digest import FULL, unwritten
 from prebake_build.images.oci_layout import INDEX, MARKER, Image, Layout, is_layout
 
 _KEPT = re.compile(rf"(?:\./)?(?:{MARKER}|{re.escape(INDEX)}|blobs/sha256/[0-9a-f]{{64}})")
@@ -42,6 +43,8 @@ def saved_image(client: Any, name: str) -> Iterator[Image]:
         except docker.errors.APIError as error:
             raise PrebakeError(f"{name}: the engine refuses this image: {error.explanation or error}") from error
         except (tarfile.TarError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise unwritten(f"{name}: its copy in {folder} (TMPDIR)", error) from error
             raise PrebakeError(f"{name}: the engine's copy of it cannot be read: {reason(error)}") from error
         if not is_layout(Path(folder)):
             raise PrebakeError(

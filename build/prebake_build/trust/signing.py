@@ -20,6 +20,7 @@ from prebake.baked.signature import Signature, differences, is_valid, not_of_key
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError, IntegrityError
 from prebake_build.files.atomic import sync_folder
+from prebake_build.files.digest import unwritten
 
 _SUBJECT = "models"
 """Name of what is signed, in the statement."""
@@ -64,7 +65,7 @@ def sign(root: Path, models: Sequence[BakedModel], key: Path, password: str | No
             work.replace(path)
             sync_folder(root)
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be written: {reason(error)}") from error
+            raise unwritten(path, error) from error
         finally:
             work.unlink(missing_ok=True)
     return path
