@@ -134,7 +134,7 @@ class Lock:
         return _HEADER + "\n" + tomli_w.dumps({"format": FORMAT, "models": models})
 
     def write(self, path: Path) -> None:
-        """Write it atomically. Raises PrebakeError if the disk is full, ConfigError if it can't be written otherwise."""
+        """Write it atomically. Raises PrebakeError if the disk is full, ConfigError for another failure."""
         try:
             write_text(path, self.text)
         except OSError as error:

@@ -41,8 +41,7 @@ def document(manifests: Sequence[Manifest], packages: Iterable[Distribution], *,
         found += _of_model(manifest, relations, licences)
     versions = {(package.name, package.version): package for package in packages}
     for (name, version), package in sorted(versions.items()):
-        metadata = package.metadata
-        licence = metadata["License-Expression"] if "License-Expression" in metadata else None
+        licence = next(iter(package.metadata.get_all("License-Expression") or ()), None)
         purl = f"pkg:pypi/{_normal(name)}@{version}"
         found.append(_package(name, version, purl=purl, licence=_licence(licence, licences)))
         relations.append(("SPDXRef-DOCUMENT", "DESCRIBES", found[-1]["SPDXID"]))
