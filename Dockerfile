@@ -1,5 +1,5 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 2, sha256:ff0cd5100f881050
+# prebake init, template 3, sha256:a975d5636857a664
 # Yours to change; `prebake init --check` compares. docker-bake.hcl fills the empty stages. SEAL: byte code, times that are 0
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM scratch AS prebake
@@ -34,8 +34,8 @@ RUN --mount=type=bind,from=selected,source=/selected,target=/selected --mount=ty
     --mount=type=bind,from=checkpoints,target=/checkpoints --mount=type=cache,target=/cache,id=prebake-cache \
     python3 -m prebake_build.baking.stage fetch "$MODEL" --models /selected/models.toml --output /fetched
 FROM builder AS bake
-ARG SHARDS SHARD_SIZE
-RUN --network=none --mount=type=bind,from=fetched,source=/fetched,target=/fetched \
+ARG SHARDS SHARD_SIZE PREBAKE_CACHE=/cache PREBAKE_CONVERTED_SIZE
+RUN --network=none --mount=type=bind,from=fetched,source=/fetched,target=/fetched --mount=type=cache,target=/cache/converted,id=prebake-converted \
     python3 -m prebake_build.baking.stage bake "$MODEL" --models /fetched/models.toml --output /out/models
 FROM dependencies AS slim
 ARG SLIM SLIM_KEEP

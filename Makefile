@@ -1,9 +1,10 @@
 # make demo   without Docker and without a hub: bake dummy models of real size, start them naively and
 #             baked, print and draw the comparison
 # make test   all checks; those of Docker only if an engine answers
+# make test-transformers4   the tests without Docker, beside the oldest transformers that Prebake works with
 # make image  docker buildx bake (also: make baseline, make weights); MODELS_FILE=models.dummy.toml needs no hub
 #
-# The first two create .venv if necessary. PYTHON selects the interpreter; torch comes from the wheels folder in pip's
+# The first three create .venv if necessary. PYTHON selects the interpreter; torch comes from the wheels folder in pip's
 # configuration, else from PyTorch's CPU index.
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # a folder of wheels from pip's configuration (`pip config set global.find-links DIR`), if it contains torch
 WHEELS := $(firstword $(foreach dir,$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null),$(if $(wildcard $(dir)/torch-*.whl),$(dir))))
 
-.PHONY: demo test check format image baseline weights measure-image clean
+.PHONY: demo test test-transformers4 check format image baseline weights measure-image clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
@@ -33,6 +34,18 @@ demo: $(VENV)/ready
 
 test: check
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup
+
+# A folder of packages that comes before those of the environment. diffusers does not work with this huggingface_hub: its
+# tests are skipped
+TRANSFORMERS4 := $(VENV)/transformers4
+
+test-transformers4: $(TRANSFORMERS4)/ready
+	PYTHONPATH=$(CURDIR)/$(TRANSFORMERS4) $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup -m 'not docker' $(TESTS)
+
+$(TRANSFORMERS4)/ready: $(VENV)/ready
+	rm -rf $(@D)
+	$(BIN)/pip install --quiet --no-deps --target $(@D) transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2
+	touch $@
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .

@@ -1,5 +1,5 @@
 # Written by: prebake init --name prebake --python 3.11 --package service -- prebake serve --host 0.0.0.0 --port 8000
-# prebake init, template 2, sha256:522d22c15369925a
+# prebake init, template 3, sha256:522d22c15369925a
 # Yours, with a docker-bake.override.hcl beside it. Variables come from the environment: TAG=1.2 docker buildx bake --push
 variable "MODELS" { default = "caption,ocr,florence" } # tables of the models file; `prebake init --check` compares
 variable "MODELS_FILE" { default = "models.toml" }

@@ -3,7 +3,7 @@
 #   docker buildx bake release         the image, pushed with provenance and a bill of materials (docs/distribution.md)
 #   AIRGAPPED=1 WHEELS=… docker buildx bake    no step of the build has a network
 #   docker buildx bake baseline        the naive service with the same models, for measurements
-#   docker buildx bake snapshot        the image with its started service in a layer (docs/snapshot.md)
+#   docker buildx bake snapshot        the image with its started service in a layer (docs/snapshot.md); also SNAPSHOT=1
 #   docker buildx bake check           lint the Dockerfiles
 #   docker buildx bake --list=variables
 #
@@ -174,6 +174,15 @@ variable "READAHEAD" {
   }
 }
 
+variable "SNAPSHOT" {
+  default     = ""
+  description = "1: `docker buildx bake` makes `snapshot` instead of `image`. Empty: it makes the image."
+  validation {
+    condition     = contains(["1", ""], SNAPSHOT)
+    error_message = "SNAPSHOT: expected \"1\", or nothing."
+  }
+}
+
 variable "SNAPSHOT_WARM" {
   default     = ""
   description = "1: in `snapshot`, each model answers once before the dump. Empty: none does."
@@ -306,6 +315,8 @@ about = {
   "org.opencontainers.image.title"       = "Prebake"
 }
 source = SOURCE == "" ? {} : { "org.opencontainers.image.source" = SOURCE }
+
+group "default" { targets = [SNAPSHOT == "1" ? "snapshot" : "image"] }
 
 target "image" {
   description = "The service and its baked models"

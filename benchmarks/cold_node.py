@@ -6,7 +6,7 @@ whose counter is printed. Contenders, started in turn:
 
 - download   the naive service without weights, gzip; it downloads them from a hub at the other end of the link
 - one layer  the naive service with its checkpoints in one layer, gzip
-- baked …    Prebake's image: uncompressed, zstd, gzip
+- baked …    Prebake's image: uncompressed, zstd, gzip; split: in layers of 256 MB
 - volume     Prebake's service without weights, and the weights as an image that is mounted
 
 `… v2` is a second version of the code on the node that has the first. `--prepare` builds and pushes to FOLDER first.
@@ -68,6 +68,7 @@ CONTENDERS = {
     "one layer": Contender(image="onelayer:gzip", entrypoint=["sh", "-c", f"{NAIVE} /checkpoints"]),
     "baked uncompressed": Contender(image="baked:uncompressed", entrypoint=SERVE, second="baked:v2"),
     "baked zstd": Contender(image="baked:zstd", entrypoint=SERVE),
+    "baked zstd, split": Contender(image="baked:split", entrypoint=SERVE),
     "baked gzip": Contender(image="baked:gzip", entrypoint=SERVE),
     "volume": Contender(image="plain:uncompressed", entrypoint=SERVE, weights="weights:uncompressed"),
 }
@@ -130,6 +131,10 @@ def prepare(folder: Path) -> None:
         shutil.copytree(
             ROOT, changed, ignore=shutil.ignore_patterns(".git", ".venv", "dist", "__pycache__", ".*_cache")
         )
+        split(changed)
+        bake(changed, "image", "baked:split", "zstd")
+        shutil.copyfile(ROOT / "docker-bake.hcl", changed / "docker-bake.hcl")
+        shutil.copyfile(ROOT / "models.dummy.toml", changed / "models.dummy.toml")
         with (changed / "service/image_analyzer/service.py").open("a", encoding="utf-8") as module:
             module.write(f'\nVERSION = "{time.time()}"\n')
         bake(changed, "runtime", "plain:v2", "gzip")
@@ -137,6 +142,18 @@ def prepare(folder: Path) -> None:
         shutil.rmtree(changed)
     finally:
         ended(process)
+
+
+def split(context: Path) -> None:
+    """Have a context make layers of 256 MB: both large models come to four files."""
+    models, variables = context / "models.dummy.toml", context / "docker-bake.hcl"
+    text = models.read_text(encoding="utf-8")
+    for name in ("caption", "florence"):
+        text = text.replace(f"[models.{name}]\n", f'[models.{name}]\nshard_size = "256 MB"\n')
+    models.write_text(text, encoding="utf-8")
+    text = variables.read_text(encoding="utf-8")
+    counted = 'variable "SHARDS" { default = { caption = 4, florence = 4 } }'
+    variables.write_text(text.replace('variable "SHARDS" { default = {} }', counted), encoding="utf-8")
 
 
 def bake(context: Path, target: str, name: str, compression: str) -> None:
@@ -148,6 +165,8 @@ def bake(context: Path, target: str, name: str, compression: str) -> None:
     if wheels := os.environ.get("WHEELS"):
         command.append(f"--allow=fs.read={wheels}")
     subprocess.run(command, cwd=context, check=True, env={**os.environ, "MODELS_FILE": "models.dummy.toml"})
+    # a push with containerd's image store keeps the image here as well
+    subprocess.run(["docker", "image", "rm", f"127.0.0.1:{REGISTRY_PORT}/{name}"], capture_output=True)
 
 
 def registry(folder: Path, address: str) -> list[str]:

@@ -32,10 +32,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=DEMO / "models", metavar="DIR")
     parser.add_argument("--folder", type=Path, default=DEMO / "dumps", help="where the snapshots go")
+    parser.add_argument("--settings", type=int, default=len(SETTINGS), metavar="N", help="only the first N lines")
     options = parser.parse_args()
     shutil.rmtree(options.folder, ignore_errors=True)
     programs.build(options.folder / "programs")
-    for title, before, variables in SETTINGS:
+    for title, before, variables in SETTINGS[: options.settings]:
         pair = [dump(options.folder / f"{title}-{number}", options, before, variables) for number in (1, 2)]
         print(f"{title}: {compared(*pair)}", flush=True)
 
@@ -68,7 +69,18 @@ def compared(one: Path, other: Path) -> str:
         counts["words that differ in different pages"] += sum(a != b for a, b in zip(*words, strict=True))
     cells = [f"{name} {count:,}" for name, count in sorted(counts.items())]
     sizes = " and ".join(f"{len(image) / 1e6:.1f}" for image in images)
-    return f"{sizes} MB; pages: {'; '.join(cells)}"
+    return f"{sizes} MB; pages: {'; '.join(cells)}; {anywhere(tables, images)}"
+
+
+def anywhere(tables: list[Table], images: list[bytes]) -> str:
+    """How many pages have the contents of some page of the other dump, by what they are mapped as."""
+    known = {images[1][at : at + PAGE] for at in range(0, len(images[1]), PAGE)}
+    same, all_of = Counter[str](), Counter[str]()
+    for _, (kind, offset) in pages(tables[0]):
+        all_of[kind] += 1
+        same[kind] += images[0][offset : offset + PAGE] in known
+    return "with contents of any page of the other: " + ", ".join(f"{kind} {same[kind]:,} of {all_of[kind]:,}"
+                                                                  for kind in sorted(all_of))  # fmt: skip
 
 
 def pages(table: Table) -> Iterator[tuple[int, tuple[str, int]]]:

@@ -153,7 +153,7 @@ def _baked(declared: Path, build_cache: Path, tmp_path_factory: pytest.TempPathF
     root = tmp_path_factory.mktemp("baked") / "models"
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), Cache(build_cache) as cache:
         warnings.simplefilter("ignore")  # the frameworks' own, of loading as they do
-        patch.setattr(bake, "_work", worker.run)
+        patch.setattr(bake, "_work", lambda job, *rest: worker.run(job))
         bake.bake(read_spec(declared), [], None, cache, root, force=False)
     return root
 

@@ -78,7 +78,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     from prebake_build.baking.worker import run
 
     monkeypatch.setattr(
-        "prebake_build.baking.bake._work", lambda job: run(Job(**json.loads(json.dumps(dataclasses.asdict(job)))))
+        "prebake_build.baking.bake._work",
+        lambda job, *rest: run(Job(**json.loads(json.dumps(dataclasses.asdict(job))))),
     )
 
 

@@ -1,5 +1,7 @@
 """Kills `lock`, `fetch`, `bake`, `bake --oci` and `cache prune` at random moments, and looks at what they leave.
 
+`convert` is a bake that keeps its model in the build cache, `take` one that copies it from there.
+
 Run from the folder `tests`: `python -m helpers.command_kills --times 200`. Each round runs one command and sends it
 SIGKILL after a random time. Then every document, entry and folder is whole or absent, and what a command replaces is
 not lost. At the end every command runs through, and nothing else is left.
@@ -24,17 +26,19 @@ from helpers.forker import Command, Forker
 from prebake.baked import layout
 from prebake.baked.manifest import Manifest
 from prebake_build.cache.checkpoints import Cache
+from prebake_build.cache.converted import Conversions
 from prebake_build.declared.lock import Lock
 from prebake_build.files.digest import check_files
 from prebake_build.images.oci_layout import Layout
 
-COMMANDS = ("lock", "fetch", "bake", "oci", "cache")
-_EARLIEST = {"bake": 0.4}
+COMMANDS = ("lock", "fetch", "bake", "convert", "take", "oci", "cache")
+_EARLIEST = {"bake": 0.4, "convert": 0.4}
 """Part of a command's time after which it is killed at the earliest: before that, the worker of a bake imports."""
 _DECLARED = """\
 [models.m]
 source = "path:c"
-class = "torch:helpers.networks:linear"
+class = "torch:helpers.networks:wide"
+arguments = { width = 2500 }
 """
 
 
@@ -46,19 +50,21 @@ class Project:
         self.cache, self._forker = folder / "cache", forker
         self.models.write_text(_DECLARED, encoding="utf-8")
         (folder / "c").mkdir()
-        torch.save(torch.nn.Linear(3, 2).state_dict(), folder / "c" / "weights.pth")
+        torch.save(torch.nn.Linear(2500, 2500).state_dict(), folder / "c" / "weights.pth")
         (folder / "c" / "ballast").write_bytes(os.urandom(1 << 20) * 30)
         self.seconds = {command: self._timed(command) for command in COMMANDS}
         self.locked, self.files = self.lock.read_text(encoding="utf-8"), Lock.read(self.lock)
 
     def start(self, command: str) -> Command:
         models, cache = ("--models", self.models), ("--cache", self.cache)
-        baked = ("bake", *models, *cache, "--output", self.folder / "bake")
+        bake, baked = ("bake", *models, *cache, "--output"), self.folder / "bake"
         arguments: dict[str, Sequence[str | Path]] = {
             "lock": ("lock", *models, *cache),
             "fetch": ("fetch", *models, *cache, "--output", self.folder / "fetch"),
-            "bake": (*baked, "--force"),
-            "oci": (*baked, "--oci", self.folder / "oci"),
+            "bake": (*bake, baked, "--force", "--converted-size", "0"),
+            "convert": (*bake, baked, "--force"),
+            "take": (*bake, self.folder / "take"),
+            "oci": (*bake, baked, "--oci", self.folder / "oci"),
             "cache": ("cache", "prune", *cache, "--max-size", "0"),
         }
         return self._forker.start(arguments[command])
@@ -77,24 +83,26 @@ class Project:
         """Raises AssertionError, or the reader's error, for anything that is half there."""
         if self.lock.exists():
             assert self.lock.read_text(encoding="utf-8") == self.locked
-        for entry in Cache(self.cache).entries():
+        for entry in (*Cache(self.cache).entries(), *Conversions(self.cache).entries()):
             entry.check(trust=False)
         for folder in (path for path in (self.folder / "fetch").glob("[!.]*")):
             resolved = self.files.models["m"].resolved
             assert resolved
             check_files(folder, resolved.files)
-        for folder in (path for path in (self.folder / "bake").glob("[!.]*") if path.is_dir()):
+        baked = [*(self.folder / "bake").glob("[!.]*"), *(self.folder / "take").glob("[!.]*")]
+        for folder in (path for path in baked if path.is_dir()):
             check_files(folder, Manifest.read(folder).files, allow=[layout.MANIFEST])
         if (self.folder / "oci").exists():
             found = Layout.open(self.folder / "oci")
             found.check_layers(found.images())
 
     def present(self) -> set[str]:
-        places = (self.lock, self.folder / "oci", self.folder / "fetch" / "m", self.folder / "bake" / "m")
+        models = (self.folder / command / "m" for command in ("fetch", "bake", "take"))
+        places = (self.lock, self.folder / "oci", *models)
         return {str(place) for place in places if place.exists()}
 
     def prepare(self, command: str, numbers: random.Random) -> None:
-        """Remove now and then what earlier rounds left; give `cache prune` and `bake --oci` something to work on."""
+        """Remove now and then what earlier rounds left; give each command something to work on."""
         if numbers.random() < 0.2:
             for path in (self.folder / "fetch", self.folder / "bake", self.folder / "oci", self.cache):
                 shutil.rmtree(path, ignore_errors=True)
@@ -102,7 +110,11 @@ class Project:
         if command == "cache":
             self.run("fetch")
         elif command == "oci" and not (self.folder / "bake").exists():
-            self.run("bake")
+            self.run("convert")
+        elif command == "take":
+            shutil.rmtree(self.folder / "take", ignore_errors=True)
+            if not list(Conversions(self.cache).entries()):
+                self.run("convert")
 
 
 def kill(times: int, folder: Path, commands: Sequence[str] = COMMANDS, seed: int = 0) -> Counter[str]:
@@ -126,14 +138,15 @@ def kill(times: int, folder: Path, commands: Sequence[str] = COMMANDS, seed: int
 
 def _finish(project: Project) -> None:
     """Every command runs through, and leaves what it writes and nothing else."""
-    for command in ("lock", "fetch", "bake", "oci"):
+    shutil.rmtree(project.folder / "take", ignore_errors=True)
+    for command in ("lock", "fetch", "bake", "convert", "take", "oci"):
         project.run(command)
     project.check()
-    for place in ("fetch", "bake"):
+    for place in ("fetch", "bake", "take"):
         assert [path.name for path in (project.folder / place).iterdir()] == ["m"]
     assert not [path.name for path in project.folder.iterdir() if path.name.startswith(".")]
     project.run("cache")
-    assert not list((project.cache / "checkpoints").iterdir())
+    assert not [*(project.cache / "checkpoints").iterdir(), *(project.cache / "converted").iterdir()]
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ def tagger(words: int = 11, width: int = 6) -> nn.Module:
     return Tagger(words, width)
 
 
+def wide(width: int) -> nn.Module:
+    """A layer whose weights take a while to write."""
+    return nn.Linear(width, width)
+
+
 def linear() -> nn.Module:
     return nn.Linear(3, 2)
 

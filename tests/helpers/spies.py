@@ -6,8 +6,10 @@ import ctypes
 import json
 import os
 import socket
+import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torch import nn
@@ -46,12 +48,34 @@ def crash() -> nn.Module:
     return nn.Linear(3, 2)
 
 
-def wait(pipe: str) -> nn.Module:
-    """Write a byte and wait until killed."""
-    with Path(pipe).open("wb", buffering=0) as file:
-        file.write(b"x")
-        threading.Event().wait()
+def wait() -> nn.Module:
+    """Say so, and wait until killed."""
+    print(PREFIX + "waiting", file=sys.stderr, flush=True)
+    threading.Event().wait()
     return nn.Linear(3, 2)
+
+
+def write(folders: list[str]) -> nn.Module:
+    """Try to make, change and remove files in each folder, which has one named `there`; print what succeeded."""
+    tries = {"make HOME": lambda: (Path.home() / "made").write_text("")}
+    tries["make TMPDIR"] = lambda: (Path(tempfile.gettempdir()) / "made").write_text("")
+    for folder in map(Path, folders):
+        tries |= {
+            f"make {folder}": lambda folder=folder: (folder / "made").write_text(""),  # type: ignore[misc]
+            f"change {folder}": lambda folder=folder: (folder / "there").open("r+b").close(),  # type: ignore[misc]
+            f"move {folder}": lambda folder=folder: (folder / "there").rename(folder / "gone"),  # type: ignore[misc]
+            f"see {folder}": lambda folder=folder: (folder / "there").read_bytes(),  # type: ignore[misc]
+        }
+    print(PREFIX + json.dumps([name for name, action in tries.items() if _succeeds(action)]))
+    return nn.Linear(3, 2)
+
+
+def _succeeds(action: Callable[[], object]) -> bool:
+    try:
+        action()
+    except OSError:
+        return False
+    return True
 
 
 def _of_processes() -> Iterator[Path]:

@@ -20,7 +20,7 @@ from helpers.cpu_wheels import write_torchaudio
 from helpers.example_environment import environment, variables
 from helpers.example_hub import ExampleHub, write_repositories
 from helpers.example_services import EMBEDDINGS, PICTURES, TRANSCRIPTS, Service, write_sounds
-from helpers.image_builds import PYTHON, bake, remove, running, wheels
+from helpers.image_builds import PYTHON, Build, bake, remove, running, wheels
 
 pytestmark = pytest.mark.docker
 
@@ -47,10 +47,17 @@ class Adopter:
 
     def image(self, example: Path, scanned: list[str], started: list[str]) -> str:
         """Make the example's image; its name. `scanned` are options and command of the scan."""
-        folder = self._folder / example.name
+        folder, name = self._folder / example.name, f"prebake-test-{example.name}"
+        self.prepare(example, folder, scanned, ["--", *started])
+        build = self.bake(folder, IMAGE=name)
+        assert build.code == 0, build.output
+        return name
+
+    def prepare(self, example: Path, folder: Path, scanned: list[str], options: list[str]) -> None:
+        """Copy the example without its Dockerfile, and have the commands write what belongs to it."""
         shutil.copytree(example, folder, ignore=shutil.ignore_patterns("Dockerfile", "__pycache__"))
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
-        for arguments in (["scan", *scanned], ["init", "--python", "3.11", "--", *started], ["lock"]):
+        for arguments in (["scan", *scanned], ["init", "--python", "3.11", *options], ["lock"]):
             done = subprocess.run(
                 [self._prebake, *arguments],
                 cwd=folder,
@@ -61,16 +68,26 @@ class Adopter:
             )
             assert done.returncode == 0, done.stdout + done.stderr
         assert {name: (folder / name).read_bytes() for name in before} == before
-        name = f"prebake-test-{example.name}"
         # the hub of the tests is on this machine's loopback interface: RUN steps share it, unless they have no network
-        (folder / "docker-bake.override.hcl").write_text('target "_common" { network = "host" }\n')
-        build = bake(
-            folder, "image", f"--allow=fs.read={self._context}", "--allow=network.host",
-            "--set=*.entitlements=network.host", IMAGE=name, PREBAKE=str(self._context),
-            HF_ENDPOINT=self._variables["HF_ENDPOINT"], **self._wheels(folder),
+        with (folder / "docker-bake.override.hcl").open("a") as override:
+            override.write('target "_common" { network = "host" }\n')
+
+    def bake(self, folder: Path, **values: str) -> Build:
+        """Build what `docker buildx bake` builds by default."""
+        return bake(
+            folder, f"--allow=fs.read={self._context}", "--allow=network.host", "--set=*.entitlements=network.host",
+            PREBAKE=str(self._context), HF_ENDPOINT=self._variables["HF_ENDPOINT"], **self._wheels(folder), **values,
         )  # fmt: skip
+
+    def snapshot(self, example: Path, started: list[str]) -> tuple[str, Path]:
+        """Make the example's image with a snapshot; its name and the project's folder."""
+        folder, name = self._folder / f"{example.name}-snapshot", f"prebake-test-{example.name}"
+        self.prepare(example, folder, ["--", *started], ["--ready", "/health", "--snapshot", "--", *started])
+        build = self.bake(folder, IMAGE=name, SNAPSHOT="1")
         assert build.code == 0, build.output
-        return name
+        assert " MB in memory.img (" in build.output
+        assert "snapshot: reads ahead " in build.output
+        return f"{name}-snapshot", folder
 
     def _wheels(self, project: Path) -> dict[str, str]:
         """The variables of the wheels for the CPU that no index has; PyPI's torchaudio is for CUDA alone."""
@@ -126,6 +143,33 @@ def test_a_service_answers_the_same_sealed(
     loads = [load for report in documents(reports) for load in report["loads"]]
     assert {(found["function"], found["outcome"]) for found in loads} == {(load, "mapped")}
     assert 1 <= len(loads) <= processes  # a service answers when its first worker is ready
+
+
+def test_a_snapshot_of_a_service_answers_the_same_sealed(engine: Any, adopter: Adopter) -> None:
+    started = ["uvicorn", "app:app", "--host", "0.0.0.0", "--port", "8000"]
+    name = f"prebake-test-{EMBEDDINGS.folder.name}-snapshot"
+    try:
+        _, folder = adopter.snapshot(EMBEDDINGS.folder, started)
+        with running(engine, name, HEALTH, **adopter.plain) as container:
+            expected = ask(container, EMBEDDINGS)
+            log = container.logs().decode()
+            assert "prebake: the snapshot is not used: PREBAKE is set, which it was not for the snapshot\n" in log
+        report = {"PREBAKE_REPORT": "/dev/shm/report.json"}
+        with running(engine, name, HEALTH, environment=report, security_opt=["no-new-privileges"]) as container:
+            answers = [ask(container, EMBEDDINGS) for _ in range(3)]
+            (told,) = documents(container.exec_run(["cat", "/dev/shm/report.json"]).output.decode())
+        override = folder / "docker-bake.override.hcl"
+        override.write_text(override.read_text().replace("--port 8000", "--port 8000 --workers 2"))
+        refused = adopter.bake(folder, IMAGE=f"{name}-two", SNAPSHOT="1")
+    finally:
+        remove(engine, name)
+    assert answers == [expected] * 3
+    assert told["snapshot"]["tier"] == "snapshot"
+    assert refused.code != 0
+    assert (
+        "prebake: error: no snapshot: uvicorn --workers 2 starts other processes, and a snapshot holds one: leave it "
+        "out, and start more containers, which share the snapshot's memory\n" in refused.output
+    )
 
 
 def test_the_worker_writes_the_same_sealed(engine: Any, adopter: Adopter, tmp_path: Path) -> None:

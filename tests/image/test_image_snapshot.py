@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from helpers.image_builds import NAME, PYTHON, TINY, TOKEN, Build, ask, bake, remove, run_in, running
+from helpers.restore_kills import kill_containers
 from helpers.snapshots import skip_where_there_are_none
 
 pytestmark = pytest.mark.docker
@@ -19,6 +21,11 @@ pytestmark = pytest.mark.docker
 IMAGE = f"{NAME}-snapshot"
 HARDENED: dict[str, Any] = {"security_opt": ["no-new-privileges"]}
 SERVE = ["serve", "--host", "0.0.0.0", "--port", "8000"]
+_THREADS = """
+import os
+children = open("/proc/1/task/1/children").read().split()
+print(len(os.listdir(f"/proc/{children[0] if children else 1}/task")))
+"""
 _STARTUP = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/startup').read().decode())"
 
 
@@ -58,14 +65,64 @@ def test_it_answers_sealed_what_a_started_service_answers(engine: Any, snapshot:
         ),
         {"pids_limit": 64},
         {"mem_limit": "400m"},
-        {"nano_cpus": 500_000_000},
     ],
-    ids=["init", "pids", "memory", "processors"],
+    ids=["init", "pids", "memory"],
 )
 def test_limits_and_a_process_before_it_change_nothing(engine: Any, snapshot: str, options: dict[str, Any]) -> None:
     with running(engine, snapshot, **HARDENED, **options) as container:
         assert how(container) == ("snapshot", None)
         assert ask(container, "/ocr")["text"]
+
+
+@pytest.mark.skipif(not shutil.which("tini-static"), reason="no tini-static (Debian's tini)")
+def test_another_init_before_it_changes_nothing(engine: Any, snapshot: str) -> None:
+    """What `--init` does, whose program the engine of this machine may lack."""
+    program = shutil.which("tini-static")
+    entry = ["/tini", "--", *engine.images.get(snapshot).attrs["Config"]["Entrypoint"]]
+    mounted = {program: {"bind": "/tini", "mode": "ro"}}
+    with running(engine, snapshot, **HARDENED, entrypoint=entry, command=SERVE, volumes=mounted) as container:
+        assert how(container) == ("snapshot", None)
+        assert ask(container, "/ocr")["text"]
+        container.stop(timeout=60)
+        assert container.wait()["StatusCode"] == 0
+
+
+def threads(engine: Any, image: str, **options: Any) -> int:
+    """Of the service, after an answer."""
+    with running(engine, image, **HARDENED, **options) as container:
+        assert ask(container, "/caption")["caption"]
+        code, output = container.exec_run([PYTHON, "-c", _THREADS])
+        assert code == 0, output.decode()
+        return int(output)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
+def test_threads_follow_the_processors_that_it_may_use(engine: Any, snapshot: str) -> None:
+    """The build, which dumped it, had all of the machine's."""
+    all_of_them, one, half = (
+        threads(engine, snapshot, **options)
+        for options in (dict[str, Any](), {"cpuset_cpus": "0"}, {"nano_cpus": 500_000_000})
+    )
+    started = threads(engine, snapshot, cpuset_cpus="0", environment={"PREBAKE_SNAPSHOT": "0"})
+    assert one == half == started < all_of_them
+
+
+def test_no_second_process_is_allowed(engine: Any, snapshot: str) -> None:
+    """The service itself needs threads, which count too: it starts the ordinary way and fails as it would anyway."""
+    container = engine.containers.run(snapshot, detach=True, pids_limit=1, network_mode="none", **HARDENED)
+    try:
+        container.wait(timeout=120)
+        log = container.logs().decode()
+        assert log.startswith("prebake: the snapshot is not used: no process can be started\n"), log
+    finally:
+        container.remove(force=True)
+
+
+def test_killed_during_the_restore_it_starts_the_ordinary_way(engine: Any, snapshot: str) -> None:
+    """`python -m helpers.restore_kills --image` does this more often."""
+    if not Path("/sys/fs/cgroup").is_dir() or os.geteuid() != 0:
+        pytest.skip("the engine's processes can't be killed from here")
+    assert sum(kill_containers(engine, snapshot, 4, "/ocr").values()) == 4
 
 
 def test_containers_of_one_snapshot_run_side_by_side(engine: Any, snapshot: str) -> None:

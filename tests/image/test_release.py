@@ -156,7 +156,7 @@ def test_with_a_source_date_the_weights_image_is_the_same_in_two_bakes_and_its_l
     engine: Any, context: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / "again.hcl"
-    again.write_text('target "_common" { no-cache-filter = ["bake"] }')
+    again.write_text('target "_common" {\n  no-cache-filter = ["bake"]\n  args = { PREBAKE_CONVERTED_SIZE = "0" }\n}')
     files = ["--file=docker-bake.hcl", "--file=docker-bake.override.hcl", f"--file={again}"]
     found = []
     for number, models in enumerate([MODELS, MODELS, MODELS[::-1]]):

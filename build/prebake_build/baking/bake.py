@@ -13,21 +13,25 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from prebake import errors
 from prebake.baked import layout
-from prebake.baked.header import read_header
 from prebake.baked.manifest import Loading, Manifest, Source
 from prebake.baked.warmup import spell_warmup
 from prebake.documents.table import canonical_json
-from prebake.errors import ConfigError, DocumentError, IntegrityError, PrebakeError, TensorFileError
+from prebake.errors import ConfigError, PrebakeError
+from prebake_build.baking.environment import Environment, environment_of
+from prebake_build.baking.freshness import why_stale
 from prebake_build.baking.isolation import isolated
+from prebake_build.baking.sandbox import landlock_version
 from prebake_build.baking.worker import Job
-from prebake_build.baking.writer import alone_in, new_folder, write_view
+from prebake_build.baking.writer import alone_in, check_space, new_folder, write_view
 from prebake_build.cache.checkpoints import Cache
+from prebake_build.cache.converted import Conversions
 from prebake_build.declared.lock import Lock, resolution
 from prebake_build.declared.spec import SHARD_SIZE, ModelSpec, Spec
 from prebake_build.families.family import MARKS
@@ -45,62 +49,116 @@ FORMAT = 3
 def bake(
     spec: Spec, names: Sequence[str], lock: Lock | None, cache: Cache, output: Path, *, force: bool,
     shard_size: int | None = None, accept: Accept = lambda model, folder: None,
+    converted: Conversions | None = None,
 ) -> list[Path]:  # fmt: skip
     """Bake the named models (default: all) into `output/NAME` and return the folders, in the file's order.
 
     Beside the models from the hub stands a view of them in the layout of its cache (`prebake.baked.hub`).
 
     Without a lock, or if the lock marks a model as unresolved, the source is resolved now, with a warning. An existing
-    folder with the same source, recipe and converter is kept, unless `force`. `shard_size` is for models whose table
+    folder of the same recipe, by the versions of now, is kept, unless `force`. `shard_size` is for models whose table
     has none: bytes of weights in a file at most. `accept` is called with each model and its finished folder, before
-    that is in its place, and raises to refuse it. Raises PrebakeError; then models that were already baked stay, and so
+    that is in its place, and raises to refuse it. With `converted`, a model that was baked before is copied from there
+    (unless `force`), and others are kept there. Raises PrebakeError; then models that were already baked stay, and so
     does the previous folder of the failing model.
     """
+    if converted is not None and not converted.limit:
+        converted = None
+    if converted is not None and not landlock_version():
+        logger.warning("converted models are neither taken from the build cache nor kept: this system lacks Landlock "
+                       "(Linux 5.19), which keeps the process that reads a checkpoint from changing them")  # fmt: skip
+        converted = None
+    baking = _Baking(spec=spec, lock=lock, cache=cache, converted=converted, output=output, force=force, accept=accept)
     models = [
         dataclasses.replace(model, shard_size=model.shard_size or shard_size) for model in spec.select(names)
     ]  # fmt: skip
     with alone_in(output):
         try:
-            return [_bake_one(spec, model, lock, cache, output, force, accept, f"[{i}/{len(models)}] {model.name}")
-                    for i, model in enumerate(models, 1)]  # fmt: skip
+            return [baking.one(model, f"[{i}/{len(models)}] {model.name}") for i, model in enumerate(models, 1)]
         finally:
             write_view(output)
 
 
-def _bake_one(
-    spec: Spec, model: ModelSpec, lock: Lock | None, cache: Cache, output: Path, force: bool, accept: Accept, say: str
-) -> Path:
-    source = spec.open(model)
-    resolved = resolution(model, source, lock, cache, say)
-    place = output / model.name
-    recipe = recipe_digest(model, resolved)
-    limit = model.shard_size or SHARD_SIZE
-    if not force and _is_up_to_date(place, recipe, limit):
-        accept(model, place)
-        logger.info("%s: up to date", say)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Baking:
+    """What the models of one command share."""
+
+    spec: Spec
+    lock: Lock | None
+    cache: Cache
+    converted: Conversions | None
+    output: Path
+    force: bool
+    accept: Accept
+
+    def one(self, model: ModelSpec, say: str) -> Path:
+        """Bake one model; messages begin with `say`."""
+        source = self.spec.open(model)
+        resolved = resolution(model, source, self.lock, self.cache, say)
+        place, recipe = self.output / model.name, recipe_digest(model, resolved)
+        stale = why_stale(place, recipe, model.shard_size or SHARD_SIZE)
+        if stale is None and not self.force:
+            self.accept(model, place)
+            logger.info("%s: up to date", say)
+            return place
+        if stale and not self.force:
+            logger.info("%s: baking again: %s", say, stale)
+        with new_folder(self.output, model.name) as folder:
+            self._fill(folder, model, source, resolved, recipe, say)
+        logger.info("%s: baked into %s", say, place)
         return place
-    logger.info("%s: fetching %s", say, model.source)
-    checkpoint = cache.checkpoint(source, resolved)
-    family = model.family or _infer_family(model, checkpoint)
-    with new_folder(output, model.name) as folder:
-        _work(
-            Job(
-                name=model.name,
-                family=family,
-                class_=model.class_,
-                dtype=model.dtype,
-                options=_options(model, source),
-                loading=_loading(model).to_dict(),
-                source=Source(uri=model.source, revision=resolved.revision, licence=resolved.licence).to_dict(),
-                recipe=recipe,
-                checkpoint=str(checkpoint),
-                folder=str(folder),
-                shard_size=limit,
-            )
+
+    def _fill(
+        self, folder: Path, model: ModelSpec, source: Upstream, resolved: Resolved, recipe: str, say: str
+    ) -> None:
+        """Fill the folder from the cache of converted models, or by the worker; the result is accepted."""
+
+        def checkpoint() -> Path:
+            logger.info("%s: fetching %s", say, model.source)
+            return self.cache.checkpoint(source, resolved)
+
+        known = environment_of(model, recipe) if self.converted else None
+        if self.converted is None or known is None:
+            self._convert(folder, model, source, resolved, recipe, checkpoint())
+        elif not self._take(folder, known, recipe, say):
+            # Fetched before the key is locked: a process that holds a key must not wait for another.
+            files, waiting = checkpoint(), f"{say}: waiting for another build, which converts the same model"
+            with self.converted.alone(known.key, waiting) as alone:
+                if not (alone and self._take(folder, known, recipe, say, alone=True)):
+                    self._convert(folder, model, source, resolved, recipe, files)
+                    self.accept(model, folder)
+                    if alone and known.covers(Manifest.read(folder).requires):
+                        self.converted.keep(known.key, folder, known.versions)
+                    return
+        self.accept(model, folder)
+
+    def _take(self, folder: Path, known: Environment, recipe: str, say: str, *, alone: bool = False) -> bool:
+        if self.converted is None or self.force:
+            return False
+        if (size := self.converted.size_of(known.key)) is not None:
+            check_space(folder, size)
+        if not self.converted.take(known.key, folder, recipe, alone=alone):
+            return False
+        logger.info("%s: converted before: copied from the build cache, and every byte hashed", say)
+        return True
+
+    def _convert(
+        self, folder: Path, model: ModelSpec, source: Upstream, resolved: Resolved, recipe: str, checkpoint: Path
+    ) -> None:
+        job = Job(
+            name=model.name,
+            family=model.family or _infer_family(model, checkpoint),
+            class_=model.class_,
+            dtype=model.dtype,
+            options=_options(model, source),
+            loading=_loading(model).to_dict(),
+            source=Source(uri=model.source, revision=resolved.revision, licence=resolved.licence).to_dict(),
+            recipe=recipe,
+            checkpoint=str(checkpoint),
+            folder=str(folder),
+            shard_size=model.shard_size or SHARD_SIZE,
         )
-        accept(model, folder)
-    logger.info("%s: baked into %s", say, place)
-    return place
+        _work(job, self.converted)
 
 
 def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
@@ -124,24 +182,6 @@ def recipe_digest(model: ModelSpec, resolved: Resolved) -> str:
         "format": FORMAT,
     }
     return "sha256:" + hashlib.sha256(canonical_json(document).encode()).hexdigest()
-
-
-def _is_up_to_date(place: Path, recipe: str, limit: int) -> bool:
-    try:
-        manifest = Manifest.read(place)
-        manifest.check_sizes(place)
-        return manifest.converter.get("recipe") == recipe and not _is_unsplit(manifest, place, limit)
-    except (DocumentError, IntegrityError, TensorFileError):
-        return False
-
-
-def _is_unsplit(manifest: Manifest, place: Path, limit: int) -> bool:
-    """Whether it is of a version that did not split large models."""
-    for file in manifest.files:
-        if file.path == layout.WEIGHTS and file.size > limit:
-            header = read_header(place / file.path)
-            return header.size > limit and len(header.entries) > 1
-    return False
 
 
 def _infer_family(model: ModelSpec, checkpoint: Path) -> str:
@@ -175,10 +215,14 @@ def _options(model: ModelSpec, source: Upstream) -> Mapping[str, Any]:
     return {**told, **model.options}
 
 
-def _work(job: Job) -> None:
-    """Run the worker and raise the error that it returns. Its messages go directly to standard error."""
+def _work(job: Job, converted: Conversions | None = None) -> None:
+    """Run the worker and raise the error that it returns. Its messages go directly to standard error.
+
+    It can neither see nor write the converted models: they are what this process makes of it.
+    """
+    hidden = [converted.place] if converted is not None else []
     quiet = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}
-    with isolated(Path(job.checkpoint), Path(job.folder)) as worker:
+    with isolated(Path(job.checkpoint), Path(job.folder), hidden, confined=bool(hidden)) as worker:
         done = subprocess.run(
             [sys.executable, "-m", "prebake_build.baking.worker", worker.plan],
             input=json.dumps(dataclasses.asdict(job)),

@@ -59,23 +59,32 @@ class Isolated:
 
 
 @contextmanager
-def isolated(checkpoint: Path, folder: Path) -> Iterator[Isolated]:
-    """Isolation for the lifetime of a worker that reads `checkpoint` and writes `folder`. Raises ConfigError."""
+def isolated(
+    checkpoint: Path, folder: Path, hidden: Sequence[Path] = (), *, confined: bool = False
+) -> Iterator[Isolated]:
+    """Isolation for the lifetime of a worker that reads `checkpoint` and writes `folder`. Raises ConfigError.
+
+    `hidden` are folders that it must not see. With `confined`, it ends before it reads anything if the system cannot
+    keep it from writing outside of its folders.
+    """
     allocated = memory.limit(checkpoint)
     with tempfile.TemporaryDirectory(prefix="prebake-worker-") as scratch, _unreadable():
-        for name in ("home", "empty"):
+        for name in ("home", "empty", "temporary"):
             (Path(scratch) / name).mkdir()
         (Path(scratch) / "file").touch()
         plan = Plan(
             homes=_homes(),
             covered=(*_RUNTIME_FOLDERS, *_credential_files(os.environ)),
+            hidden=tuple(str(path.absolute()) for path in hidden),
             kept=(str(checkpoint.absolute()), str(folder.absolute()), scratch, tempfile.gettempdir(), os.curdir),
             empty_folder=f"{scratch}/empty",
             empty_file=f"{scratch}/file",
-            writable=str(folder.absolute()),
+            writable=(str(folder.absolute()), scratch),
+            confined=confined,
             memory=allocated,
         )
-        yield Isolated(environment(os.environ, f"{scratch}/home"), json.dumps(dataclasses.asdict(plan)))
+        own = {"TMPDIR": f"{scratch}/temporary"}  # the system's folder for temporary files has those of others, too
+        yield Isolated(environment(os.environ, f"{scratch}/home") | own, json.dumps(dataclasses.asdict(plan)))
 
 
 def environment(current: Mapping[str, str], home: str) -> dict[str, str]:

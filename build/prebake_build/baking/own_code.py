@@ -27,7 +27,7 @@ def copy_code(module: str, project: Path, output: Path) -> tuple[str, ...]:
         if path is None or name in found:
             continue
         found[name] = path
-        pending += sorted({imported for file in _files(path) for imported in _imports(file)})
+        pending += sorted({imported for file in files_of(path) for imported in imports_of(file)})
     for name, path in sorted(found.items()):
         output.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -46,11 +46,12 @@ def _find(name: str, project: Path) -> Path | None:
     return None
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """The Python files of a module or package."""
     return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
-def _imports(path: Path) -> Iterator[str]:
+def imports_of(path: Path) -> Iterator[str]:
     """Top-level names of the absolute imports in a file; none if it is not of this Python's syntax."""
     try:
         tree = ast.parse(path.read_bytes())

@@ -5,7 +5,8 @@ It applies these layers; each is tried independently of the others (docs/decisio
 1. separate namespaces for processes, mounts, network and IPC: other processes and the network are invisible, and empty
    mounts cover the usual places of credentials. Without CAP_SYS_ADMIN, inside a user namespace;
 2. capabilities and `no_new_privs`: root can still read and write files, but can't trace more privileged processes;
-3. Landlock: no tracing of processes outside, no TCP. Works where namespaces are forbidden, as in an image build;
+3. Landlock: no tracing of processes outside, no TCP, no writing outside of its own folders. Works where namespaces are
+   forbidden, as in an image build;
 4. RLIMIT_DATA: limits allocated memory; mapped checkpoints count too.
 
 Everything must be imported before `enter`: mounts may cover files. Linux only, through `ctypes` (`os.unshare` exists
@@ -45,7 +46,10 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_RULE_PATH_BENEATH = 1
-_FS_MAKE_BLOCK, _FS_REFER = 1 << 11, 1 << 13
+_FS_WRITE_FILE, _FS_MAKE_BLOCK, _FS_REFER, _FS_TRUNCATE = 1 << 1, 1 << 11, 1 << 13, 1 << 14
+_FS_CHANGES = _FS_WRITE_FILE | 0b1_1111_1111_0000  # and to remove and make files, folders, links, devices, sockets
+_DEVICES = ("/dev",)
+"""Written to by everybody: /dev/null, /dev/shm."""
 _NET_BIND_TCP, _NET_CONNECT_TCP = 1, 2
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1, 2
 
@@ -58,14 +62,18 @@ class Plan:
     """Folders whose hidden entries are covered."""
     covered: Sequence[str] = ()
     """Folders and files that are covered, in any location."""
+    hidden: Sequence[str] = ()
+    """Folders that are covered even inside of `kept`."""
     kept: Sequence[str] = ()
     """Paths that stay visible, besides those that Python imports from."""
     empty_folder: str = ""
     """The empty folder that is mounted over folders."""
     empty_file: str = ""
     """The empty file that is mounted over files."""
-    writable: str = ""
-    """A folder that the worker must be able to write to."""
+    writable: Sequence[str] = ()
+    """The folders that the worker can write to; it must be able to write to the first."""
+    confined: bool = False
+    """Whether to end if the system can't keep it from writing elsewhere."""
     memory: int | None = None
     """Bytes for RLIMIT_DATA; None for no limit."""
 
@@ -79,13 +87,15 @@ def enter(plan: Plan) -> None:
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     root = os.geteuid() == 0
-    spaces = _unshare(plan.writable)
+    spaces = _unshare(plan.writable[0] if plan.writable else "")
     alone = False
     if spaces:
         _go_on_in_child()
         alone = _mount_over(plan)
     _drop_capabilities(keep_file_access=root and spaces != "user")
-    landlock = _landlock()
+    landlock = _landlock(plan.writable)
+    if plan.confined and not landlock:
+        sys.exit("isolation: this process can write into the build cache: run `prebake bake --converted-size 0`")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if plan.memory is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (plan.memory, plan.memory))
@@ -161,6 +171,9 @@ def _mount_over(plan: Plan) -> bool:
     for covered in map(Path, plan.covered):
         with suppress(OSError):
             _cover(covered, kept if covered.is_dir() else (), plan)
+    for hidden in map(Path, plan.hidden):
+        with suppress(OSError):
+            _cover(hidden, (), plan)
     # Read-only: the kernel applies some of its files (core_pattern) outside of all namespaces.
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     return bool(_LIBC.mount(b"proc", b"/proc", b"proc", flags, None) == 0)
@@ -219,31 +232,47 @@ def _permitted() -> int:
     return int(struct.unpack("=6I", data.raw)[1])
 
 
-def _landlock() -> int:
+def landlock_version() -> int:
+    """The version of Landlock's ABI if the worker uses it, or 0."""
+    version = int(_LIBC.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION))
+    return version if version >= 2 else 0  # version 1 forbids every rename between folders
+
+
+def _landlock(writable: Sequence[str] = ()) -> int:
     """Enter a Landlock domain. Returns the version of its ABI, or 0 if it is not available.
 
     A process in a domain can neither trace processes outside nor read their environment, even as root. Since version 4
-    (Linux 6.7) TCP is forbidden, since version 6 also signals and abstract sockets to the outside.
+    (Linux 6.7) TCP is forbidden, since version 6 also signals and abstract sockets to the outside. With `writable`, it
+    can change files below these folders and devices alone (since version 3, Linux 6.2, also truncate), but it can still
+    change modes and times elsewhere.
     """
-    version = _LIBC.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION)
-    if version < 2:  # version 1 forbids every rename between folders
+    if not (version := landlock_version()):
         return 0
+    changes = _FS_REFER | (_FS_CHANGES if writable else 0) | (_FS_TRUNCATE if writable and version >= 3 else 0)
     network = _NET_BIND_TCP | _NET_CONNECT_TCP if version >= 4 else 0
     scope = _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL if version >= 6 else 0
-    attributes = struct.pack("=QQQ", _FS_MAKE_BLOCK | _FS_REFER, network, scope)
+    attributes = struct.pack("=QQQ", changes | _FS_MAKE_BLOCK, network, scope)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     rules = _LIBC.syscall(_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0)
     if rules < 0:
         return 0
-    top = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
-        allowed = struct.pack("=Qi", _FS_REFER, top)
-        added = _LIBC.syscall(_LANDLOCK_ADD_RULE, rules, _LANDLOCK_RULE_PATH_BENEATH, allowed, 0)
-        entered = added == 0 and _LIBC.syscall(_LANDLOCK_RESTRICT_SELF, rules, 0) == 0
+        places = (*writable, *_DEVICES) if writable else ("/",)
+        allowed = all(_allow(rules, path, changes & ~_FS_MAKE_BLOCK) for path in places)
+        entered = allowed and _LIBC.syscall(_LANDLOCK_RESTRICT_SELF, rules, 0) == 0
     finally:
-        os.close(top)
         os.close(rules)
-    return int(version) if entered else 0
+    return version if entered else 0
+
+
+def _allow(rules: int, folder: str, access: int) -> bool:
+    """Allow this below the folder; returns whether the kernel took the rule."""
+    handle = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+    try:
+        rule = struct.pack("=Qi", access, handle)
+        return bool(_LIBC.syscall(_LANDLOCK_ADD_RULE, rules, _LANDLOCK_RULE_PATH_BENEATH, rule, 0) == 0)
+    finally:
+        os.close(handle)
 
 
 def _has_network() -> bool:

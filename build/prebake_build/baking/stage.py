@@ -21,6 +21,7 @@ import tomli_w
 
 from prebake.baked.model import BakedModel
 from prebake.documents import toml
+from prebake.documents.sizes import parse_size
 from prebake.errors import ConfigError, PrebakeError
 from prebake_build.baking.own_code import copy_code
 from prebake_build.baking.writer import make_canonical
@@ -93,18 +94,22 @@ def bake_one(models: Path, name: str, output: Path, *, layers: int = 0, shard_si
     `/out/models`: each folder becomes a layer of the image. Several shards share the last of too few folders.
 
     Contacts no source, so the step needs no network. The worker imports from the project's modules that were selected.
+    Converted models are taken from the build cache and kept there if its folder exists, which a cache mount makes.
     Raises PrebakeError.
     """
     from prebake_build.baking.bake import bake
     from prebake_build.cache.checkpoints import Cache
+    from prebake_build.cache.converted import ENV_CONVERTED_SIZE, LIMIT, Conversions
 
     spec, path = read_spec(models), models.with_suffix(".lock")
     lock = Lock.read(path) if path.exists() else None
     if (code := models.parent / CODE).is_dir():
         sys.path.insert(0, str(code))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH"))))
+    converted = Conversions(limit=parse_size(os.environ.get(ENV_CONVERTED_SIZE) or str(LIMIT), ENV_CONVERTED_SIZE))
     with Cache(models.parent / CACHE, offline=True) as cache:
-        (folder,) = bake(spec, [name], lock, cache, output, force=False, shard_size=shard_size)
+        (folder,) = bake(spec, [name], lock, cache, output, force=False, shard_size=shard_size,
+                         converted=converted if converted.place.is_dir() else None)  # fmt: skip
     _spread(BakedModel.open(folder), output, layers)
     os.utime(output, (0, 0))
 

@@ -27,6 +27,7 @@ from prebake.baked.model import BakedModel
 from prebake.cgroup import free_memory
 from prebake.documents.table import Table
 from prebake_build.baking import memory, sandbox
+from prebake_build.baking.writer import check_space
 from prebake_build.declared.spec import SHARD_SIZE
 from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import file_of
@@ -79,7 +80,7 @@ def run(job: Job) -> None:
     if taken.hidden:
         written[layout.BUFFERS] = taken.hidden
     texts = {**ordinary.texts, **indexes}
-    _check_space(folder, _planned(written.values(), Path(job.checkpoint), ordinary.keep, texts))
+    check_space(folder, _planned(written.values(), Path(job.checkpoint), ordinary.keep, texts))
     size = sum(t.numel() * t.element_size() for t in taken.stored.values())
     _tell(say + f"writing {size:,} bytes of weights")
     verified = Verified()
@@ -120,16 +121,6 @@ def _planned(written: Iterable[Mapping[str, Any]], checkpoint: Path, keep: Seque
 
     copied = sum((checkpoint / path).stat().st_size for path in set(keep) - texts.keys())
     return sum(map(file_size, written)) + copied + sum(len(text.encode()) for text in texts.values())
-
-
-def _check_space(folder: Path, size: int) -> None:
-    """Raise PrebakeError if the folder's disk has no room for so many bytes."""
-    if (free := shutil.disk_usage(folder).free) < size:
-        output = folder.parents[1]  # `writer.new_folder` makes OUTPUT/.baking-…/NAME
-        raise errors.PrebakeError(
-            f"{output}: the model {folder.name} takes {size:,} bytes, and {free:,} are free: free some space, "
-            "or name another folder with --output"
-        )
 
 
 def _small_files(folder: Path, checkpoint: Path, keep: tuple[str, ...], texts: Mapping[str, str]) -> list[File]:

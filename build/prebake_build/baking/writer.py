@@ -71,6 +71,16 @@ def new_folder(output: Path, name: str) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
+def check_space(folder: Path, size: int) -> None:
+    """Raise PrebakeError if the disk of a folder of `new_folder` has no room for so many bytes."""
+    if (free := shutil.disk_usage(folder).free) < size:
+        output = folder.parents[1]  # `new_folder` makes OUTPUT/.baking-…/NAME
+        raise PrebakeError(
+            f"{output}: the model {folder.name} takes {size:,} bytes, and {free:,} are free: free some space, "
+            "or name another folder with --output"
+        )
+
+
 def write_view(output: Path) -> None:
     """Write the view of all models in the output (`hub.FOLDER`), in place of the one that is there.
 

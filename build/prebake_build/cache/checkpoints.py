@@ -12,7 +12,7 @@
         ├── 0123456789abcdef.parts.tmp/ unfinished downloads, which the next fetch of the key goes on with
         └── 0123456789abcdef.….tmp/     being fetched, or left by a process that died
 
-The holder of a key's exclusive lock may remove the key's temporary folders: their owner has ended.
+`prebake_build.cache.store` has the locks.
 """
 
 from __future__ import annotations
@@ -21,19 +21,16 @@ import hashlib
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
-from prebake.baked import layout
 from prebake.documents.messages import reason
-from prebake.errors import ConfigError, DocumentError, IntegrityError, SourceError
+from prebake.errors import DocumentError, IntegrityError, SourceError
 from prebake_build.cache import proofs
-from prebake_build.cache.entries import ENTRY, Entry
+from prebake_build.cache.entries import ENTRY, PARTS, Entry, Partial
+from prebake_build.cache.store import Store
 from prebake_build.files import atomic, digest
-from prebake_build.files.flock import locked
 from prebake_build.sources import Resolved, ResolvesByFetching, Source, parts
 
 _FETCH_FIRST = "run `python -m prebake_build.baking.stage fetch` first"
@@ -41,16 +38,7 @@ _FETCH_FIRST = "run `python -m prebake_build.baking.stage fetch` first"
 _log = logging.getLogger(__name__)
 
 
-def default_folder() -> Path:
-    """`PREBAKE_CACHE`, else the user's cache folder: `prebake` below `XDG_CACHE_HOME` or `~/.cache`."""
-    if named := os.environ.get(layout.ENV_CACHE):
-        return Path(named).expanduser()
-    import platformdirs
-
-    return platformdirs.user_cache_path("prebake")
-
-
-class Cache:
+class Cache(Store):
     """A folder of checkpoints, shared by any number of processes.
 
     A checkpoint that `checkpoint` returned is locked against `prune` until `close`: use the cache as a context manager.
@@ -58,23 +46,13 @@ class Cache:
     """
 
     def __init__(self, folder: Path | None = None, *, offline: bool = False) -> None:
-        self.folder = folder if folder is not None else default_folder()
+        super().__init__(folder, "checkpoints")
         self.offline = offline
-        self.checkpoints = self.folder / "checkpoints"
-        self._held: dict[str, int] = {}
 
-    def __enter__(self) -> Cache:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Unlock every checkpoint that was returned."""
-        while self._held:
-            os.close(self._held.popitem()[1])
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the entries."""
+        return self.place
 
     def resolve(self, source: Source) -> Resolved:
         """`source.resolve()`; files that this fetches become an entry.
@@ -142,23 +120,13 @@ class Cache:
                     _log.warning("%s", error)
         return tuple(sorted(found, key=lambda entry: (-entry.last_use, entry.folder.name)))
 
-    def remove(self, entry: Entry) -> bool:
-        """Remove one entry; returns False if it is in use."""
-        with self._exclusive(entry.folder.name, wait=False) as alone:
-            if alone:
-                self._discard(entry.folder)
-        return alone
-
-    def remove_leftovers(self) -> list[Path]:
-        """Remove what dead processes left: unlocked temporary folders, and lock files without an entry."""
-        removed: list[Path] = []
-        for lock in sorted(self.checkpoints.glob("*.lock")):
-            with self._exclusive(lock.stem, wait=False) as alone:
-                if alone:
-                    removed += self._leftovers(lock.stem, with_parts=True)
-                    if not (self.checkpoints / lock.stem).exists():
-                        lock.unlink(missing_ok=True)
-        return removed
+    def partials(self) -> tuple[Partial, ...]:
+        """All unfinished downloads, the most recently continued first."""
+        found = []
+        for path in self.place.glob(f"*{PARTS}"):
+            with suppress(FileNotFoundError):  # its fetch has just ended
+                found.append(Partial.read(path))
+        return tuple(sorted(found, key=lambda partial: (-partial.last_use, partial.key)))
 
     def _entry(self, key: str, resolved: Resolved, *, verify: bool) -> Entry | None:
         folder = self.checkpoints / key
@@ -192,12 +160,6 @@ class Cache:
         scratch.rename(folder)
         atomic.sync_folder(self.checkpoints)
 
-    def _discard(self, folder: Path) -> None:
-        """Rename, then remove, so that a partly removed entry is never visible."""
-        doomed = self._temporary(folder.name)
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
-
     def _check_space(self, uri: str, size: int) -> None:
         free = shutil.disk_usage(self.checkpoints).free
         if free < size:
@@ -220,54 +182,11 @@ class Cache:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _temporary(self, key: str) -> Path:
-        return self.checkpoints / f"{key}.{uuid.uuid4().hex}.tmp"
-
     def _parts(self, key: str) -> Path:
-        return self.checkpoints / f"{key}.parts.tmp"
+        return self.checkpoints / f"{key}{PARTS}"
 
-    def _leftovers(self, key: str, *, with_parts: bool = False) -> list[Path]:
-        found = [
-            path for path in sorted(self.checkpoints.glob(f"{key}.*.tmp")) if with_parts or path != self._parts(key)
-        ]
-        for path in found:
-            _log.info("%s: removing the leftover of an interrupted fetch", path)
-            shutil.rmtree(path)
-        return found
-
-    def _hold(self, key: str) -> None:
-        """Hold a shared lock on the key until `close`."""
-        if key not in self._held:
-            self._held[key] = self._lock(key, exclusive=False)
-
-    def _release(self, key: str) -> None:
-        os.close(self._held.pop(key))
-
-    @contextmanager
-    def _exclusive(self, key: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the key's exclusive lock; with `wait=False`, yield False if another process holds it."""
-        try:
-            handle = self._lock(key, exclusive=True, wait=wait)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            os.close(handle)
-
-    def _lock(self, key: str, *, exclusive: bool, wait: bool = True) -> int:
-        with digest.disk_full_as("build cache", self.folder):
-            try:
-                self.checkpoints.mkdir(parents=True, exist_ok=True)
-                return locked(self.checkpoints / f"{key}.lock", exclusive=exclusive, wait=wait)
-            except OSError as error:
-                if error.errno in digest.FULL or isinstance(error, BlockingIOError):
-                    raise
-                raise ConfigError(
-                    f"{self.folder}: cannot use this folder as the build cache: {reason(error)}: "
-                    "name another with --cache or PREBAKE_CACHE"
-                ) from error
+    def _stays(self, temporary: Path) -> bool:
+        return temporary.name.endswith(PARTS) and any(temporary.iterdir())
 
 
 def _key(uri: str, revision: str) -> str:

@@ -1,10 +1,12 @@
-"""The entries of the build cache: their files, their checks, and which of them a prune removes."""
+"""What the build cache keeps: entries of each kind, their checks, and which of them a prune removes."""
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 from prebake.baked.manifest import File
 from prebake.documents.table import canonical_json, read_json
@@ -13,18 +15,72 @@ from prebake_build.cache import proofs
 
 FORMAT = 1
 ENTRY = "entry.json"
+PARTS = ".parts.tmp"
+"""Suffix of a key's folder of unfinished downloads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class Kept:
+    """Something in the cache that a prune can remove."""
+
+    kind: ClassVar[str]
+    folder: Path
+    last_use: float
+    """Seconds since the epoch."""
+
+    @property
+    def key(self) -> str:
+        """The name of its lock, without the suffix."""
+        return self.folder.name.partition(".")[0]
+
+    @property
+    def created(self) -> float:
+        """When its files were written, in seconds since the epoch."""
+        return (self.folder / "files").stat().st_mtime
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        raise NotImplementedError
+
+    def check(self, *, trust: bool = True) -> None:
+        """Compare the files with their hashes. Raises IntegrityError or DocumentError."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Partial(Kept):
+    """An unfinished download, which the next fetch goes on with."""
+
+    kind = "partial"
+    total: int
+
+    @classmethod
+    def read(cls, folder: Path) -> Partial:
+        """Look at a folder of unfinished downloads."""
+        found = [path.stat() for path in (folder, *folder.rglob("*"))]
+        return cls(
+            folder=folder,
+            last_use=max(status.st_mtime for status in found),
+            total=sum(status.st_size for status in found if stat.S_ISREG(status.st_mode)),
+        )
+
+    @property
+    def created(self) -> float:
+        return self.folder.stat().st_ctime
+
+    @property
+    def size(self) -> int:
+        return self.total
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry(Kept):
     """One checkpoint in the cache."""
 
-    folder: Path
+    kind = "checkpoint"
     uri: str
     revision: str
     files: tuple[File, ...]
-    last_use: float
-    """Seconds since the epoch."""
 
     @classmethod
     def read(cls, folder: Path) -> Entry:
@@ -61,9 +117,12 @@ class Entry:
         proofs.check(self.folder, self.files, label=label, trust=trust)
 
 
+_Kept = TypeVar("_Kept", bound=Kept)
+
+
 def doomed(
-    entries: Sequence[Entry], *, now: float, older_than: float | None = None, max_size: int | None = None
-) -> tuple[Entry, ...]:
+    entries: Sequence[_Kept], *, now: float, older_than: float | None = None, max_size: int | None = None
+) -> tuple[_Kept, ...]:
     """The entries that a prune removes; `entries` has the most recently used first.
 
     `older_than`: seconds since the last use. `max_size`: bytes that remain for the most recently used entries.

@@ -101,7 +101,7 @@ def write(folder: Path, files: Collection[File], before: Mapping[str, Proven | N
 def _read(folder: Path) -> dict[str, Proven]:
     """The proven files by path; empty if there is no trustworthy proof."""
     try:
-        if not all(_is_ours(path) for path in (folder / NAME, folder)):
+        if not all(is_ours(path) for path in (folder / NAME, folder)):
             return {}
         table = read_json(folder / NAME, FORMAT, "proof")
         found = table.items("files", Proven.from_table)
@@ -111,7 +111,8 @@ def _read(folder: Path) -> dict[str, Proven]:
     return {proven.path: proven for proven in found}
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Whether only root and this user can write to the file or folder. Raises OSError."""
     found = path.lstat()
     # A group with the same id as the user is that user's private group; other groups may have other members.
     others = stat.S_IWOTH if found.st_gid == found.st_uid else stat.S_IWOTH | stat.S_IWGRP

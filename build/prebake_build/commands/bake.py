@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prebake.baked.manifest import Manifest
 from prebake.baked.model import BakedModel
-from prebake.documents.sizes import format_size
+from prebake.documents.sizes import format_size, parse_size
 from prebake.errors import ConfigError, IntegrityError
 from prebake_build.baking.bake import bake
 from prebake_build.cache.checkpoints import Cache
+from prebake_build.cache.converted import ENV_CONVERTED_SIZE, LIMIT, Conversions
 from prebake_build.declared.lock import Lock
 from prebake_build.declared.locked import refuse, require_locked
 from prebake_build.declared.result import Baked, changed_result
@@ -61,7 +62,13 @@ def add(commands: Commands) -> None:
         help="bytes of weights in a file at most, for models whose table has no shard_size "
         f"(default: {ENV_SHARD_SIZE}, {format_size(SHARD_SIZE)})",
     )  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="bake even if the folder is up to date")
+    parser.add_argument(
+        "--converted-size", type=_converted_size, metavar="SIZE", default=os.environ.get(ENV_CONVERTED_SIZE) or LIMIT,
+        help="bytes of baked models that the build cache keeps, the most recently used; 0: none are taken or kept "
+        f"(default: {ENV_CONVERTED_SIZE}, {format_size(LIMIT)})",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true",
+                        help="convert even if the folder is up to date, or the build cache has the model")  # fmt: skip
     result = parser.add_mutually_exclusive_group()
     result.add_argument("--record", action="store_true",
                         help="record the result (digests, versions, options) in the lock")  # fmt: skip
@@ -101,6 +108,13 @@ def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return parsed
+
+
+def _converted_size(text: str) -> int:
+    try:
+        return parse_size(text, "size")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _annotation(text: str) -> tuple[str, str]:
@@ -156,11 +170,12 @@ def _bake_locked(options: argparse.Namespace, spec: Spec, lock: Lock | None, pat
             raise refuse(model.name, lines)
 
     folders, failures = [], []
+    converted = Conversions(options.cache, limit=options.converted_size)
     with Cache(options.cache) as cache:
         for model in spec.select(options.names):
             try:
                 folders += bake(spec, [model.name], lock, cache, options.output, force=options.force,
-                                shard_size=options.shard_size, accept=accept)  # fmt: skip
+                                shard_size=options.shard_size, accept=accept, converted=converted)  # fmt: skip
             except IntegrityError as error:
                 failures.append(str(error))
     if failures:
@@ -178,7 +193,8 @@ def _run(options: argparse.Namespace) -> int:
     else:
         with Cache(options.cache) as cache:
             folders = bake(spec, options.names, lock, cache, options.output, force=options.force,
-                           shard_size=options.shard_size)  # fmt: skip
+                           shard_size=options.shard_size,
+                           converted=Conversions(options.cache, limit=options.converted_size))  # fmt: skip
     if options.record:
         _record(spec, folders, lock, path)
     manifests = [Manifest.read(folder) for folder in folders]

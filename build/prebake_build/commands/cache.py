@@ -7,15 +7,19 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prebake.documents.sizes import format_size, parse_size
-from prebake.errors import ConfigError, IntegrityError
+from prebake.errors import ConfigError, DocumentError, IntegrityError
 from prebake_build.cache.checkpoints import Cache
-from prebake_build.cache.entries import Entry, doomed
+from prebake_build.cache.converted import Conversion, Conversions
+from prebake_build.cache.entries import Entry, Kept, Partial, doomed
+from prebake_build.cache.store import Store, default_folder
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands
@@ -23,13 +27,17 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   prebake cache list --json
-  prebake cache verify
-  prebake cache prune --older-than 30 --max-size 20GB
+  prebake cache verify --kind converted
+  prebake cache prune --older-than 30 --max-size 20GB --dry-run
+  prebake cache prune --kind partial --all            unfinished downloads, which a fetch would go on with
 
+kinds: checkpoint (as fetched), converted (as baked), partial (unfinished downloads)
 The cache folder is --cache, else PREBAKE_CACHE, else ~/.cache/prebake.
 exit codes: 0 success; 1 verify found damage; 2 wrong use or configuration
 """
 _DAY = 86_400
+_KINDS = (Entry.kind, Conversion.kind, Partial.kind)
+_MENDED = {Entry.kind: "fetches", Conversion.kind: "converts"}
 
 
 def add(commands: Commands) -> None:
@@ -37,7 +45,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "cache",
         help="list, verify or prune the build cache",
-        description="The build cache keeps fetched checkpoints, one entry per source and revision.",
+        description="The build cache keeps fetched checkpoints, one entry per source and revision, and baked models, "
+        "one entry per recipe and versions.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -53,6 +62,7 @@ def add(commands: Commands) -> None:
         help="remove the least recently used until this size (500MB, 20GB, 1TiB) is left",
     )
     prune.add_argument("--all", action="store_true", help="remove all entries")
+    prune.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     prune.set_defaults(usage_error=prune.error)
 
 
@@ -63,92 +73,151 @@ def _action(
         name, help=text, description=text, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="default: PREBAKE_CACHE, else ~/.cache/prebake")
+    parser.add_argument("--kind", choices=_KINDS, action="append", help="only these; repeatable (default: all)")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
     parser.set_defaults(run=run)
     return parser
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Found:
+    """An entry and where it is."""
+
+    kept: Kept
+    store: Store
+    created: float
+
+    def document(self) -> dict[str, Any]:
+        return {"key": self.kept.key, "kind": self.kept.kind, **_described(self.kept), "size": self.kept.size,
+                "created": _when(self.created), "last_use": _when(self.kept.last_use)}  # fmt: skip
+
+    def line(self) -> str:
+        kept = self.kept
+        age = f"{max(0.0, time.time() - self.created) / _DAY:.0f}d"
+        return (f"{kept.key[:16]}  {kept.kind:10}  {format_size(kept.size):>7}  {age:>5}  {_when(kept.last_use)}  "
+                f"{_title(kept)}")  # fmt: skip
+
+
+def _described(kept: Kept) -> dict[str, Any]:
+    if isinstance(kept, Entry):
+        return {
+            "uri": kept.uri,
+            "revision": kept.revision,
+            "files": len(kept.files),
+            "path": str(kept.folder / "files"),
+        }
+    if isinstance(kept, Conversion):
+        return {"name": kept.name, "uri": kept.uri, "revision": kept.revision, "set_digest": kept.set_digest,
+                "versions": dict(kept.versions), "path": str(kept.folder / "files")}  # fmt: skip
+    return {"path": str(kept.folder)}
+
+
+def _title(kept: Kept) -> str:
+    if isinstance(kept, Entry):
+        return f"{kept.uri}  {kept.revision}"
+    if isinstance(kept, Conversion):
+        return f"{kept.name}  {kept.uri}  {kept.set_digest}"
+    return "unfinished downloads"
+
+
+def _found(args: argparse.Namespace, stack: ExitStack) -> tuple[_Found, ...]:
+    """The entries of the wanted kinds, the most recently used first."""
+    kinds = args.kind or _KINDS
+    checkpoints = stack.enter_context(Cache(args.cache))
+    converted = stack.enter_context(Conversions(args.cache))
+    found: list[tuple[Kept, Store]] = []
+    if Entry.kind in kinds:
+        found += [(entry, checkpoints) for entry in checkpoints.entries()]
+    if Partial.kind in kinds:
+        found += [(partial, checkpoints) for partial in checkpoints.partials()]
+    if Conversion.kind in kinds:
+        found += [(entry, converted) for entry in converted.entries()]
+    found.sort(key=lambda one: (-one[0].last_use, one[0].folder.name))
+    return tuple(_Found(kept, store, _created(kept)) for kept, store in found)
+
+
+def _created(kept: Kept) -> float:
+    try:
+        return kept.created
+    except OSError:  # damaged, or removed just now
+        return kept.last_use
+
+
 def _list(args: argparse.Namespace) -> int:
-    with Cache(args.cache) as cache:
-        entries = cache.entries()
+    with ExitStack() as stack:
+        found = _found(args, stack)
+        in_use = [one.store.is_in_use(one.kept) for one in found]
     if args.json:
-        _print_json(cache, entries=[_document(entry) for entry in entries])
-    else:
-        for entry in entries:
-            print(_line(entry))
-        _print_total(f"{cache.folder}: {_entries(entries)}")
+        _print_json(args, entries=[{**one.document(), "in_use": used} for one, used in zip(found, in_use, strict=True)])
+        return 0
+    for one, used in zip(found, in_use, strict=True):
+        print(one.line() + ("  (in use)" if used else ""))
+    _print_total(f"{_folder(args)}: {_entries(found)}")
     return 0
 
 
 def _verify(args: argparse.Namespace) -> int:
-    damage: dict[str, str] = {}
-    with Cache(args.cache) as cache:
-        entries = cache.entries()
-        for entry in entries:
+    damage: dict[_Found, str] = {}
+    with ExitStack() as stack:
+        found = tuple(one for one in _found(args, stack) if not isinstance(one.kept, Partial))
+        for one in found:
             try:
-                entry.check(trust=False)
-            except IntegrityError as error:
-                damage[entry.folder.name] = str(error)
+                one.kept.check(trust=False)
+            except (IntegrityError, DocumentError) as error:
+                damage[one] = str(error)
     if args.json:
-        found = [{**_document(entry), "damage": damage.get(entry.folder.name)} for entry in entries]
-        _print_json(cache, entries=found)
+        _print_json(args, entries=[{**one.document(), "damage": damage.get(one)} for one in found])
     else:
-        for entry in entries:
-            print(damage.get(entry.folder.name) or f"ok  {_line(entry)}")
+        for one in found:
+            print(damage.get(one) or f"ok  {one.line()}")
     if damage:
-        _print_total(f"{len(damage)} of {_entries(entries)} damaged: the next bake fetches them again")
+        again = " or ".join(_MENDED[kind] for kind in dict.fromkeys(one.kept.kind for one in damage))
+        them = "it" if len(damage) == 1 else "them"
+        _print_total(f"{len(damage)} of {_entries(found)} damaged: the next bake {again} {them} again")
     return 1 if damage else 0
 
 
 def _prune(args: argparse.Namespace) -> int:
     if not args.all and args.older_than is None and args.max_size is None:
         args.usage_error("say what to remove: --older-than DAYS, --max-size SIZE or --all")
-    removed: list[Entry] = []
-    in_use: list[Entry] = []
-    with Cache(args.cache) as cache:
-        entries = cache.entries()
-        chosen = entries if args.all else doomed(
-            entries, now=time.time(), older_than=args.older_than, max_size=args.max_size
-        )  # fmt: skip
-        for entry in chosen:
-            (removed if cache.remove(entry) else in_use).append(entry)
-        cache.remove_leftovers()
+    removed: list[_Found] = []
+    in_use: list[_Found] = []
+    with ExitStack() as stack:
+        found = _found(args, stack)
+        kept = [one.kept for one in found]
+        chosen = kept if args.all else doomed(kept, now=time.time(), older_than=args.older_than, max_size=args.max_size)
+        for one in found:
+            if any(one.kept is entry for entry in chosen):
+                gone = not one.store.is_in_use(one.kept) if args.dry_run else one.store.remove(one.kept)
+                (removed if gone else in_use).append(one)
+        if not args.dry_run:
+            for store in (Cache(args.cache), Conversions(args.cache)):
+                store.remove_leftovers()
     if args.json:
-        _print_json(
-            cache, removed=[_document(entry) for entry in removed], in_use=[_document(entry) for entry in in_use]
-        )
+        _print_json(args, dry_run=args.dry_run, removed=[one.document() for one in removed],
+                    in_use=[one.document() for one in in_use])  # fmt: skip
         return 0
-    for entry in removed:
-        print(f"removed  {_line(entry)}")
-    for entry in in_use:
-        print(f"in use   {_line(entry)}")
-    _print_total(f"{cache.folder}: freed {format_size(sum(entry.size for entry in removed))}")
+    for one in removed:
+        print(f"{'would remove' if args.dry_run else 'removed'}  {one.line()}")
+    for one in in_use:
+        print(f"in use   {one.line()}")
+    freed = format_size(sum(one.kept.size for one in removed))
+    _print_total(f"{_folder(args)}: {'would free' if args.dry_run else 'freed'} {freed}")
     return 0
 
 
-def _document(entry: Entry) -> dict[str, Any]:
-    return {
-        "key": entry.folder.name,
-        "uri": entry.uri,
-        "revision": entry.revision,
-        "files": len(entry.files),
-        "size": entry.size,
-        "last_use": _when(entry.last_use),
-        "path": str(entry.folder / "files"),
-    }
+def _folder(args: argparse.Namespace) -> Path:
+    named: Path | None = args.cache
+    return named or default_folder()
 
 
-def _line(entry: Entry) -> str:
-    return f"{entry.folder.name}  {format_size(entry.size):>9}  {_when(entry.last_use)}  {entry.uri}  {entry.revision}"
+def _entries(found: Sequence[_Found]) -> str:
+    noun = "entry" if len(found) == 1 else "entries"
+    return f"{len(found)} {noun}, {format_size(sum(one.kept.size for one in found))}"
 
 
-def _entries(entries: tuple[Entry, ...]) -> str:
-    noun = "entry" if len(entries) == 1 else "entries"
-    return f"{len(entries)} {noun}, {format_size(sum(entry.size for entry in entries))}"
-
-
-def _print_json(cache: Cache, **document: Any) -> None:
-    print(json.dumps({"cache": str(cache.folder), **document}, indent=2))
+def _print_json(args: argparse.Namespace, **document: Any) -> None:
+    print(json.dumps({"cache": str(_folder(args)), **document}, indent=2))
 
 
 def _print_total(text: str) -> None:

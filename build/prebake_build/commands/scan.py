@@ -26,6 +26,7 @@ from prebake_build.files.atomic import write_text
 from prebake_build.scanning import report
 from prebake_build.scanning.findings import Finding, findings_of
 from prebake_build.scanning.pinning import pinned, without_default_dtype
+from prebake_build.scanning.revisions import named
 from prebake_build.scanning.tables import Merged, merge
 from prebake_build.scanning.watch import Seen, watch
 
@@ -91,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
         refuse_others(ready)
     seen = watch(command, ready, questions, seconds=options.seconds, timeout=options.timeout)
     base = options.models.parent.absolute()
-    findings = [without_default_dtype(found, base) for found in pinned(findings_of(seen.loads, base))]
+    findings = [without_default_dtype(found, base) for found in named(pinned(findings_of(seen.loads, base)))]
     merged = merge(before, findings, str(options.models))
     _tell(options, seen, findings, merged, before)
     for line in [*merged.notes, *seen.problems]:

@@ -12,12 +12,12 @@ from prebake_build.declared.lock import Resolves
 from prebake_build.declared.spec import ModelSpec, Spec, read_spec
 from prebake_build.files.atomic import write_text
 
-_PINNED = re.compile(r"(hf:[^@\s]+)@(\S+)")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_PINNED = re.compile(r"(hf:[^@\s]+(?:@[^@\s]+)?)@[0-9a-f]{40}")
 
 
 def upgrade_pins(spec: Spec, names: Sequence[str], cache: Resolves) -> Spec:
-    """The models file with the commits that the named sources pin replaced by the newest ones of their default branch.
+    """The models file with the commits that the named sources pin replaced by the newest ones: of the branch or
+    tag in the source, else of the default branch.
 
     Sources that pin no commit stay as they are: `lock` resolves them anyway. The file keeps its comments and its order.
     Raises ConfigError if a source cannot be replaced in the text, and SourceError.
@@ -34,7 +34,7 @@ def upgrade_pins(spec: Spec, names: Sequence[str], cache: Resolves) -> Spec:
 
 def _newest(spec: Spec, model: ModelSpec, cache: Resolves) -> str:
     found = _PINNED.fullmatch(model.source)
-    if not found or not _COMMIT.fullmatch(found[2]):
+    if not found:
         return model.source
     resolved = cache.resolve(spec.open(replace(model, source=found[1])))
     return f"{found[1]}@{resolved.revision.removeprefix('commit:')}"

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,14 +58,12 @@ def spilling_transformers() -> Iterator[None]:
     Its threads would convert all tensors before the first is taken, so it goes without them.
     """
     try:
-        from transformers import core_model_loading as loading
+        module: Any = import_module("transformers.core_model_loading")
     except ImportError:  # 4.57
+        module = None
+    if module is None or _folder is None:  # not in the `except`: an error in the block would get the wrong context
         yield
         return
-    if _folder is None:
-        yield
-        return
-    module: Any = loading
     put, waits = module.set_param_for_module, os.environ.get("HF_DEACTIVATE_ASYNC_LOAD")
 
     def put_spilled(model: Any, target_name: str, param_value: torch.Tensor, *others: Any, **named: Any) -> None:

@@ -14,10 +14,11 @@ from prebake.documents.messages import reason
 _log = logging.getLogger(__name__)
 
 
-def locked(path: Path, *, exclusive: bool, wait: bool = True) -> int:
+def locked(path: Path, *, exclusive: bool, wait: bool = True, waiting: str | None = None) -> int:
     """An open handle of `path`, locked until it is closed (or the process ends).
 
-    Raises BlockingIOError if another process holds the lock and `wait` is false, and OSError.
+    `waiting` is the message before a wait, in place of one that names the path. Raises BlockingIOError if another
+    process holds the lock and `wait` is false, and OSError.
     """
     operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     while True:
@@ -29,7 +30,7 @@ def locked(path: Path, *, exclusive: bool, wait: bool = True) -> int:
             except BlockingIOError:
                 if not wait:
                     raise
-                _log.info("%s: waiting for another process", path)
+                _log.info("%s", waiting or f"{path}: waiting for another process")
                 fcntl.flock(handle, operation)
             # A lock file that was removed meanwhile protects nothing: its successor has another inode.
             if is_still(handle, path):
@@ -38,6 +39,21 @@ def locked(path: Path, *, exclusive: bool, wait: bool = True) -> int:
             os.close(handle)
             raise
         os.close(handle)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock on the file; False if there is no such file, or it can't be opened."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(handle)
+    return False
 
 
 @contextmanager

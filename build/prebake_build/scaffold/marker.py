@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-TEMPLATE: Final = 2
+TEMPLATE: Final = 3
 """Raise it whenever a template changes."""
 
 State = Literal["current", "edited", "outdated", "outdated and edited", "foreign"]

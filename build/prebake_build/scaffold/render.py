@@ -41,12 +41,21 @@ def render(settings: Settings) -> dict[str, str]:
 
 def _snapshot(settings: Settings) -> dict[str, str]:
     """What the dump starts, and what starts each container: the same words."""
-    words = [*_RUN, *settings.command.words]
+    entry = _in_template(shlex.join([*_RUN, *settings.command.words]))
     return {
-        "entry": _in_template(shlex.join(words)),
+        "entry": entry,
+        "rehearse": _rehearse(settings, entry),
         "restore": _words((*_RESTORE, *_RUN)),
         "command": _in_template(_words(settings.command.words)),
     }
+
+
+def _rehearse(settings: Settings, entry: str) -> str:
+    """The lines that restore the snapshot once, as a test, and list what to read ahead; none without a port."""
+    if settings.command.port is None:
+        return ""
+    ready = f"--ready {settings.ready} " if settings.ready else ""
+    return f"     && prebake snapshot --rehearse /dumped/snapshot {ready}-- \\\n          {entry} \\\n"
 
 
 def _in_template(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -120,9 +120,17 @@ def find_settings(folder: Path, options: Options) -> Settings:
         models=models,
         checkpoints=_checkpoints(folder / options.models, models),
         keep=project.keep,
-        notes=command.notes,
+        notes=(*command.notes, *(_of_snapshot(command.words) if options.snapshot else ())),
         shards=_shards((folder / options.models).with_suffix(".lock")),
     )
+
+
+def _of_snapshot(words: tuple[str, ...]) -> Iterator[str]:
+    """What refuses the dump, as far as the command tells."""
+    several = next((word for word in words if word.partition("=")[0] in ("--workers", "--reload")), None)
+    if several:
+        yield (f"a snapshot holds one process, so its build refuses {several}: leave it out, and start more "
+               "containers, which share the snapshot's memory")  # fmt: skip
 
 
 def _shards(path: Path) -> dict[str, int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prebake.adopt.loads import FAILED, Load
+from prebake.baked import hub
 from prebake.documents.messages import reason
 from prebake.documents.table import Table
 from prebake.errors import PrebakeError
@@ -48,6 +49,8 @@ class Finding:
     """Why all its loads failed."""
     unresolved: str | None = None
     """Why its revision is not pinned."""
+    asked: str | None = None
+    """The branch or tag by which the service asks for a repository; None if it names the commit."""
 
     @property
     def subject(self) -> str:
@@ -85,7 +88,8 @@ def findings_of(loads: Iterable[Load], base: Path) -> list[Finding]:
         found = _finding(load, base)
         if load.outcome == FAILED:
             found = replace(found, obstacle=None, failed=load.reason)
-        identity = [found.uri or found.function, found.class_, found.dtype, dict(found.keys), found.obstacle]
+        identity = [found.uri or found.function, found.class_, found.dtype, dict(found.keys), found.obstacle,
+                    found.asked]  # fmt: skip
         key = json.dumps([*identity, found.failed], sort_keys=True)
         before = merged.get(key)
         merged[key] = found if before is None else _sum(before, found)
@@ -115,7 +119,15 @@ def _finding(load: Load, base: Path) -> Finding:
         keys={key: value for key in KEYS if (value := load.detail.get(key, file.get(key))) not in (None, {}, [])},
         seconds=load.seconds,
         obstacle=obstacle,
+        asked=_asked(load),
     )
+
+
+def _asked(load: Load) -> str | None:
+    if load.uri is None or not load.uri.startswith(hub.URI):
+        return None
+    revision = load.detail.get("revision")
+    return revision if isinstance(revision, str) else hub.name_in(load.uri)
 
 
 def _source(uri: str | None, base: Path) -> tuple[str | None, dict[str, str]]:

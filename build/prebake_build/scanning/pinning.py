@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prebake.baked import hub
 from prebake.baked.header import read_header
 from prebake.errors import ConfigError, PrebakeError, SourceError
 from prebake_build.scanning.findings import Finding
@@ -84,6 +85,6 @@ def _local(uri: str, file: str, base: Path) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    repo, _, revision = uri.removeprefix("hf:").partition("@")
-    path = try_to_load_from_cache(repo, file, revision=revision or None)
+    repo, revision = hub.split(uri)
+    path = try_to_load_from_cache(repo, file, revision=revision)
     return Path(path) if isinstance(path, str) else None

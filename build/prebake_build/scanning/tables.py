@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli_w
 
+from prebake.baked import hub
 from prebake.documents import toml
 from prebake.documents.messages import quote
 from prebake.errors import ConfigError
@@ -64,6 +65,8 @@ def merge(text: str, findings: Sequence[Finding], where: str) -> Merged:
             tables[name] = table
             added.append(name)
             blocks.append(_block(name, table, finding))
+        elif name not in added:
+            notes += _missing_name(name, tables[name], finding)
         named[number] = name
         used[name] = finding.uri  # a source without a revision stands for one of two revisions
         if finding.unresolved is not None:
@@ -117,11 +120,29 @@ def _tables(text: str, where: str) -> dict[str, Mapping[str, Any]]:
 def _covers(there: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
     """Whether a table declares this model already: a class or dtype that it leaves out is inferred from the same files,
     and a source without a revision means any."""
-    same_source = there.get("source") in (table["source"], _repository(table["source"]))
+    same_source = there.get("source") in _spellings(table["source"])
     same_class = "class" not in there or "class" not in table or there["class"] == table["class"]
     dtype = there.get("dtype", "source")
     same_dtype = dtype == table.get("dtype", "source") or "dtype" not in table
     return same_source and same_class and same_dtype and all(there.get(key) == table.get(key) for key in KEYS)
+
+
+def _spellings(uri: str) -> set[str]:
+    """The source, and what may stand for it: without the commit, without the name, without both."""
+    if not uri.startswith(hub.URI):
+        return {uri}
+    repo, revision = hub.split(uri)
+    names = [name for name in (hub.name_in(uri), revision) if name is not None]
+    return {uri, hub.URI + repo, *(f"{hub.URI}{repo}@{name}" for name in names)}
+
+
+def _missing_name(name: str, there: Mapping[str, Any], finding: Finding) -> list[str]:
+    """A note if a table of the file has the commit, and not the name by which the service asks for it."""
+    uri = finding.uri or ""
+    declared = there["source"]
+    if not uri.startswith(hub.URI) or hub.name_in(uri) in (None, hub.DEFAULT_BRANCH, hub.name_in(declared)):
+        return []
+    return [f'{declared}: the service asks for it as {hub.name_in(uri)}: write source = "{uri}" in [models.{name}]']
 
 
 def _repository(uri: str) -> str:

@@ -16,7 +16,7 @@ from prebake.baked import layout
 from prebake.errors import ConfigError, PrebakeError
 from prebake.watching.process import WatchedProcess, ended_by_signals
 from prebake.watching.questions import Question
-from prebake.watching.readiness import AtExit, Ready, Told, Waited, unready, wait
+from prebake.watching.readiness import AtAnyPath, AtExit, Ready, Told, Waited, ending, unready, wait
 from prebake.watching.statements import prepared
 from prebake_build.scanning.findings import read_loads
 
@@ -78,7 +78,7 @@ def _use(
     waited, answered = Waited(told=None, seconds=0, seen=""), None
     try:
         waited = wait(service, ready, timeout if seconds is None else seconds)
-        problems, code = _outcome(service, waited, seconds, timeout)
+        problems, code = _outcome(service, ready, waited, seconds, timeout)
         if waited.told is not None and service.alive():
             problems += _ask(waited.told, questions)
             answered = time.perf_counter() - began if questions else None
@@ -103,16 +103,17 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**environment(given), **added}
 
 
-def _outcome(service: WatchedProcess, waited: Waited, seconds: float | None, timeout: float) -> tuple[list[str], int]:
+def _outcome(
+    service: WatchedProcess, ready: Ready, waited: Waited, seconds: float | None, timeout: float
+) -> tuple[list[str], int]:
     """What went wrong until now, and the service's own code if it failed."""
     code = service.exit_code()
     if code is not None and code != 0:
-        how = f"exit code {code}" if code > 0 else f"signal {-code}"
-        return [f"the service ended with {how}"], code if code > 0 else 128 - code
+        return [f"the service ended with {ending(code)}"], code if code > 0 else 128 - code
     if waited.told is not None or seconds is not None or code == 0:
         return [], 0
-    return [f"the service was {unready(service, waited, timeout)}: name what tells it with --ready, or how long to "
-            "run it with --seconds"], 0  # fmt: skip
+    way = "name what tells it with --ready" if isinstance(ready, AtAnyPath) else "wait longer with --timeout"
+    return [f"the service was {unready(service, waited, timeout)}: {way}, or say with --seconds how long to run it"], 0
 
 
 def _ask(told: Told, questions: Sequence[Question]) -> list[str]:

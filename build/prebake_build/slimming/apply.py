@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from prebake_build.slimming.elf import apply_cut
-from prebake_build.slimming.installed import byte_code_of, correct_record
-from prebake_build.slimming.plan import Plan
+from prebake_build.slimming.installed import correct_record
+from prebake_build.slimming.plan import Plan, gone_of
 
 
 def apply_plan(plan: Plan) -> None:
@@ -17,7 +17,7 @@ def apply_plan(plan: Plan) -> None:
         if change.cut is not None:
             apply_cut(path, change.cut)
             continue
-        for part in (change.path, *byte_code_of(change.path, plan.site)):
+        for part in gone_of(change.path, change.rule, plan.site):
             (plan.site / part).unlink()
             folders.add((plan.site / part).parent)
     for folder in sorted(folders, key=lambda folder: -len(folder.parts)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +21,7 @@ class Change:
     rule: Rule
     package: str
     bytes: int
-    """What the environment gets smaller, with the file's byte code."""
+    """What the environment gets smaller by, a module's byte code included."""
     cut: Cut | None = None
     """For the action `strip`."""
 
@@ -48,29 +48,32 @@ def make_plan(
     """
     distributions = read_distributions(site)
     found = {path: one.name for one in distributions for path in files_of(one, site)}
-    plan = Plan(site=site, distributions=distributions, size=sum(_size(path, site) for path in found))
+    size = sum(_size((path, *byte_code_of(path, site)), site) for path in found)
+    plan = Plan(site=site, distributions=distributions, size=size)
     kept = Patterns([*rules.keep.patterns, *keep])
     active = [rule for rule in rules.rules if _applies(rule, found, which)]
-    taken: dict[str, Rule] = {}
-    for path, package in found.items():
-        if kept.match(path):
-            continue
-        rule = next((rule for rule in active if rule.package.match(package) and rule.paths.match(path)), None)
-        if rule is not None:
-            taken[path] = rule
+    removing = [rule for rule in active if rule.action == "remove"]
+    taken = _matches(found, removing, kept)
     for path in _spared(taken, found, site):
         rule = taken.pop(path)
         plan.spared[rule.name] = plan.spared.get(rule.name, 0) + 1
-    if (strip := _stripping(active)) is not None:  # what another rule spared may still be stripped
-        others = (path for path in found if path not in taken and strip.paths.match(path) and not kept.match(path))
-        taken |= dict.fromkeys(others, strip)
+    staying = {path: package for path, package in found.items() if path not in taken}
+    taken |= _matches(staying, [rule for rule in active if rule not in removing], kept)
     for path, rule in sorted(taken.items()):
         _add(plan, path, rule, found[path])
     return plan
 
 
-def _stripping(rules: Iterable[Rule]) -> Rule | None:
-    return next((rule for rule in rules if rule.action == "strip"), None)
+def _matches(files: Mapping[str, str], rules: Sequence[Rule], kept: Patterns) -> dict[str, Rule]:
+    """The first rule that matches each file. `files`: path → package."""
+    taken = {}
+    for path, package in files.items():
+        if kept.match(path):
+            continue
+        rule = next((rule for rule in rules if rule.package.match(package) and rule.matches(path)), None)
+        if rule is not None:
+            taken[path] = rule
+    return taken
 
 
 def _applies(rule: Rule, found: Iterable[str], which: Callable[[str], object]) -> bool:
@@ -117,15 +120,18 @@ def _mentioned(taken: dict[str, Rule], found: dict[str, str], site: Path) -> set
 
 
 def _add(plan: Plan, path: str, rule: Rule, package: str) -> None:
-    cut = None
     if rule.action == "strip":
         cut = None if (plan.site / path).is_symlink() else find_cut(plan.site / path)
-        if cut is None:
-            return
-    size = cut.saved if cut else _size(path, plan.site)
-    plan.changes.append(Change(path=path, rule=rule, package=package, bytes=size, cut=cut))
+        if cut is not None:
+            plan.changes.append(Change(path=path, rule=rule, package=package, bytes=cut.saved, cut=cut))
+    elif gone := gone_of(path, rule, plan.site):
+        plan.changes.append(Change(path=path, rule=rule, package=package, bytes=_size(gone, plan.site)))
 
 
-def _size(path: str, site: Path) -> int:
-    """Bytes of a file, with a module's byte code."""
-    return sum((site / part).lstat().st_size for part in (path, *byte_code_of(path, site)))
+def gone_of(path: str, rule: Rule, site: Path) -> list[str]:
+    """The files that go: the file, unless the rule takes byte code alone, and a module's byte code."""
+    return [*([path] if rule.action == "remove" else []), *byte_code_of(path, site)]
+
+
+def _size(paths: Iterable[str], site: Path) -> int:
+    return sum((site / path).lstat().st_size for path in paths)

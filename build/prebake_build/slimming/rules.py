@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
 from importlib.resources import files
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from prebake.documents import toml
 from prebake.documents.table import Table
 from prebake.errors import ConfigError
+
+Action = Literal["remove", "uncompile", "strip"]
 
 
 class Patterns:
@@ -31,9 +33,10 @@ class Rule:
     """One entry of the file, which says what each key means."""
 
     name: str
-    action: Literal["remove", "strip"]
+    action: Action
     package: Patterns
     paths: Patterns
+    besides: Patterns | None
     reason: str
     breaks: str
     unless_imported: bool
@@ -41,6 +44,10 @@ class Rule:
     unless_program: tuple[str, ...]
     unless_path: Patterns | None
     if_path: Patterns | None
+
+    def matches(self, path: str) -> bool:
+        """Whether the rule names the path, conditions aside."""
+        return self.paths.match(path) and not (self.besides is not None and self.besides.match(path))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,9 +75,10 @@ def _rule(table: Table) -> Rule:
     mentioned = table.maybe("unless_mentioned", str)
     rule = Rule(
         name=table.take("name", str),
-        action=cast(Literal["remove", "strip"], table.one_of("action", ("remove", "strip"), "remove")),
+        action=cast(Action, table.one_of("action", get_args(Action), "remove")),
         package=Patterns([table.take("package", str, "*")]),
         paths=Patterns(table.strings("paths")),
+        besides=_optional(table, "besides"),
         reason=table.take("reason", str),
         breaks=table.take("breaks", str),
         unless_imported=table.take("unless_imported", bool, False),

@@ -1,5 +1,7 @@
 """`hf:ORG/NAME[@REVISION]`: a model of the Hugging Face hub, at one commit.
 
+`hf:ORG/NAME@NAME@COMMIT` pins the commit, and keeps the branch or tag by which the service asks for it.
+
 Of its files, `choose` takes those that the model's family needs. The hub publishes the sha256 of large files (LFS), but
 for small files only git's own hash: these are downloaded and hashed.
 """
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
-_URI = re.compile(r"([\w.-]+/[\w.-]+)(?:@([^\s@]+))?", re.ASCII)
+_URI = re.compile(r"([\w.-]+/[\w.-]+)(?:@([^\s@]+)(?:@([0-9a-f]{40}))?)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 30.0
@@ -48,7 +50,7 @@ class HuggingFaceSource:
     repo: str
     """`ORG/NAME`"""
     revision: str | None
-    """A branch, tag or commit; None for the default branch."""
+    """A commit, branch or tag; None for the default branch."""
     wanted: Wanted = field(default_factory=Wanted)
     """What the model's family needs."""
 
@@ -57,8 +59,11 @@ class HuggingFaceSource:
         """Raises ConfigError that begins with `where`."""
         found = _URI.fullmatch(rest)
         if not found or any(part in (".", "..") for part in found[1].split("/")):
-            raise ConfigError(f'{where}: {quote(uri)} is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"')
-        return cls(uri=uri, repo=found[1], revision=found[2])
+            raise ConfigError(
+                f'{where}: {quote(uri)} is not of the form "hf:ORG/NAME", "hf:ORG/NAME@REVISION" or '
+                '"hf:ORG/NAME@NAME@COMMIT"'
+            )
+        return cls(uri=uri, repo=found[1], revision=found[3] or found[2])
 
     def wanting(self, wanted: Wanted) -> HuggingFaceSource:
         """The same repository, of which other files are wanted."""

@@ -8,6 +8,7 @@ baked matches; `main` counts as none, since libraries pass it on where the user 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ from prebake.baked import hub, layout
 from prebake.baked.model import BakedModel, find_models
 
 PATH = "path:"
+TENSORS = "tensors"
+"""The family of single files."""
+_SNAPSHOT = re.compile(r".*/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/(.+)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,11 @@ class Catalogue:
         return tuple(baked for baked in self.models if baked.manifest.source.uri == uri)
 
     def file(self, path: str) -> BakedModel | None:
-        """The model that was baked from this one file of a `path:` source: `file` beside the source names it.
+        """The model that was baked from this one file of a `path:` source or of a repository: `file` beside the source
+        names it.
 
-        The source is a place, or a folder that links to the baked one, as images have it.
+        The source is a place, or a folder that links to the baked one, as images have it; of a repository, the commit's
+        folder in a cache of the hub. The baked file stands for the one that it was made from.
         """
         for baked in self.models:
             declared, name = baked.manifest.source.uri, baked.manifest.options.get("file")
@@ -62,7 +68,20 @@ class Catalogue:
             place = path.removesuffix(f"/{name}")
             if place != path and (place == _place(declared) or os.path.realpath(place) == _real(baked)):
                 return baked
-        return None
+        if found := _SNAPSHOT.fullmatch(path):
+            return self.file_of(f"{hub.URI}{found[1]}/{found[2]}@{found[3]}", found[4]) or self.tensors_in(path)
+        return self.tensors_in(path)
+
+    def file_of(self, uri: str, file: str) -> BakedModel | None:
+        """The model of the family `tensors` that was baked from this file of a repository."""
+        of_tensors = (baked for baked in self.matches(uri) if baked.manifest.family == TENSORS)
+        return next((baked for baked in of_tensors if baked.manifest.options.get("file") == file), None)
+
+    def tensors_in(self, path: str) -> BakedModel | None:
+        """The model of the family `tensors` that has its weights in this file of its baked folder."""
+        real = os.path.realpath(path)
+        return next((baked for baked in self.models if baked.manifest.family == TENSORS and Path(real) in
+                     (weights.resolve() for weights in baked.weights)), None)  # fmt: skip
 
     @property
     def described(self) -> str:

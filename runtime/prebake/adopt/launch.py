@@ -13,7 +13,6 @@ from pathlib import Path
 
 from prebake.adopt import ENV_OFF, ENV_REPORT, ENV_SERVICE, ENV_STRICT
 from prebake.baked import layout
-from prebake.documents.messages import reason
 
 SITE = Path(__file__).with_name("site")
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
@@ -99,16 +98,11 @@ def execute(command: Sequence[str], env: Mapping[str, str]) -> int:
     sys.stderr.flush()
     try:
         os.execvpe(command[0], list(command), dict(env))  # noqa: S606
-    except (FileNotFoundError, NotADirectoryError):
-        code, why = NOT_FOUND, "command not found"
-        if Path(command[0]).exists():  # a script whose interpreter is missing
-            why = "the program that its first line names is not found"
-    except ValueError as error:  # an empty name, or one with a null character
-        code, why = NOT_FOUND, f"not the name of a command: {error}"
-    except OSError as error:
-        code, why = NOT_EXECUTABLE, f"cannot be executed: {reason(error)}"
-    print(f"prebake: error: {command[0]}: {why}", file=sys.stderr)
-    return code
+    except (OSError, ValueError) as error:  # ValueError: an empty name, or one with a null character
+        from prebake.adopt.unstartable import EMPTY, why_unstartable
+
+        print(f"prebake: error: {command[0] or EMPTY}: {why_unstartable(command[0], error)}", file=sys.stderr)
+        return NOT_FOUND if isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError)) else NOT_EXECUTABLE
 
 
 def inherited() -> dict[str, str]:

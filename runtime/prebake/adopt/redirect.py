@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from prebake.adopt import ENV_OBSERVE, ENV_STRICT, frameworks
 from prebake.adopt.catalogue import catalogue
 from prebake.adopt.loads import FAILED, FOLDER, MAPPED, ORIGINAL, Load, inside, is_inside, record
-from prebake.baked import layout
+from prebake.baked import hub, layout
 from prebake.documents.messages import one_line
 from prebake.errors import ConfigError
 from prebake.loading.prefetch import Prefetch
@@ -36,6 +36,10 @@ T = TypeVar("T")
 
 class NotMappedError(Exception):
     """Raised by a hook's `mapped` if the map cannot serve the load; its text is the reason."""
+
+
+class NotBakedError(ConfigError, OSError):
+    """Refuses a repository in the middle of a library's load: an OSError, since libraries hide other errors there."""
 
 
 def applies(depth: int = 1) -> bool:
@@ -129,22 +133,73 @@ under_way: dict[object, str] = {}
 """Loads that have begun and not ended, by what is loaded."""
 
 
-def _by_itself(load: Load, original: Callable[[], T], complete: Callable[[Load, T], Load] | None, began: float) -> T:
+def missing(load: Load, error: Exception) -> None:
+    """Record a load that a library could not begin, since the repository cannot be had: once for each source.
+
+    Raises NotBakedError if `PREBAKE_STRICT=1`.
+    """
+    if load.uri not in _missing:
+        _missing.add(load.uri)
+        record(replace(load, outcome=FAILED, reason=_failed(load, error)))
+    if strict() and not observing():
+        raise NotBakedError(_refusal(load)) from error
+
+
+_missing: set[str | None] = set()
+
+
+def _why(load: Load) -> str:
+    """Why no baked model serves the load."""
     models = () if observing() else catalogue().models
-    why = load.obstacle or load.reason or f"baked: {catalogue().described}" if models else "no model is baked"
+    return load.obstacle or load.reason or f"baked: {catalogue().described}" if models else "no model is baked"
+
+
+def _refusal(load: Load) -> str:
+    return (
+        f"{load.subject}: is not baked, and {ENV_STRICT}=1 refuses it ({_why(load)}): add it to models.toml and bake it"
+    )
+
+
+def _failed(load: Load, error: Exception) -> str:
+    """The error of a load as without Prebake; of a repository also why it is not baked, since that may be the cause."""
+    of_repository = load.uri is not None and load.uri.startswith(hub.URI) and not observing()
+    return f"{one_line(error)}; not baked ({_why(load)})" if of_repository else one_line(error)
+
+
+def _by_itself(load: Load, original: Callable[[], T], complete: Callable[[Load, T], Load] | None, began: float) -> T:
+    models, why = () if observing() else catalogue().models, _why(load)
     if strict() and not observing():
         with _recorded(load, began):
-            raise ConfigError(
-                f"{load.subject}: is not baked, and {ENV_STRICT}=1 refuses it ({why}): add it to models.toml and bake "
-                "it"
-            )
-    with _recorded(load, began), inside(), _paused(load):
+            raise ConfigError(_refusal(load))
+    with _recorded(load, began, _failed), inside(), _paused(load):
         result = original()
     if complete is not None:
         with suppress(Exception):  # a result of an unknown kind must not break the application
-            load = complete(load, result)
+            load, asked = complete(load, result), load.uri
+            load = _asked_as(asked, load)
+            if models and load.obstacle is None and load.reason is None:
+                why = _other_name(load) or why
     _done(replace(load, outcome=ORIGINAL, reason=load.reason or why), began)
     return result
+
+
+def _asked_as(asked: str | None, load: Load) -> Load:
+    """The load with the branch or tag that was asked for, if its source has the commit now."""
+    if asked is None or load.uri in (None, asked) or not asked.startswith(hub.URI):
+        return load
+    return replace(load, detail={**load.detail, "revision": hub.split(asked)[1] or hub.DEFAULT_BRANCH})
+
+
+def _other_name(load: Load) -> str | None:
+    """What to declare if this commit is baked, and only the name differs by which the service asks for it."""
+    name = load.detail.get("revision")
+    if name is None or load.uri is None or (same := catalogue().find(load.uri, load.class_)) is None:
+        return None
+    repo, commit = hub.split(load.uri)
+    return (
+        f"{same.name} is this commit, and does not know the name {name}: declare it with "
+        f'source = "{hub.URI}{repo}@{name}@{commit}"'
+    )
 
 
 def _done(load: Load, began: float) -> None:
@@ -153,12 +208,14 @@ def _done(load: Load, began: float) -> None:
 
 
 @contextmanager
-def _recorded(load: Load, began: float) -> Iterator[None]:
+def _recorded(
+    load: Load, began: float, reason: Callable[[Load, Exception], str] = lambda _, error: one_line(error)
+) -> Iterator[None]:
     """Record the load as failed if the block raises: an application that catches it would not be explained."""
     try:
         yield
     except Exception as error:
-        _done(replace(load, outcome=FAILED, reason=one_line(error)), began)
+        _done(replace(load, outcome=FAILED, reason=reason(load, error)), began)
         raise
 
 

@@ -26,7 +26,7 @@ FOLDER = ".hub"
 URI = "hf:"
 DEFAULT_BRANCH = "main"
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
 _REF = re.compile(r"[\w.-]+(?:/[\w.-]+)*", re.ASCII)
 _OWN = (layout.STRUCTURE, layout.BUFFERS)
@@ -47,9 +47,16 @@ class View:
 
 
 def split(uri: str) -> tuple[str, str | None]:
-    """`ORG/NAME` and the revision, or None, of `hf:ORG/NAME@REVISION`."""
-    repo, at, revision = uri.removeprefix(URI).partition("@")
-    return repo, revision if at else None
+    """`ORG/NAME` and the revision, or None, of `hf:ORG/NAME@REVISION`; the commit of `hf:ORG/NAME@NAME@COMMIT`."""
+    repo, *revisions = uri.removeprefix(URI).split("@")
+    return repo, revisions[-1] if revisions else None
+
+
+def name_in(uri: str) -> str | None:
+    """The branch or tag in the source; `main` without a revision, None if it has the commit alone."""
+    _, *revisions = uri.removeprefix(URI).split("@")
+    name = revisions[0] if revisions else DEFAULT_BRANCH
+    return None if COMMIT.fullmatch(name) else name
 
 
 def repo_of(baked: BakedModel) -> str | None:
@@ -58,28 +65,30 @@ def repo_of(baked: BakedModel) -> str | None:
     return split(uri)[0] if uri.startswith(URI) else None
 
 
-def declared_revision(baked: BakedModel) -> str | None:
-    """The revision that `models.toml` names, or None."""
-    return split(baked.manifest.source.uri)[1]
+def declared_name(baked: BakedModel) -> str | None:
+    """The branch or tag that `models.toml` names; `main` without a revision, None for a commit alone."""
+    return name_in(baked.manifest.source.uri)
 
 
 def commit_of(baked: BakedModel) -> str | None:
     """The commit that was baked, or None for a model that does not come from the hub."""
     kind, _, commit = baked.manifest.source.revision.partition(":")
-    return commit if kind == "commit" and _COMMIT.fullmatch(commit) else None
+    return commit if kind == "commit" and COMMIT.fullmatch(commit) else None
 
 
 def requested(models: Iterable[BakedModel], repo: str, revision: str | None) -> tuple[BakedModel, ...]:
     """The models of this repository at this revision: its commit, or the name that `models.toml` declares.
 
-    Without a revision, or for `main`: the models that were baked from the default branch, or else the only revision
-    that was baked. Libraries pass `main` on where their user named none, so the two can't be told apart.
+    Without a revision, or for `main`: the models that were baked from the default branch, or else the only commit that
+    was declared without a name, or else the only revision that was baked. Libraries pass `main` on where their user
+    named none, so the two can't be told apart.
     """
     of_repo = [baked for baked in models if repo_of(baked) == repo]
     if revision is not None and revision != DEFAULT_BRANCH:
-        return tuple(baked for baked in of_repo if revision in (commit_of(baked), declared_revision(baked)))
-    named = [baked for baked in of_repo if declared_revision(baked) in (None, DEFAULT_BRANCH)]
-    for found in (named, of_repo):
+        return tuple(baked for baked in of_repo if revision in (commit_of(baked), declared_name(baked)))
+    named = [baked for baked in of_repo if declared_name(baked) == DEFAULT_BRANCH]
+    unnamed = [baked for baked in of_repo if declared_name(baked) is None]
+    for found in (named, unnamed, of_repo):
         if len({baked.manifest.source.revision for baked in found}) == 1:
             return tuple(found)
     return ()
@@ -103,8 +112,8 @@ def view_of(models: Iterable[BakedModel]) -> View:
         for file in baked.manifest.files:
             if file.path not in _OWN:
                 links.setdefault(f"{place}/snapshots/{commit}/{file.path}", f"{baked.folder.name}/{file.path}")
-        for name in (declared_revision(baked), DEFAULT_BRANCH):
-            if name is None or _COMMIT.fullmatch(name) or not _is_ref(name):
+        for name in (declared_name(baked), DEFAULT_BRANCH):
+            if name is None or not _is_ref(name):
                 continue
             if found := requested(known, repo, name):
                 refs[f"{place}/refs/{name}"] = commit_of(found[0]) or commit

@@ -125,7 +125,8 @@ def _until_ready(service: WatchedProcess, ready: Ready, timeout: float) -> _Read
     if waited.told is not None:
         return _Ready(told=waited.told, launched=launched, seconds=waited.seconds, peak=peak)
     code = service.exit_code()
-    print(f"prebake: error: the service {'was ' * (not waited.ended)}{unready(service, waited, timeout)}",
+    way = "" if waited.ended else ": name what tells it with --ready, or wait longer with --timeout"
+    print(f"prebake: error: the service {'was ' * (not waited.ended)}{unready(service, waited, timeout)}{way}",
           file=sys.stderr)  # fmt: skip
     return 1 if not code else code if code > 0 else 128 - code
 

@@ -24,6 +24,7 @@ from prebake.telemetry import timeline
 _OPENBLAS = re.compile(r"/lib(scipy_)?openblas[^/]*\.so[^/]*$")
 _SET_THREADS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads64_",
                 "openblas_set_num_threads")  # fmt: skip
+_END_THREADS = "blas_thread_shutdown_"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 
 
@@ -144,7 +145,9 @@ def _processors() -> None:
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(count)
     for library in _libraries:
-        for name in _SET_THREADS:  # starts the threads at once, if the number is another one
+        for name in _SET_THREADS:
             setter, getter = getattr(library, name, None), getattr(library, name.replace("_set_", "_get_"), None)
             if setter and getter and getter() != count:
-                setter(count)
+                setter(count)  # starts as many threads as at the dump first, which would be idle
+                if end := getattr(library, _END_THREADS, None):
+                    end()  # the next large product starts as many as it needs

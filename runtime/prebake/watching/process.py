@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from prebake.documents.messages import reason
+from prebake.adopt.unstartable import EMPTY, why_unstartable
 from prebake.errors import ConfigError
 from prebake.watching import proc
 
@@ -52,7 +52,7 @@ class WatchedProcess:
             )  # fmt: skip
         except (OSError, ValueError) as error:
             self._output.close()
-            raise ConfigError(f"cannot start {command[0]}: {reason(error)}") from error
+            raise ConfigError(f"cannot start {command[0] or EMPTY}: {why_unstartable(command[0], error)}") from error
         if self._process.stdout is not None:
             self._echo = threading.Thread(target=self._tee, args=(self._process.stdout,), daemon=True)
             self._echo.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import signal
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -97,9 +98,18 @@ def unready(service: Watched, waited: Waited, timeout: float) -> str:
     """Why the service did not become ready."""
     if not waited.ended:
         return f"not ready within {timeout:g} s ({waited.seen})"
-    code = service.exit_code() or 0
-    how = f"exit code {code}" if code >= 0 else f"signal {-code}"
-    return f"ended with {how} before it was ready"
+    return f"ended with {ending(service.exit_code() or 0)} before it was ready"
+
+
+def ending(code: int) -> str:
+    """How a process ended, from its exit code; a signal is negative."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        return f"signal {-code}"
+    return f"signal {-code} ({name}{', perhaps out of memory' if name == 'SIGKILL' else ''})"
 
 
 def parse_ready(text: str, where: str) -> Ready:

@@ -125,15 +125,46 @@ def test_a_worker_that_crashes_in_its_namespace_is_told(linear: Path) -> None:
     assert "models.m: the worker ended with signal 11; see its messages above\n" in done.stderr
 
 
-def test_a_worker_ends_with_the_bake_that_started_it(linear: Path, tmp_path: Path) -> None:
-    declare(linear.parent, f'[models.m]\nsource = "path:c"\nclass = "torch:helpers.spies:wait"\n'
-            f'arguments = {{ pipe = "{tmp_path}/pipe" }}\n')  # fmt: skip
-    os.mkfifo(tmp_path / "pipe")
-    process = subprocess.Popen(command(linear), env=environment(), stderr=subprocess.DEVNULL)
-    with process, (tmp_path / "pipe").open("rb") as pipe:
-        assert pipe.read(1) == b"x"
+def test_a_worker_ends_with_the_bake_that_started_it(linear: Path) -> None:
+    declare(linear.parent, '[models.m]\nsource = "path:c"\nclass = "torch:helpers.spies:wait"\n')
+    with subprocess.Popen(command(linear), env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert PREFIX + "waiting\n" in iter(process.stderr.readline, "")
         process.kill()
-        assert pipe.read() == b""  # the worker held the other end
+        assert process.stderr.read() == ""  # the worker held the other end
+
+
+@pytest.mark.parametrize("namespaces", [True, False], ids=["namespaces", "none"])
+def test_a_checkpoint_that_writes_reaches_its_own_folders_alone(linear: Path, namespaces: bool) -> None:
+    if not landlock_version():
+        pytest.skip("this kernel has no Landlock")
+    prefix = () if namespaces else NO_NAMESPACES
+    if not can_run(*(prefix or ("unshare", "--user", "--pid", "--mount"))):
+        pytest.skip("namespaces are refused here, or there is none in which to forbid them")
+    cache = linear.parent / "cache"
+    folders = [linear.parent, cache / "checkpoints", cache / "converted", cache / "converted" / "0" / "files"]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "there").write_text("")
+    declare(linear.parent, '[models.m]\nsource = "path:c"\nclass = "torch:helpers.spies:write"\n'
+            f"arguments = {{ folders = {json.dumps([str(folder) for folder in folders])} }}\n")  # fmt: skip
+    done = subprocess.run([*prefix, *command(linear)], env=environment(PREBAKE_CACHE=str(cache)), text=True,
+                          cwd=linear.parent, capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # the factory runs more than once; converted models are out of sight, where mounts are allowed
+    seen = folders[:2] if namespaces else folders
+    (found,) = {line.removeprefix(PREFIX) for line in done.stderr.splitlines() if line.startswith(PREFIX)}
+    assert json.loads(found) == ["make HOME", "make TMPDIR", *(f"see {folder}" for folder in seen)]
+    assert all((folder / "there").exists() for folder in folders)
+
+
+def test_a_worker_that_could_change_converted_models_ends() -> None:
+    code = ("from prebake_build.baking import sandbox; sandbox._landlock = lambda writable: 0; "
+            "sandbox.enter(sandbox.Plan(writable=('/tmp',), confined=True))")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1, "isolation: this process can write into the build cache: run `prebake bake --converted-size 0`\n"
+    )  # fmt: skip
 
 
 # --- layer by layer ----------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ import pytest
 from helpers import ROOT
 from helpers.fake_sources import FakeSource, FetchingSource
 from prebake.errors import ConfigError, IntegrityError, SourceError
-from prebake_build.cache.checkpoints import Cache, default_folder
+from prebake_build.cache.checkpoints import Cache
+from prebake_build.cache.store import default_folder
 from prebake_build.files import digest
 from prebake_build.sources import Resolved
 
@@ -246,7 +247,7 @@ def test_what_a_killed_fetch_left_is_removed_by_the_next(
         assert cache.entries() == ()
         folder = cache.checkpoint(source, source.resolve())
         assert contents(cache) == [folder.parent.name]
-    assert f"{left}: removing the leftover of an interrupted fetch" in caplog.text
+    assert f"{left}: removing what a killed command left" in caplog.text
 
 
 # --- where it is -------------------------------------------------------------------------------------------------

@@ -225,10 +225,13 @@ source = 'path:checkpoint'
 """
 
 
+@pytest.mark.parametrize("name", ["", "@v1"])
 def test_upgrade_replaces_a_pinned_commit_in_both_files_and_keeps_the_rest_of_the_text(
-    workspace: Path, hub: HubServer, capsys: pytest.CaptureFixture[str]
+    workspace: Path, hub: HubServer, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    (workspace / "models.toml").write_text(PINNED)
+    hub.branches = ("v1",) if name else ("main",)
+    pinned = PINNED.replace("@", f"{name}@")
+    (workspace / "models.toml").write_text(pinned)
     prebake(["lock"])
     (workspace / "checkpoint" / "config.json").write_text("[]")
     before = Lock.read(workspace / "models.lock")
@@ -236,9 +239,9 @@ def test_upgrade_replaces_a_pinned_commit_in_both_files_and_keeps_the_rest_of_th
     capsys.readouterr()
     assert prebake(["lock", "--upgrade", "caption"]) == 0
     assert capsys.readouterr().err.splitlines()[0] == (
-        f"models.toml: models.caption.source: hf:acme/tiny@{COMMIT} -> hf:acme/tiny@{'f' * 40}"
+        f"models.toml: models.caption.source: hf:acme/tiny{name}@{COMMIT} -> hf:acme/tiny{name}@{'f' * 40}"
     )
-    assert (workspace / "models.toml").read_text() == PINNED.replace(COMMIT, "f" * 40)
+    assert (workspace / "models.toml").read_text() == pinned.replace(COMMIT, "f" * 40)
     after = Lock.read(workspace / "models.lock")
     resolved = after.models["caption"].resolved
     assert resolved and resolved.revision == f"commit:{'f' * 40}"

@@ -257,7 +257,8 @@ WAYS = (
         (["--volume", "data", "--image", "a", "--baseline", "b"],
          '--volume: expected HOST:CONTAINER or HOST:CONTAINER:ro, found "data"'),
         (["--service", "x:y", "--request", "/x", "--", "x"], "--service and --request exclude each other"),
-        (["--", "no-such-command"], "plain: cannot start no-such-command: No such file or directory"),
+        (["--", "no-such-command"], "plain: cannot start no-such-command: command not found: install what "
+         "brings it into this environment, or give its path"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

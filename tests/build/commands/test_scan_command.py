@@ -136,7 +136,17 @@ def test_two_revisions_of_one_id_are_two_tables(
         "Wrote models.toml with tiny, tiny-2. Next: prebake lock, then prebake init.\n"
         "prebake: hf:acme/tiny: is declared at another revision too (tiny): bakes both\n",
     )
-    assert [model.source for model in read_spec(project / "models.toml").models] == [SOURCE, f"hf:acme/tiny@{other}"]
+    assert [model.source for model in read_spec(project / "models.toml").models] == [
+        f"hf:acme/tiny@main@{COMMIT}", f"hf:acme/tiny@main@{other}"
+    ]  # fmt: skip
+
+
+def test_the_name_that_a_service_asks_for_stands_beside_the_commit(
+    hub: HubServer, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = prebake(capfd, "scan", "--until-exit", *service("--job", "--revision", "v1"))
+    assert (code, ours(err)) == (0, "Wrote models.toml with tiny. Next: prebake lock, then prebake init.\n")
+    assert [model.source for model in read_spec(project / "models.toml").models] == [f"hf:acme/tiny@v1@{COMMIT}"]
 
 
 def test_the_workers_of_a_server_load_one_model(
@@ -204,7 +214,7 @@ def test_a_service_that_is_never_ready_is_told_and_what_was_seen_is_kept(
     assert ours(err) == (
         "Wrote models.toml with net. Next: prebake lock, then prebake init.\n"
         "prebake: the service was not ready within 0.7 s (it listens on no port): name what tells it with --ready, or "
-        "how long to run it with --seconds\n"
+        "say with --seconds how long to run it\n"
     )
 
 
@@ -294,7 +304,8 @@ NO_COMMAND = "expected a command after --, such as `prebake scan -- uvicorn app:
     [
         ([], NO_COMMAND),
         (["--"], NO_COMMAND),
-        (["--", "no-such-command"], "cannot start no-such-command: No such file or directory"),
+        (["--", "no-such-command"], "cannot start no-such-command: command not found: install what "
+         "brings it into this environment, or give its path"),
         (["--seconds", "0", "--", "true"], "--seconds: expected a number of seconds above 0, found 0"),
         (["--timeout", "-1", "--", "true"], "--timeout: expected a number of seconds above 0, found -1"),
         (["--diff", "--json", "--", "true"], "--diff, --print and --json exclude each other"),

@@ -205,7 +205,7 @@ def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, messag
         ("huggingface:a/b", f'"huggingface:a/b" {NO_SCHEME}{OTHERS}'),
         ("hff:a/b", f'"hff:a/b" {NO_SCHEME}: did you mean "hf"?'),
         ("a/b", f'"a/b" {NO_SCHEME}{OTHERS}'),
-        ("hf:a", '"hf:a" is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"'),
+        ("hf:a", '"hf:a" is not of the form "hf:ORG/NAME", "hf:ORG/NAME@REVISION" or "hf:ORG/NAME@NAME@COMMIT"'),
         ("easyocr:ko,en", '"easyocr:ko,en" is not of the form "easyocr:ko+en", each language once'),
         ("url:ftp://a/b", '"ftp://a/b" is not an http:// or https:// URL with a host'),
         ("path:", '"path:" is not of the form "path:FOLDER"'),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers.baking import job, recipe, refused
-from helpers.pipelines import image, save_pipeline
+from helpers.pipelines import image, save_pipeline, skip_without_diffusers
 from helpers.runtime_fakes import change_manifest
 from prebake import load
 from prebake.baked.manifest import Manifest
@@ -131,6 +131,7 @@ def test_a_variant_is_baked_under_the_usual_names(tmp_path: Path) -> None:
 
 
 def test_a_pipeline_of_one_network(tmp_path: Path) -> None:
+    skip_without_diffusers()
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     torch.manual_seed(2)

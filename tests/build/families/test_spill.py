@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def test_a_cast_state_dict_is_in_files(tmp_path: Path) -> None:
     assert (found.dtype, in_a_file(found)) == (torch.float64, True)
 
 
+@pytest.mark.skipif(version("transformers") < "5", reason="transformers 4 converts parameters where it reads them")
 def test_parameters_that_transformers_converts_are_in_files_and_the_same(tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 

@@ -82,7 +82,10 @@ def test_a_process_that_ends_is_told_with_what_it_wrote() -> None:
 def test_a_command_that_cannot_be_started_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         ProcessLauncher("plain", ["no-such-command", "{port}"]).launch()
-    assert str(caught.value) == "plain: cannot start no-such-command: No such file or directory"
+    assert str(caught.value) == (
+        "plain: cannot start no-such-command: command not found: install what brings it into this environment, or "
+        "give its path"
+    )
 
 
 def test_the_report_is_that_of_any_process_and_of_this_start_alone(tmp_path: Path) -> None:

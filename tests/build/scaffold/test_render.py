@@ -10,7 +10,7 @@ import pytest
 
 from prebake.errors import ConfigError
 from prebake_build.scaffold.render import render
-from prebake_build.scaffold.settings import Options, find_settings
+from prebake_build.scaffold.settings import Options, Settings, find_settings
 
 MODELS = '[models.caption]\nsource = "hf:org/blip"\n'
 COMMAND = ("uvicorn", "app:app", "--host", "0.0.0.0")
@@ -18,12 +18,16 @@ REQUIREMENTS = {"requirements.txt": "fastapi\n"}
 PYPROJECT = '[project]\nname = "My_Service"\nversion = "1.2"\nrequires-python = ">=3.12"\ndependencies = ["fastapi"]\n'
 
 
-def rendered(folder: Path, files: dict[str, str], **options: object) -> dict[str, str]:
+def found(folder: Path, files: dict[str, str], **options: object) -> Settings:
     for name, text in ({"models.toml": MODELS} | files).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     given = {"command": COMMAND, "python": "3.11"} | options
-    return render(find_settings(folder, Options(**given)))  # type: ignore[arg-type]
+    return find_settings(folder, Options(**given))  # type: ignore[arg-type]
+
+
+def rendered(folder: Path, files: dict[str, str], **options: object) -> dict[str, str]:
+    return render(found(folder, files, **options))
 
 
 def refused(folder: Path, files: dict[str, str], **options: object) -> str:
@@ -249,4 +253,27 @@ def test_a_snapshot_is_a_target_in_a_file_of_its_own(tmp_path: Path) -> None:
     restore = '"/opt/prebake/libexec/prebake/prebake-restore", "/snapshot", "/opt/prebake/bin/prebake", "run", "--"'
     words = '"uvicorn", "app:app", "--host", "0.0.0.0", "--log-level", "a b"'
     assert f"ENTRYPOINT [{restore}]\n    CMD [{words}]\n" in text
+    assert "--rehearse /dumped/snapshot -- \\\n          /opt/prebake/bin/prebake run -- uvicorn" in text
+    assert 'group "default" { targets = [SNAPSHOT == "1" ? "snapshot" : "image"] }\n' in text
     assert texts["docker-bake.hcl"].splitlines()[2:] == without["docker-bake.hcl"].splitlines()[2:]
+
+
+def test_the_rehearsal_waits_for_the_declared_path_and_leaves_out_what_serves_nothing(tmp_path: Path) -> None:
+    ready = rendered(tmp_path, REQUIREMENTS, snapshot=True, ready="/health")["docker-bake.override.hcl"]
+    assert " && prebake snapshot --rehearse /dumped/snapshot --ready /health -- \\\n" in ready
+    worker = rendered(tmp_path, {"requirements.txt": "torch\n"}, snapshot=True, command=("python", "worker.py"))[
+        "docker-bake.override.hcl"
+    ]
+    assert "--rehearse" not in worker
+    assert "python worker.py \\\n     && find /dumped" in worker
+
+
+@pytest.mark.parametrize("option", ["--workers", "--reload", "--workers=2"])
+def test_what_a_snapshot_refuses_is_noted(tmp_path: Path, option: str) -> None:
+    command = ("uvicorn", "app:app", "--host", "0.0.0.0", option)
+    for snapshot, expected in (
+        (True, (f"a snapshot holds one process, so its build refuses {option}: leave it out, and start more "
+                "containers, which share the snapshot's memory",)),
+        (False, ()),
+    ):  # fmt: skip
+        assert found(tmp_path, REQUIREMENTS, snapshot=snapshot, command=command).notes == expected

@@ -83,6 +83,24 @@ def test_another_model_of_the_same_repository_gets_a_table_of_its_own(table: str
     assert (found.added, found.notes) == (["tiny"], notes)
 
 
+@pytest.mark.parametrize(
+    ("declared", "notes"),
+    [
+        (f"hf:acme/tiny@v1@{COMMIT}", []),
+        ("hf:acme/tiny@v1", []),
+        (f"hf:acme/tiny@{COMMIT}",
+         [f'hf:acme/tiny@{COMMIT}: the service asks for it as v1: write source = "hf:acme/tiny@v1@{COMMIT}" in '
+          "[models.mine]"]),
+        ("hf:acme/tiny",
+         [f'hf:acme/tiny: the service asks for it as v1: write source = "hf:acme/tiny@v1@{COMMIT}" in [models.mine]']),
+    ],
+)  # fmt: skip
+def test_a_table_without_the_name_that_the_service_uses_is_told(declared: str, notes: list[str]) -> None:
+    text = f'[models.mine]\nsource = "{declared}"\n'
+    found = merged(text, finding(f"hf:acme/tiny@v1@{COMMIT}"))
+    assert (found.text, found.notes, found.named) == (text, notes, {0: "mine"})
+
+
 def test_two_revisions_of_one_id_are_two_tables() -> None:
     found = merged("", finding(), finding(f"hf:acme/tiny@{OTHER}"))
     assert found.added == ["tiny", "tiny-2"]

@@ -20,10 +20,10 @@ STRIP = "strip"
 def rule(name: str, *paths: str, **given: Any) -> Rule:
     usual: dict[str, Any] = {
         "action": "remove", "package": "*", "reason": "r", "breaks": "b", "unless_imported": False,
-        "unless_mentioned": None, "unless_program": (), "unless_path": None, "if_path": None,
+        "unless_mentioned": None, "unless_program": (), "unless_path": None, "if_path": None, "besides": None,
     }  # fmt: skip
     values = usual | given
-    for key in ("unless_path", "if_path"):
+    for key in ("unless_path", "if_path", "besides"):
         values[key] = Patterns([values[key]]) if values[key] else None
     return Rule(name=name, paths=Patterns(paths), **(values | {"package": Patterns([values["package"]])}))
 
@@ -144,6 +144,39 @@ def test_what_a_module_imports_from_tests_stays_with_all_that_it_needs(site: Pat
 def test_what_one_rule_removes_keeps_nothing_of_another(site: Path) -> None:
     install(site, "a", {"a/tests/x.py": "", "a/bench.py": "import a.tests.x"})
     assert set(taken(planned(site, rule("bench", "a/bench.py"), TESTS))) == {"a/tests/x.py", "a/bench.py"}
+
+
+# --- byte code --------------------------------------------------------------------------------------------------
+
+
+def compiled(site: Path, name: str) -> Path:
+    """Byte code of a module of the package `a`, 50 bytes."""
+    path = site / "a" / "__pycache__" / f"{name}.cpython-311.pyc"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"c" * 50)
+    return path
+
+
+def test_a_rule_may_take_the_byte_code_alone_and_spare_some_modules(site: Path) -> None:
+    record = install(site, "a", {"a/x.py": "x" * 100, "a/y.py": "", "a/z.py": "", "a/data.txt": "",
+                                 "a/__pycache__/x.cpython-311.pyc": "c" * 50})  # fmt: skip
+    kept, gone = compiled(site, "y"), compiled(site, "x")
+    plan = planned(site, rule("slow", "a/*", action="uncompile", besides="a/y.py"))
+    assert [(change.path, change.bytes) for change in plan.changes] == [("a/x.py", 50)]
+    apply_plan(plan)
+    assert (kept.exists(), gone.exists(), (site / "a" / "x.py").read_text()) == (True, False, "x" * 100)
+    assert "x.cpython-311.pyc" not in record.read_text()
+    assert "a/x.py" in record.read_text()
+
+
+def test_a_module_without_byte_code_still_keeps_what_it_imports(site: Path) -> None:
+    install(site, "a", {"a/x.py": "import a.tests.y", "a/tests/y.py": ""})
+    gone = compiled(site, "x")
+    plan = planned(site, rule("slow", "a/*", action="uncompile"), TESTS)
+    assert taken(plan) == {"a/x.py": "slow"}
+    assert plan.spared == {"tests": 1}
+    apply_plan(plan)
+    assert not gone.parent.exists()
 
 
 # --- libraries --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ def deciding(path: str) -> str | None:
     rules = read_rules()
     if rules.keep.match(path):
         return None
-    return next((rule.name for rule in rules.rules if rule.paths.match(path)), None)
+    return next((rule.name for rule in rules.rules if rule.matches(path)), None)
 
 
 def test_names_are_unique_and_each_rule_says_why_and_what_breaks() -> None:
@@ -24,6 +24,17 @@ def test_names_are_unique_and_each_rule_says_why_and_what_breaks() -> None:
 def test_what_is_stripped_is_decided_last_and_by_one_rule() -> None:
     assert [rule.name for rule in read_rules().rules if rule.action == "strip"] == ["symbols"]
     assert read_rules().rules[-1].name == "symbols"
+
+
+def test_byte_code_goes_after_modules_and_never_of_a_package_that_the_requirements_name() -> None:
+    rules = read_rules().rules
+    first = next(number for number, rule in enumerate(rules) if rule.action == "uncompile")
+    assert {rule.action for rule in rules[:first]} == {"remove"}
+    for name in ("sympy", "networkx"):
+        requested = f"{name}-1.14.0.dist-info/REQUESTED"
+        (found,) = [rule for rule in rules if rule.package.patterns == (name,) and rule.action == "uncompile"]
+        assert found.unless_path is not None
+        assert found.unless_path.match(requested)
 
 
 def rules_of_compilers() -> list[Rule]:
@@ -45,8 +56,17 @@ def test_a_compiler_keeps_whatever_compilers_read() -> None:
         ("torch/bin/torch_shm_manager", None),
         ("torch/lib/libtorch_cpu.so", "symbols"),
         ("torch/testing/__init__.py", None),
+        ("torch/testing/_internal/common_utils.py", "torch-testing"),
+        ("torch/_inductor/ir.py", "inductor-byte-code"),
+        ("torch/_inductor/config.py", None),
+        ("torch/_dynamo/guards.py", None),
+        ("sympy/core/expr.py", None),
+        ("sympy/physics/units/systems/si.py", "sympy-byte-code"),
+        ("pygments/lexers/python.py", None),
+        ("setuptools/_distutils/version.py", None),
+        ("transformers/models/bert/tokenization_bert.py", None),
         ("torch/utils/data/dataset.py", None),
-        ("torch/_inductor/codegen/aoti_runtime/interface.cpp", None),
+        ("torch/_inductor/codegen/aoti_runtime/interface.cpp", "inductor-byte-code"),  # no module: nothing goes
         ("numpy/tests/test_x.py", "tests"),
         ("numpy/testing/__init__.py", None),
         ("jinja2/tests.py", None),

@@ -78,7 +78,7 @@ def test_shards_are_those_that_the_index_names(hub: HubServer) -> None:
 def test_files_that_a_failed_fetch_completed_are_not_fetched_again(hub: HubServer) -> None:
     with Cache() as cache:
         resolved = source().resolve()
-        hub.served["pytorch_model.bin"] = b"cut"
+        hub.served["pytorch_model.bin"] = FILES["pytorch_model.bin"][:100]  # huggingface_hub 0.x goes on from there
         with pytest.raises(SourceError):
             cache.checkpoint(source(), resolved)
         assert len(list(cache.checkpoints.glob("*.parts.tmp/.hub/vocab.txt"))) == 1
@@ -143,14 +143,24 @@ def test_a_locked_and_cached_model_needs_no_hub(hub: HubServer, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    "rest", ["", "tiny", "a/b/c", "acme/tiny@", "acme/tiny@a b", "acme/../x", "../tiny", "acme/ti ny"]
+    "rest",
+    ["", "tiny", "a/b/c", "acme/tiny@", "acme/tiny@a b", "acme/../x", "../tiny", "acme/ti ny", "acme/tiny@v1@v2"],
 )
 def test_a_uri_that_names_no_model_is_refused(rest: str) -> None:
     with pytest.raises(ConfigError) as error:
         source(rest)
     assert str(error.value) == (
-        f'models.toml: models.tiny.source: "hf:{rest}" is not of the form "hf:ORG/NAME" or "hf:ORG/NAME@REVISION"'
+        f'models.toml: models.tiny.source: "hf:{rest}" is not of the form "hf:ORG/NAME", "hf:ORG/NAME@REVISION" or '
+        '"hf:ORG/NAME@NAME@COMMIT"'
     )
+
+
+@pytest.mark.parametrize(
+    ("rest", "revision"),
+    [("acme/tiny", None), ("acme/tiny@v1", "v1"), (f"acme/tiny@{COMMIT}", COMMIT), (f"acme/tiny@v1@{COMMIT}", COMMIT)],
+)
+def test_a_commit_beside_a_name_is_what_is_asked_for(rest: str, revision: str | None) -> None:
+    assert (source(rest).repo, source(rest).revision) == ("acme/tiny", revision)
 
 
 def _no_index(path: str) -> str:

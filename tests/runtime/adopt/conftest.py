@@ -21,6 +21,7 @@ def _own_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loads, "counts", type(loads.counts)())
     monkeypatch.setattr(loads, "_said", set())
     monkeypatch.setattr(catalogue, "_read", {})
+    monkeypatch.setattr(redirect, "_missing", set())
     monkeypatch.setattr(redirect, "prefetch", Prefetch(lambda: 0))
     for name in ("PREBAKE", "PREBAKE_STRICT", "PREBAKE_OBSERVE", "PREBAKE_REPORT", "PREBAKE_TIERS", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)

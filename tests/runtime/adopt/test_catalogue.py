@@ -48,6 +48,21 @@ def test_of_two_revisions_no_revision_finds_the_default_branch(tmp_path: Path) -
     assert found(known, f"hf:acme/tiny@{OTHER}") == "a"
 
 
+def test_a_commit_is_found_by_the_name_beside_it(tmp_path: Path) -> None:
+    known = models(
+        tmp_path, a=(f"hf:acme/tiny@v1@{OTHER}", f"commit:{OTHER}"), b=(f"hf:acme/tiny@main@{ONE}", f"commit:{ONE}")
+    )
+    asked = ("", "@main", f"@{ONE}", "@v1", f"@{OTHER}", "@v2")
+    assert [found(known, f"hf:acme/tiny{each}") for each in asked] == ["b", "b", "b", "a", "a", None]
+
+
+def test_beside_a_named_revision_no_revision_finds_the_one_without_a_name(tmp_path: Path) -> None:
+    known = models(
+        tmp_path, a=(f"hf:acme/tiny@v1@{OTHER}", f"commit:{OTHER}"), b=(f"hf:acme/tiny@{ONE}", f"commit:{ONE}")
+    )
+    assert found(known, "hf:acme/tiny") == "b"
+
+
 def test_of_two_pinned_revisions_no_revision_finds_none(tmp_path: Path) -> None:
     known = models(tmp_path, a=(f"hf:acme/tiny@{OTHER}", f"commit:{OTHER}"), b=(f"hf:acme/tiny@{ONE}", f"commit:{ONE}"))
     assert found(known, "hf:acme/tiny") is None

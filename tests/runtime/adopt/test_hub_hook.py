@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +11,18 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import safetensors.torch
+import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from helpers.adopted import COMMIT
+from helpers.adopted import COMMIT, bake_from_hub
+from helpers.baking import save, tiny
 from helpers.hub_server import COMMIT as SERVED
 from helpers.hub_server import HubServer
 from prebake.adopt import loads
+from prebake.adopt.hooks import safetensors as safetensors_hook
+from prebake.adopt.hooks import torch as torch_hook
 from prebake.errors import ConfigError
 from prebake.families.compat import torchvision_operators
 
@@ -94,6 +101,24 @@ def test_other_repositories_come_from_the_hub(tinies: Path, use: Use, online: Hu
     assert [(load.outcome, load.uri) for load in loads.loads] == [("original", f"hf:acme/tiny@{SERVED}")]
 
 
+def test_a_baked_commit_under_another_name_is_told(
+    tinies: Path, use: Use, online: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tinies / "bert", tmp_path / "models" / "bert")
+    manifest = tmp_path / "models" / "bert" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["source"] = {"uri": f"hf:acme/tiny@{SERVED}", "revision": f"commit:{SERVED}", "licence": None}
+    manifest.write_text(json.dumps(document))
+    use(tmp_path / "models")
+    online.branches = ("v1",)
+    with online as server:
+        download("acme/tiny", "config.json", endpoint=server.url, revision="v1")
+    assert caplog.messages[-1] == (
+        f"hf:acme/tiny@{SERVED}: not baked (bert is this commit, and does not know the name v1: declare it with source "
+        f'= "hf:acme/tiny@v1@{SERVED}"): loaded by huggingface_hub as without Prebake'
+    )
+
+
 def test_a_file_that_was_not_baked_comes_from_the_hub(tinies: Path, use: Use) -> None:
     """Offline here, so the library says that it is missing."""
     use(tinies)
@@ -117,6 +142,162 @@ def test_strict_refuses_other_repositories(tinies: Path, use: Use, monkeypatch: 
         "hf:acme/other: is not baked, and PREBAKE_STRICT=1 refuses it (baked: bert (hf:acme/bert), "
         "gpt2 (hf:acme/gpt2)): add it to models.toml and bake it"
     )
+
+
+OFFLINE = (
+    "LocalEntryNotFoundError: Cannot find the requested files in the disk cache and outgoing traffic has been "
+    "disabled. To enable hf.co look-ups and downloads online, set 'local_files_only' to False."
+)
+
+
+def test_what_a_library_cannot_fetch_is_told_once(tinies: Path, use: Use, caplog: pytest.LogCaptureFixture) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    use(tinies)
+    for _ in range(2):
+        with pytest.raises(OSError, match="couldn't connect"):
+            AutoModelForMaskedLM.from_pretrained("acme/other")
+    assert [message for message in caplog.messages if "acme/other" in message] == [
+        f"hf:acme/other: transformers failed to load it: {OFFLINE}; not baked (baked: bert (hf:acme/bert), "
+        "gpt2 (hf:acme/gpt2))"
+    ]
+
+
+@pytest.mark.parametrize("name", ["AutoModelForMaskedLM", "AutoTokenizer", "AutoConfig"])
+def test_strict_refuses_what_a_library_fetches(
+    tinies: Path, use: Use, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import transformers
+
+    use(tinies)
+    monkeypatch.setenv("PREBAKE_STRICT", "1")
+    for source, kwargs in (("acme/other", {}), ("acme/bert", {"revision": "v1"})):
+        at = f"@{kwargs['revision']}" if kwargs else ""
+        with pytest.raises(ConfigError) as caught:
+            getattr(transformers, name).from_pretrained(source, **kwargs)
+        assert str(caught.value) == (
+            f"hf:{source}{at}: is not baked, and PREBAKE_STRICT=1 refuses it (baked: bert (hf:acme/bert), "
+            "gpt2 (hf:acme/gpt2)): add it to models.toml and bake it"
+        )
+
+
+def test_files_that_a_cached_repository_lacks_are_not_told(
+    tinies: Path, use: Use, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig
+
+    use(tinies)
+    cached = tmp_path / "cache" / "models--acme--other"
+    shutil.copytree(tinies / "gpt2", cached / "snapshots" / SERVED)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(SERVED)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PREBAKE_STRICT", "1")
+    AutoConfig.from_pretrained("acme/other")
+    with pytest.raises(OSError, match="couldn't connect"):
+        transformers_file("acme/other", "vocab.txt")
+    assert loads.loads == []
+
+
+def transformers_file(*arguments: str) -> Any:
+    from transformers.utils.hub import cached_file
+
+    return cached_file(*arguments)
+
+
+# --- single files that were baked --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with two files of acme/net, `net.bin` and `model.safetensors`, and the network beside them."""
+    place = tmp_path_factory.mktemp("files")
+    checkpoint = save(tiny("BertForMaskedLM"), place / "checkpoint", "safetensors")
+    state = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2), "n": 3}
+    state["tied"] = state["b"]
+    torch.save({"state_dict": state, "epoch": 7}, checkpoint / "net.bin")
+    bake_from_hub(checkpoint, place / "models" / "bert", "acme/net")
+    for name, file in (("net", "net.bin"), ("safe", "model.safetensors")):
+        options = {"file": file}
+        bake_from_hub(checkpoint, place / "models" / name, "acme/net", family="tensors", options=options)
+    return place / "models"
+
+
+@pytest.fixture
+def loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hooks of `torch.load` and `load_file`, for one test."""
+    for place, name in ((torch, "load"), (torch.serialization, "load"), (safetensors.torch, "load_file")):
+        monkeypatch.setattr(place, name, vars(place)[name])
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", torch.hub.load_state_dict_from_url)
+    monkeypatch.setattr(torch.hub, "load_url", None, raising=False)
+    torch_hook.install(torch)
+    safetensors_hook.install(safetensors.torch)
+
+
+@pytest.mark.usefixtures("loaders")
+@pytest.mark.parametrize("way", ["path", "open file", "map_location", "snapshot"])
+def test_a_pickle_of_the_hub_is_the_object_that_was_baked(files: Path, use: Use, way: str) -> None:
+    use(files)
+    path = download("acme/net", "net.bin")
+    assert path == str(files / "net" / "model.safetensors")
+    loads.loads.clear()
+    if way == "open file":
+        with Path(path).open("rb") as file:
+            found = torch.load(file, weights_only=True)
+    elif way == "map_location":
+        found = torch.load(path, map_location=lambda storage, _: storage)
+    else:
+        found = torch.load(path if way == "path" else Path(snapshot("acme/net"), "net.bin"))
+    original: Any = torch.load
+    expected = original._prebake(files.parent / "checkpoint" / "net.bin", weights_only=True)
+    assert list(found) == list(expected) and found["epoch"] == 7
+    assert list(found["state_dict"]) == list(expected["state_dict"]) and found["state_dict"]["n"] == 3
+    for name in ("b", "a", "tied"):
+        assert torch.equal(found["state_dict"][name], expected["state_dict"][name])
+    assert found["state_dict"]["tied"].data_ptr() == found["state_dict"]["b"].data_ptr()
+    assert (loads.loads[-1].outcome, loads.loads[-1].model) == (
+        "baked folder" if way == "map_location" else "mapped",
+        "net",
+    )
+
+
+@pytest.mark.usefixtures("loaders")
+def test_a_safetensors_file_that_was_baked_alone_comes_before_the_network_s(files: Path, use: Use) -> None:
+    use(files)
+    path = download("acme/net", "model.safetensors")
+    assert path == str(files / "safe" / "model.safetensors")
+    found = safetensors.torch.load_file(path)
+    original: Any = safetensors.torch.load_file
+    expected = original._prebake(files.parent / "checkpoint" / "model.safetensors")
+    assert sorted(found) == sorted(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert (loads.loads[-1].outcome, loads.loads[-1].model) == ("mapped", "safe")
+
+
+def test_weights_that_baking_replaced_name_the_way_out(
+    tinies: Path, use: Use, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(tinies)
+    with pytest.raises(LocalEntryNotFoundError):
+        download("acme/bert", "pytorch_model.bin")
+    way = (
+        'the baked model has no pytorch_model.bin: declare it too, with class = "tensors" and file = '
+        '"pytorch_model.bin"'
+    )
+    assert caplog.messages[-1].endswith(f"; not baked ({way})")
+    monkeypatch.setenv("PREBAKE_STRICT", "1")
+    with pytest.raises(ConfigError) as caught:
+        download("acme/bert", "pytorch_model.bin")
+    assert str(caught.value) == (
+        f"hf:acme/bert: is not baked, and PREBAKE_STRICT=1 refuses it ({way}): add it to models.toml and bake it"
+    )
+
+
+def test_a_copy_of_a_single_file_is_not_the_baked_one(files: Path, use: Use, tmp_path: Path) -> None:
+    """It would have another format than its name says."""
+    use(files)
+    with pytest.raises(LocalEntryNotFoundError):
+        download("acme/net", "net.bin", local_dir=tmp_path)
 
 
 def test_wrong_calls_get_the_library_s_error() -> None:

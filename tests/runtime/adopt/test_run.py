@@ -28,7 +28,8 @@ def test_no_command_is_wrong_use() -> None:
 def test_a_command_that_is_not_found() -> None:
     done = run("no-such-command", "--flag")
     assert (done.returncode, done.stdout, done.stderr) == (
-        127, "", 'prebake: error: no-such-command: command not found\n'
+        127, "", "prebake: error: no-such-command: command not found: install what brings it into this environment, or "
+        "give its path\n"
     )  # fmt: skip
 
 
@@ -36,7 +37,8 @@ def test_a_command_that_cannot_be_executed(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("text\n")
     done = run(tmp_path / "data")
     assert (done.returncode, done.stderr) == (
-        126, f'prebake: error: {tmp_path}/data: cannot be executed: Permission denied\n'
+        126, f"prebake: error: {tmp_path}/data: cannot be executed: the file has no permission for it: chmod +x "
+        f"{tmp_path}/data\n"
     )  # fmt: skip
 
 

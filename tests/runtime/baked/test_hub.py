@@ -34,8 +34,9 @@ def test_files_and_the_default_branch() -> None:
 
 @pytest.mark.parametrize(
     ("uri", "names"),
-    [("@main", ["main"]), ("@v1", ["main", "v1"]), (f"@{COMMIT}", ["main"]), ("@refs/pr/1", ["main", "refs/pr/1"])],
-)
+    [("@main", ["main"]), ("@v1", ["main", "v1"]), (f"@{COMMIT}", ["main"]), ("@refs/pr/1", ["main", "refs/pr/1"]),
+     (f"@v1@{COMMIT}", ["main", "v1"])],
+)  # fmt: skip
 def test_refs_are_the_declared_name_and_the_default_branch(uri: str, names: list[str]) -> None:
     refs = hub.view_of([model("tiny", f"hf:acme/tiny{uri}")]).refs
     assert sorted(path.removeprefix("models--acme--tiny/refs/") for path in refs) == names
@@ -46,6 +47,8 @@ def test_of_two_revisions_the_default_branch_is_main() -> None:
     assert view.refs == {"models--acme--tiny/refs/v1": OTHER, "models--acme--tiny/refs/main": COMMIT}
     pinned = hub.view_of([model("a", f"hf:acme/tiny@{OTHER}", OTHER), model("b", f"hf:acme/tiny@{COMMIT}")])
     assert pinned.refs == {}
+    named = hub.view_of([model("a", f"hf:acme/tiny@v1@{OTHER}", OTHER), model("b", f"hf:acme/tiny@main@{COMMIT}")])
+    assert named.refs == view.refs
 
 
 @pytest.mark.parametrize("uri", ["path:x", "dummy:blip", "hf:../x/y", "hf:a/../b", "hf:.."])

@@ -154,7 +154,8 @@ def test_a_service_that_fails_passes_its_code_on(check: Check) -> None:
 
 def test_a_service_that_is_never_ready_is_told(check: Check) -> None:
     assert check("--timeout", "0.3", "--", "sleep", "600") == (
-        1, "", "prebake: error: the service was not ready within 0.3 s (it listens on no port)\n"
+        1, "", "prebake: error: the service was not ready within 0.3 s (it listens on no port): name what tells it "
+        "with --ready, or wait longer with --timeout\n"
     )  # fmt: skip
 
 
@@ -184,7 +185,8 @@ def test_a_program_that_is_no_python_has_no_loads(check: Check, tmp_path: Path) 
         (["--ready", "/a", "--ready", "/b", "--", "true"], '--ready: "/a" and "/b" exclude each other'),
         (["--"], "expected a command after --, such as `prebake check -- uvicorn app:app` (without --, the models "
          "alone are started)"),
-        (["--", "no-such-command"], "cannot start no-such-command: No such file or directory"),
+        (["--", "no-such-command"], "cannot start no-such-command: command not found: install what "
+         "brings it into this environment, or give its path"),
         (["--request", "POST x", "--", "true"],
          '--request: expected "METHOD PATH [@FILE | FIELD=@FILE | TEXT]", such as "POST /caption @cat.jpg", or '
          '"module:function", found "POST x"'),

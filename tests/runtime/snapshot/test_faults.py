@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
 import resource
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from helpers.restore_kills import kill
 from helpers.snapshots import Program
 
 TELLING = """
@@ -90,3 +95,74 @@ def test_no_address_space(telling: Program) -> None:
     first = done.stderr.splitlines()[0]
     assert first.startswith("prebake: the snapshot is not used: ")
     assert first.endswith(" can't be mapped")
+
+
+ERRNO, KILL = 0x50000 | errno.EPERM, 0x80000000
+"""What a filter answers: an error (SECCOMP_RET_ERRNO), or the process's end by SIGSYS (SECCOMP_RET_KILL_PROCESS)."""
+PR_SET_MM = 35
+
+
+def forbidding(call: int, action: int, first: int | None = None) -> Callable[[], None]:
+    """What installs a seccomp filter against a system call, or against it with this first argument."""
+
+    def load(offset: int) -> bytes:
+        return struct.pack("HBBI", 0x20, 0, 0, offset)
+
+    def unless(value: int, skipped: int) -> bytes:
+        return struct.pack("HBBI", 0x15, 0, skipped, value)
+
+    def end(value: int) -> bytes:
+        return struct.pack("HBBI", 0x06, 0, 0, value)
+
+    lines = [load(0), unless(call, 1 if first is None else 3)]
+    lines += [] if first is None else [load(16), unless(first, 1)]
+    lines += [end(action), end(0x7FFF0000)]
+    code = ctypes.create_string_buffer(b"".join(lines))
+    program = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def install() -> None:
+        assert not libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+        assert not libc.prctl(22, 2, program), errno.errorcode[ctypes.get_errno()]  # PR_SET_SECCOMP
+        assert code  # it must live as long as the function
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("call", "first", "reason"),
+    [
+        (57, None, "no process can be started"),  # fork
+        (293, None, "there is no pipe"),  # pipe2
+        (157, PR_SET_MM, "the kernel does not let the heap's end be set (prctl PR_SET_MM_MAP)"),
+    ],
+    ids=["fork", "pipe", "prctl"],
+)
+def test_a_seccomp_filter_forbids_a_call(telling: Program, call: int, first: int | None, reason: str) -> None:
+    done = limited(telling, forbidding(call, ERRNO, first))
+    assert done.stderr == f"prebake: the snapshot is not used: {reason}\n"
+    assert (done.returncode, done.stdout) == (0, f"ordinary {os.getuid()} {reason}\n")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [187, 25, 128, 273, 334],
+    ids=["readahead", "mremap", "rt_sigtimedwait", "set_robust_list", "rseq"],
+)
+def test_calls_that_a_restore_can_do_without(telling: Program, call: int) -> None:
+    done = limited(telling, forbidding(call, ERRNO))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"snapshot {os.getuid()} None\n", "")
+
+
+def test_a_seccomp_filter_that_kills(telling: Program) -> None:
+    done = limited(telling, forbidding(157, KILL, PR_SET_MM))
+    reason = "the restored process ended before it was ready, by signal 31"
+    assert done.stderr == f"prebake: the snapshot is not used: {reason}\n"
+    assert (done.returncode, done.stdout) == (0, f"ordinary {os.getuid()} {reason}\n")
+
+
+def test_killed_at_any_moment_of_the_restore(program: Program) -> None:
+    """`python -m helpers.restore_kills` does this more often, and with containers."""
+    tally = kill(program, 24)
+    assert tally["ordinary"] > 0
+    assert sum(tally.values()) == 24

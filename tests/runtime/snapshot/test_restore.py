@@ -242,9 +242,32 @@ def test_the_supervisor_forwards_signals_and_ends_with_the_status(program: Progr
 
 
 def test_a_process_that_dies_after_it_ran_is_not_started_again(program: Program) -> None:
-    dumped(program, "import os\nfrom prebake import snapshot\nsnapshot.here()\nos.kill(os.getpid(), 9)\n")
-    done = program.restore()
-    assert (done.returncode, done.stdout, done.stderr) == (137, "", "")
+    dumped(program, """
+        import os, sys
+        from prebake import snapshot
+        snapshot.here()
+        os.kill(os.getpid(), int(sys.argv[1]))
+    """)  # fmt: skip
+    killed = "prebake: the restored service was killed by signal"
+    for number, told in (
+        (signal.SIGKILL, f"{killed} 9, as where the memory limit is reached\n"),
+        (signal.SIGABRT, f"{killed} 6\n"),
+        (signal.SIGTERM, ""),
+    ):
+        done = program.restore(str(int(number)))
+        assert (done.returncode, done.stdout) == (128 + number, "")
+        assert done.stderr.endswith(told) and (told or not done.stderr)
+
+
+def test_a_killed_supervisor_takes_its_process_along(program: Program) -> None:
+    dumped(program, WAITING)
+    with subprocess.Popen(
+        [*program.restorer, *program.command()], env=program.variables(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.kill()
+        assert process.stdout.read() == ""  # the pipe has ended: no process holds it
 
 
 def test_killed_during_the_restore_it_starts_the_ordinary_way(program: Program) -> None:

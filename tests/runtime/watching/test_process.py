@@ -94,8 +94,9 @@ def test_only_its_own_group_is_ended() -> None:
 
 @pytest.mark.parametrize(
     ("command", "message"),
-    [("no-such-command", "cannot start no-such-command: No such file or directory"),
-     ("/", "cannot start /: Permission denied")],
+    [("no-such-command", "cannot start no-such-command: command not found: install what "
+         "brings it into this environment, or give its path"),
+     ("/", "cannot start /: cannot be executed: it is a folder")],
 )  # fmt: skip
 def test_a_command_that_cannot_be_started_is_refused(command: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -186,7 +186,7 @@ def test_a_job_is_done_when_it_ended_well(code: int, expected: Told | None) -> N
     ("ready", "service", "expected"),
     [
         (AtAnyPath(), Pretended(code=3), "ended with exit code 3 before it was ready"),
-        (AtAnyPath(), Pretended(code=-9), "ended with signal 9 before it was ready"),
+        (AtAnyPath(), Pretended(code=-9), "ended with signal 9 (SIGKILL, perhaps out of memory) before it was ready"),
         (AtAnyPath(), Pretended(), "not ready within 0.05 s (it listens on no port)"),
         (AtAnyPath(), Pretended(["http://127.0.0.1:1"]), "not ready within 0.05 s (port 1 does not answer)"),
         (AtUrl("/up"), Pretended(), "not ready within 0.05 s (nothing answers at /up)"),

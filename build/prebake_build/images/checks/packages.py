@@ -32,7 +32,7 @@ def dead_weight(subject: Subject) -> Iterator[Finding]:
         if entry.kind != "file" or installed is None:
             continue
         inside = _BYTE_CODE.sub(r"\1\2.py", installed[1])
-        rule = None if keep.match(inside) else next((rule for rule in rules if rule.paths.match(inside)), None)
+        rule = None if keep.match(inside) else next((rule for rule in rules if rule.matches(inside)), None)
         if rule is not None:
             found[rule.name].append(entry)
     names = {entry.path: name for name, entries in found.items() for entry in entries}

@@ -2,8 +2,11 @@
 # @{marker}
 # Beside docker-bake.hcl, Bake reads this file by itself:
 #   docker buildx bake snapshot     the image, and the started service in a layer on top (Prebake's docs/snapshot.md)
+#   SNAPSHOT=1 docker buildx bake   the same
 # The service is started in the build, with its models, and without network: what it asks for there must be in the image.
+variable "SNAPSHOT" { default = "" } # 1: `docker buildx bake` makes it too
 variable "SNAPSHOT_OPTIONS" { default = "" } # of `prebake snapshot`, such as "--variable NAME"
+group "default" { targets = [SNAPSHOT == "1" ? "snapshot" : "image"] }
 target "restorer" {
   contexts = { runtime = "target:runtime" }
   output   = ["type=cacheonly"]
@@ -26,7 +29,7 @@ target "snapshot" {
     USER 0:0
     RUN --network=none prebake snapshot --output /dumped/snapshot ${SNAPSHOT_OPTIONS} -- \
           @{entry} \
-     && find /dumped -exec touch --date=@0 {} +
+@{rehearse}     && find /dumped -exec touch --date=@0 {} +
     FROM restorable
     COPY --link --from=dumped /dumped /
     ENTRYPOINT @{restore}

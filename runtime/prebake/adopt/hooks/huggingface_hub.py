@@ -4,7 +4,8 @@ Libraries read configurations, tokenizers and processors through these functions
 under the name that the user passed. Read from 0.36 and 2.4.
 
 A file that the view lacks does not exist for a library that looks for optional files, as offline. Code of the
-application that asks for it by name gets it from the hub, as without Prebake.
+application that asks for it by name gets it from the hub, as without Prebake. A file that was baked as `tensors` is
+the baked one: `torch.load` and `safetensors.torch.load_file` of it return what upstream's file holds (`hooks.torch`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from prebake.adopt import redirect
-from prebake.adopt.catalogue import catalogue
+from prebake.adopt.catalogue import TENSORS, catalogue
 from prebake.adopt.hooks import from_hub
 from prebake.adopt.loads import Load, is_inside, reads_view
 from prebake.adopt.view import process_view
@@ -70,15 +71,15 @@ def _hf_hub_download(original: Function, signature: inspect.Signature) -> Functi
         if asked is None or (is_inside() and not reads_view()):
             return original(*args, **kwargs)
         file = "/".join(part for part in (asked.arguments.get("subfolder"), asked.arguments.get("filename")) if part)
-        own = is_inside() or _asking() in LIBRARIES
-        has = asked.snapshot is not None and (asked.snapshot / file).is_file()
-        if own:
-            return original(*args, **kwargs) if asked.baked is None else asked.call(original)
+        asking = _asking()
+        if is_inside() or asking in LIBRARIES:
+            return asked.by_library(asking, original, args, kwargs)
+        baked = asked.tensors(file) or (asked.baked if asked.has(file) else None)
         return redirect.serve(
             Load(library="huggingface_hub", function="hf_hub_download", uri=asked.uri, detail={"file": file},
-                 reason=(asked.baked and not has and f"the baked model has no {file}") or None),
-            baked=asked.baked if has else None,
-            folder=lambda baked: asked.file(original, file),
+                 reason=_lacks(file) if asked.baked is not None and baked is None else None),
+            baked=baked,
+            folder=lambda baked: asked.file(original, baked, file),
             original=lambda: original(*args, **kwargs),
             complete=lambda load, result: from_hub.completed(load, result),
         )  # fmt: skip
@@ -91,8 +92,9 @@ def _snapshot_download(original: Function, signature: inspect.Signature) -> Func
         asked = _Asked.of(signature, args, kwargs)
         if asked is None or (is_inside() and not reads_view()):
             return original(*args, **kwargs)
-        if is_inside() or _asking() in LIBRARIES:
-            return original(*args, **kwargs) if asked.baked is None else asked.call(original)
+        asking = _asking()
+        if is_inside() or asking in LIBRARIES:
+            return asked.by_library(asking, original, args, kwargs)
         return redirect.serve(
             Load(library="huggingface_hub", function="snapshot_download", uri=asked.uri),
             baked=asked.baked,
@@ -175,6 +177,43 @@ class _Asked:
         repo, commit = hub.repo_of(self.baked), hub.commit_of(self.baked)
         return self.view / hub.folder_of(repo or "") / "snapshots" / (commit or "")
 
+    def has(self, file: str) -> bool:
+        """Whether the view has this file of upstream. The baked form of another single file is none."""
+        if self.baked is None or self.snapshot is None or self.baked.manifest.family == TENSORS:
+            return False
+        return (self.snapshot / file).is_file()
+
+    def tensors(self, file: str) -> BakedModel | None:
+        """The model that was baked from this file alone; None where the caller wants a copy of the file itself."""
+        if self.uri is None or redirect.observing() or self.arguments.get("local_dir") is not None:
+            return None
+        found = catalogue().file_of(self.uri, file)
+        return found if found is not None and found.weights else None
+
+    def by_library(self, library: str, original: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A step of a library's own load: from the view, or from the hub as without Prebake."""
+        if self.baked is not None:
+            return self.call(original)
+        try:
+            return original(*args, **kwargs)
+        except Exception as error:
+            if not is_inside() and self._is_missing(error):
+                redirect.missing(Load(library=library, function=original.__name__, uri=self.uri), error)
+            raise
+
+    def _is_missing(self, error: Exception) -> bool:
+        """Whether the error is about the whole repository: it may lack files that a library only looks for."""
+        from huggingface_hub import constants, errors
+
+        if self.uri is None or str(hub.split(self.uri)[1]).startswith("refs/"):  # a conversion that may exist
+            return False
+        if isinstance(error, (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)):
+            return True
+        repo, revision = hub.split(self.uri)
+        place = Path(self.arguments.get("cache_dir") or constants.HF_HUB_CACHE) / hub.folder_of(repo)
+        cached = any((place / below / (revision or hub.DEFAULT_BRANCH)).exists() for below in ("refs", "snapshots"))
+        return isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)) and not cached
+
     def call(self, original: Function) -> Any:
         """The library's function on the view: offline, at the commit that was baked."""
         changed: dict[str, Any] = {"cache_dir": str(self.view), "local_files_only": True, "force_download": False}
@@ -182,8 +221,10 @@ class _Asked:
         first = [self.arguments["self"]] if "self" in self.arguments else []
         return original(*first, **given | {key: value for key, value in changed.items() if key in self._accepts})
 
-    def file(self, original: Function, file: str) -> Any:
-        """One file of the view, or its copy in the caller's folder."""
+    def file(self, original: Function, baked: BakedModel, file: str) -> Any:
+        """One file of the view, or its copy in the caller's folder; of a single file, the baked one."""
+        if baked.manifest.family == TENSORS:
+            return str(baked.weights[0])
         if self.arguments.get("local_dir") is None:
             return self.call(original)
         return str(_copied(Path(str(self.snapshot)), Path(self.arguments["local_dir"]), file))
@@ -200,6 +241,14 @@ class _Asked:
         for file in filter_repo_objects(files, **patterns):
             _copied(source, target, file)
         return str(target.resolve())
+
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+
+
+def _lacks(file: str) -> str:
+    way = f': declare it too, with class = "tensors" and file = "{file}"' if file.endswith(_WEIGHTS) else ""
+    return f"the baked model has no {file}{way}"
 
 
 def _copied(source: Path, target: Path, file: str) -> Path:

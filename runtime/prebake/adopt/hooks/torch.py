@@ -20,12 +20,12 @@ from types import ModuleType
 from typing import Any
 
 from prebake.adopt import redirect
-from prebake.adopt.catalogue import PATH, Catalogue, catalogue
+from prebake.adopt.catalogue import PATH, TENSORS, Catalogue, catalogue
 from prebake.adopt.hooks.huggingface_hub import LIBRARIES
 from prebake.adopt.loads import Load, is_inside
 from prebake.baked.model import BakedModel
 
-FAMILY = "tensors"
+FAMILY = TENSORS
 _PACKAGE, _URL = "package:", "url:"
 _SITES = ("site-packages", "dist-packages")
 OWN = LIBRARIES | {"torch", "torchvision", "torchaudio", "safetensors"}
@@ -50,7 +50,9 @@ def _load(original: Callable[..., Any]) -> Callable[..., Any]:
         return served(
             Load(library="torch", function="torch.load", uri=source_of(path), class_=FAMILY),
             original=lambda: original(f, map_location, pickle_module, **kwargs),
-            folder=None if path.exists() else lambda baked: _read(original, baked, map_location, pickle_module, kwargs),
+            folder=None
+            if _is_original(path)
+            else functools.partial(_read, original, map_location, pickle_module, kwargs),
             unfit="pickle_module" if pickle_module is not None else _unfit(kwargs),
             map_location=map_location,
         )
@@ -110,8 +112,13 @@ def _baked(load: Load, known: Catalogue) -> BakedModel | None:
     return next((baked for baked in found if baked.manifest.family == FAMILY), None)
 
 
+def _is_original(path: Path) -> bool:
+    """Whether the file is there, and is none that Prebake has written in its place."""
+    return path.exists() and (redirect.observing() or catalogue().tensors_in(str(path)) is None)
+
+
 def _read(
-    original: Callable[..., Any], baked: BakedModel, map_location: Any, pickle_module: Any, kwargs: Mapping[str, Any]
+    original: Callable[..., Any], map_location: Any, pickle_module: Any, kwargs: Mapping[str, Any], baked: BakedModel
 ) -> Any:
     """What `torch.load` makes of the baked object, as a file in memory."""
     import io

@@ -10,6 +10,7 @@
 #include "system.h"
 
 enum { PR_SET_PDEATHSIG = 1, SIG_SETMASK = 2, WNOHANG = 1, SI_KERNEL = 0x80, REASON = 512, NAME = 4096 };
+enum { EINTR = 4, EAGAIN = 11, KILLS = 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << SIGKILL | 1 << 11 }; /* ILL ABRT BUS FPE SEGV */
 
 #define VARIABLE "PREBAKE_SNAPSHOT_REFUSED="
 
@@ -167,7 +168,7 @@ struct information { int32_t signal, error, code, unused, process; int32_t rest[
 /* Forward signals and reap until the child has ended; returns its wait status. `sent`: the last signal that was forwarded
  * to it. Signals that a terminal sends reach the child without help. While no signal waits, reads ahead. */
 static int supervise(long child, struct ahead *ahead, int *sent) {
-    for (int reading = 1;;) {
+    for (int reading = 1, waiting = WNOHANG;;) {
         struct information about;
         uint64_t every = ~0UL, at_once[2] = {0};
         if (reading && !read_ahead(ahead)) {
@@ -179,9 +180,10 @@ static int supervise(long child, struct ahead *ahead, int *sent) {
             call2(SYS_kill, child, number);
             *sent = (int)number;
         }
-        if (number != SIGCHLD) continue;
+        if (number < 0 && number != -EAGAIN && number != -EINTR) waiting = 0; /* forbidden: no signal is forwarded */
+        if (number != SIGCHLD && waiting) continue;
         int status;
-        for (long ended; (ended = call4(SYS_wait4, -1, &status, WNOHANG, 0)) > 0;)
+        for (long ended; (ended = call4(SYS_wait4, -1, &status, waiting, 0)) > 0;)
             if (ended == child) return status;
     }
 }
@@ -222,13 +224,16 @@ static const char *try(const char *folder, int argc, char **arguments, char **en
     for (long got; used + 1 < REASON && (got = call3(SYS_read, report[0], reason + used, REASON - 1 - used)) > 0;) used += (size_t)got;
     reason[used] = 0;
     int ran = reason[sizeof VARIABLE - 1] == 'R' && used == sizeof VARIABLE;
+    char digits[] = {(char)('0' + number / 10), (char)('0' + number % 10), 0}, *shown = digits + (number < 10);
+    if (ran && number != sent && number < 32 && KILLS >> number & 1) {
+        say(2, prefix_of_messages, "the restored service was killed by signal ", shown);
+        say(2, number == SIGKILL ? ", as where the memory limit is reached" : "", "\n", "");
+    }
     if (ran || (number && number == sent)) call1(SYS_exit_group, number ? 128 + number : status >> 8 & 0xff);
     call4(SYS_rt_sigprocmask, SIG_SETMASK, &before, 0, 8);
     call1(SYS_close, report[0]);
-    if (used == sizeof VARIABLE - 1) {
-        char digits[] = {(char)('0' + number / 10), (char)('0' + number % 10), 0};
-        because("the restored process ended before it was ready", number ? ", by signal " : "", number ? digits + (number < 10) : "");
-    }
+    if (used == sizeof VARIABLE - 1)
+        because("the restored process ended before it was ready", number ? ", by signal " : "", number ? shown : "");
     return reason;
 }
 
