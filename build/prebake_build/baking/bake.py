@@ -135,7 +135,7 @@ class _Baking:
     def _take(self, folder: Path, known: Environment, recipe: str, say: str, *, alone: bool = False) -> bool:
         if self.converted is None or self.force:
             return False
-        if (size := self.converted.size_of(known.key)) is not None:
+        if (size := self.converted.size_of(known.key, recipe)) is not None:
             check_space(folder, size)
         if not self.converted.take(known.key, folder, recipe, alone=alone):
             return False

@@ -139,10 +139,10 @@ class Conversions(Store):
         super().__init__(folder, "converted")
         self.limit = limit
 
-    def size_of(self, key: str) -> int | None:
+    def size_of(self, key: str, recipe: str) -> int | None:
         """Bytes that `take` would write; None if there is no such entry."""
-        with suppress(DocumentError, OSError):
-            return Conversion.read(self.place / key).size
+        with suppress(PrebakeError, OSError):
+            return self._open(key, recipe).size
         return None
 
     def take(self, key: str, target: Path, recipe: str, *, alone: bool = False) -> bool:
@@ -214,6 +214,8 @@ class Conversions(Store):
             for file in (entry.manifest, *Manifest.read(baked).files):
                 entry._require(copy_checked(baked, scratch / "files", file))
             atomic.write_text(scratch / ENTRY, entry.text)
+            for path in (scratch, scratch / ENTRY):  # else `take` would not trust it, under a umask such as 002
+                path.chmod(path.stat().st_mode & 0o7755)
             atomic.sync_tree(scratch)
             place = self.place / key
             if place.exists():

@@ -51,7 +51,7 @@ def script(shell: str) -> str:
 
     Raises ConfigError if shtab is missing, or so old that it does not know the shell.
     """
-    from prebake.__main__ import parser
+    from prebake.commands.parsing import parser
 
     try:
         import shtab

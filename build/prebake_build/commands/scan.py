@@ -20,10 +20,11 @@ from prebake.commands.service_arguments import (
 )
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError
+from prebake.startup.compiled import LIST, read_file
 from prebake.telemetry.project import read_project
 from prebake.watching.statements import UNPREPARED
 from prebake_build.files.atomic import write_text
-from prebake_build.scanning import report
+from prebake_build.scanning import numba, report
 from prebake_build.scanning.findings import Finding, findings_of
 from prebake_build.scanning.pinning import pinned, without_default_dtype
 from prebake_build.scanning.revisions import named
@@ -86,7 +87,8 @@ def _run(options: argparse.Namespace) -> int:
     command = command_of(options, project, "prebake scan -- uvicorn app:app")
     ready = ready_of(options, project)()
     questions = questions_of(options, project)
-    before = _read(options.models)
+    before, list_ = _read(options.models), options.models.with_name(LIST)
+    listed = read_file(list_)
     merge(before, [], str(options.models))  # a file that is wrong is told before the service is started
     if options.seconds is None:
         refuse_others(ready)
@@ -95,7 +97,8 @@ def _run(options: argparse.Namespace) -> int:
     findings = [without_default_dtype(found, base) for found in named(pinned(findings_of(seen.loads, base)))]
     merged = merge(before, findings, str(options.models))
     _tell(options, seen, findings, merged, before)
-    for line in [*merged.notes, *seen.problems]:
+    _tell_compiled(options, seen.compiled, list_, listed)
+    for line in [*merged.notes, *(f"numba: {note}" for note in seen.compiled.notes), *seen.problems]:
         print(f"prebake: {line}", file=sys.stderr)
     loaded = any(found.failed is None for found in findings)
     if not findings:
@@ -131,6 +134,18 @@ def _tell(options: argparse.Namespace, seen: Seen, findings: list[Finding], merg
     write_text(path, merged.text)
     added = f" with {', '.join(merged.added)}" if merged.added else ""
     print(f"Wrote {path}{added}. Next: prebake lock, then prebake init.", file=sys.stderr)
+
+
+def _tell_compiled(options: argparse.Namespace, seen: numba.Compiled, path: Path, before: str) -> None:
+    """Write the list of numba's functions, if the service compiled one that it lacks."""
+    after = numba.merge(before, seen.entries)
+    if after == before or options.print:
+        return
+    if options.diff:
+        print("".join(_diff(path, before, after)), end="")
+        return
+    write_text(path, after)
+    print(f"Wrote {path} with what numba compiled: the image's build compiles it once.", file=sys.stderr)
 
 
 def _diff(path: Path, before: str, after: str) -> list[str]:

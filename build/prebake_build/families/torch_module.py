@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prebake.documents.messages import describe
+from prebake.documents.messages import describe, nearest, quote
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, PrebakeError
 from prebake.families.torch_module import build, with_folder
@@ -19,6 +19,8 @@ from prebake_build.families.files import file_option, kept_files, some, weights_
 from prebake_build.sources.selection import ANY, Wanted
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from prebake_build.families.state_dicts import StateDict
 
 
@@ -66,6 +68,7 @@ class TorchBuild(BuildFamily):
                 keep = kept_files(checkpoint)
             module = build(recipe.class_, with_folder(options, checkpoint), f"{where}.class", allow)
         state = without(state, recipe.options.get("ignore", ()), module, where)
+        _check_places(module, state, recipe.options.get("file"), f"{where}.file")
         fill(module, completed(state, module), where)
         return Ordinary(module=module.eval(), class_=recipe.class_, options=options, keep=keep, allow=allow)
 
@@ -88,6 +91,23 @@ def _state(recipe: Recipe, checkpoint: Path, where: str) -> StateDict:
             )
         merged |= named
     return merged
+
+
+def _check_places(module: nn.Module, state: StateDict, file: object, where: str) -> None:
+    """Raise ConfigError if the table `file` gives tensors to a part that the network lacks."""
+    names = list(module.state_dict()) if isinstance(file, Mapping) else []
+    for place in file if isinstance(file, Mapping) else ():
+        inside = f"{place}."
+        if place and _any_inside(inside, state) and not _any_inside(inside, names):
+            parts = list(dict.fromkeys(name.partition(".")[0] for name in names if "." in name))
+            listed = ", ".join(map(quote, parts)) or "none"
+            raise ConfigError(
+                f"{where}: the network has no part {quote(place)} (it has {listed}){nearest(place, parts)}"
+            )
+
+
+def _any_inside(prefix: str, names: Iterable[str]) -> bool:
+    return any(name.startswith(prefix) for name in names)
 
 
 def _wants_folder(factory: str, arguments: Mapping[str, Any], where: str, allow: tuple[str, ...]) -> bool:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from prebake.startup.compiled import LIST
 from prebake_build.scaffold.marker import mark
 from prebake_build.scaffold.settings import Settings
 
@@ -160,11 +161,14 @@ def _package(settings: Settings, folder: str) -> str:
 
 def _install(settings: Settings) -> str:
     """The instruction that installs Prebake, and the project's package."""
-    prepare = '&& python3 -B -m prebake.startup.prepare /opt/prebake && eval "$SEAL"'
-    if settings.options.package is None:
-        return _run(_PREBAKE, _WHEELS, f"pip install --no-cache-dir $PREBAKE {prepare}")
-    package = "--mount=type=bind,from=package,source=/dist,target=/dist"
-    return _run(_PREBAKE, _WHEELS, package, "pip install --no-cache-dir $PREBAKE /dist/*.whl", prepare)
+    listed = [f"--mount=type=bind,source={settings.compiled},target=/{LIST}"] if settings.compiled else []
+    package = settings.options.package
+    compiled = f" /{LIST}{' --all' * (package is not None)}" if listed else ""
+    prepare = f'&& python3 -B -m prebake.startup.prepare /opt/prebake{compiled} && eval "$SEAL"'
+    if package is None:
+        return _run(_PREBAKE, _WHEELS, *listed, f"pip install --no-cache-dir $PREBAKE {prepare}")
+    wheel = "--mount=type=bind,from=package,source=/dist,target=/dist"
+    return _run(_PREBAKE, _WHEELS, wheel, *listed, "pip install --no-cache-dir $PREBAKE /dist/*.whl", prepare)
 
 
 def _allow(settings: Settings) -> str:
@@ -194,6 +198,9 @@ def _served(settings: Settings) -> str:
 def _bake_file(settings: Settings) -> dict[str, str]:
     package = settings.options.package is not None
     stages, copy = ('["runtime"]', "") if package else ('["runtime", "code"]', '["COPY --link --from=code /app /app"]')
+    layers = "listed, weights" if package else f"weights, listed, {copy}"
+    if settings.compiles_own:
+        layers = f'{layers}, ["COPY --link --from=compiled /compiled /"]'
     return {
         "models": ",".join(model.name for model in settings.models),
         "models_file": settings.options.models,
@@ -207,8 +214,16 @@ def _bake_file(settings: Settings) -> dict[str, str]:
         "code": f"{copy}, " if copy else "",
         "record": _hcl(_record(settings)),
         "keep": " ".join(settings.keep),
-        "layers": "listed, weights" if package else f"weights, listed, {copy}",
+        "layers": layers,
+        "compiled": f"{_compiled(settings, copy)}, " if settings.compiles_own else "",
     }
+
+
+def _compiled(settings: Settings, copy: str) -> str:
+    """The stage with what numba compiles of the project's own modules: lines of a Dockerfile, as lists of HCL."""
+    prepare = f"python3 -B -m prebake.startup.prepare /compiled/opt/prebake /app/{settings.compiled} --own"
+    run = f"RUN --network=none mkdir /compiled && {prepare} && find /compiled -exec touch --date=@0 {{}} +"
+    return f'["FROM runtime AS compiled", "USER 0:0"], {copy}, [{json.dumps(run)}]'
 
 
 def _record(settings: Settings) -> str:
@@ -247,7 +262,7 @@ def _ignored(settings: Settings) -> str:
 
 def _allowed(settings: Settings) -> str:
     """Lines of an allow-list with everything that the Dockerfile takes from the project."""
-    names = [*settings.requirements.files, *([settings.constraints] if settings.constraints else ())]
+    names = [*settings.requirements.files, *filter(None, (settings.constraints, settings.compiled))]
     return "\n".join(f"!{name}" for name in sorted({*names, settings.options.package or "."}))
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from prebake.documents import toml
 from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError
+from prebake.startup.compiled import LIST, read_file, read_list
 from prebake.telemetry.project import read_project
 from prebake_build.declared.lock import Lock
 from prebake_build.declared.spec import ModelSpec, read_spec
@@ -83,6 +84,10 @@ class Settings:
     """The folder of sources `path:FOLDER/…`."""
     keep: tuple[str, ...] = ()
     """Patterns of files that `prebake slim` leaves in the image."""
+    compiled: str | None = None
+    """The list of functions that numba compiles in the build, relative to the project."""
+    compiles_own: bool = False
+    """Whether the list has functions of the project itself."""
     prebake: str = field(default_factory=lambda: version("prebake-build"))
     notes: tuple[str, ...] = ()
     shards: Mapping[str, int] = field(default_factory=dict)
@@ -106,6 +111,7 @@ def find_settings(folder: Path, options: Options) -> Settings:
         python = sys.version_info.minor
         options = _with_python(options, python)
     models = read_spec(folder / options.models).models
+    compiled, own = _compiled(folder, options.models)
     if options.package and not package:
         raise ConfigError(f"--package {options.package}: there is no {folder / options.package / 'pyproject.toml'}")
     return Settings(
@@ -120,9 +126,21 @@ def find_settings(folder: Path, options: Options) -> Settings:
         models=models,
         checkpoints=_checkpoints(folder / options.models, models),
         keep=project.keep,
+        compiled=compiled,
+        compiles_own=own and not options.package,
         notes=(*command.notes, *(_of_snapshot(command.words) if options.snapshot else ())),
         shards=_shards((folder / options.models).with_suffix(".lock")),
     )
+
+
+def _compiled(folder: Path, models: str) -> tuple[str | None, bool]:
+    """The list that `prebake scan` has written beside the models file, and whether it has functions of the project.
+
+    Raises ConfigError if it is malformed.
+    """
+    found = PurePosixPath(models).with_name(LIST)
+    entries = read_list(read_file(folder / found), str(found))
+    return str(found) if entries else None, any(entry.own for entry in entries)
 
 
 def _of_snapshot(words: tuple[str, ...]) -> Iterator[str]:

@@ -43,6 +43,7 @@ def document(seen: Seen, findings: Sequence[Finding], merged: Merged) -> dict[st
         "ready": seen.told,
         "answered": None if seen.answered is None else round(seen.answered, 3),
         "models": [{"name": merged.named.get(number), **finding.to_dict()} for number, finding in enumerate(findings)],
+        "numba": [entry.line for entry in seen.compiled.entries],
         "added": list(merged.added),
         "notes": list(merged.notes),
         "problems": list(seen.problems),

@@ -6,10 +6,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prebake.adopt import ENV_CHECK, ENV_OBSERVE, ENV_OFF, ENV_STRICT
+from prebake.adopt.hooks.numba import SEEN
 from prebake.adopt.launch import environment, inherited
 from prebake.adopt.loads import Load
 from prebake.baked import layout
@@ -19,6 +20,7 @@ from prebake.watching.questions import Question
 from prebake.watching.readiness import AtAnyPath, AtExit, Ready, Told, Waited, ending, unready, wait
 from prebake.watching.statements import prepared
 from prebake_build.scanning.findings import read_loads
+from prebake_build.scanning.numba import Compiled, read_seen
 
 QUIET = 2.0
 """Seconds without a further load, after readiness and the requests, until the service is ended."""
@@ -32,6 +34,8 @@ class Seen:
     """What one start of the service showed."""
 
     loads: Sequence[Load]
+    compiled: Compiled = field(default_factory=Compiled)
+    """Of numba."""
     seconds: float
     """From the launch until it was ready, or until it ended or was ended."""
     told: str | None
@@ -60,8 +64,9 @@ def watch(
             waited, answered, problems, code = _use(service, ready, questions, observed, seconds, timeout)
             took = waited.seconds if waited.told is not None else time.perf_counter() - began
         told = None if waited.told is None else waited.told.how
-        return Seen(loads=read_loads(observed), seconds=took, told=told, answered=answered, problems=problems,
-                    prepared=prepared(Path(folder)), exit_code=code or (1 if problems else 0))  # fmt: skip
+        return Seen(loads=read_loads(observed), compiled=read_seen(observed.with_name(_LOADS + SEEN)), seconds=took,
+                    told=told, answered=answered, problems=problems, prepared=prepared(Path(folder)),
+                    exit_code=code or (1 if problems else 0))  # fmt: skip
 
 
 def _use(

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from prebake import snapshot
-from prebake.adopt import ENV_REPORT, ENV_SERVICE
+from prebake.adopt import ENV_REPORT, claims
 from prebake.families import compat
 from prebake.startup import quickstart, readahead
 from prebake.telemetry import timeline
@@ -55,7 +55,7 @@ def begin() -> None:
         if _State.begun:
             return
         _State.begun = True
-    if not _claim("readahead"):
+    if not claims.claim("readahead"):
         os.environ.pop(readahead.ENV, None)  # another process of this service reads ahead
     quickstart.begin()
     if snapshot.wanted():
@@ -71,7 +71,7 @@ def _report() -> None:
     if os.environ.get(ENV_REPORT):
         from prebake.adopt import report
 
-        _reporters.append(report.begin(_claim("report")))
+        _reporters.append(report.begin(claims.claim("report")))
 
 
 def _report_restored() -> None:
@@ -99,34 +99,6 @@ def loaded() -> None:
 
 
 _reporters: list[Reporter | None] = []
-
-
-_claims: list[object] = []
-"""Sockets that hold this process's claims until it ends."""
-
-
-def _claim(task: str) -> bool:
-    """Whether this process may do what one process of the service should do.
-
-    The claim is an abstract Unix socket (Linux), which nothing has to remove. A process outside `prebake run`, and one
-    that cannot make such a socket, does the task itself.
-    """
-    service = os.environ.get(ENV_SERVICE)
-    if not service or snapshot.wanted():  # a socket could not be dumped
-        return True
-    import socket
-
-    try:
-        claimed = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    except (OSError, AttributeError):
-        return True
-    try:
-        claimed.bind(f"\0prebake-{task}-{service}")
-    except OSError:
-        claimed.close()
-        return False
-    _claims.append(claimed)
-    return True
 
 
 def _after_fork_in_child() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from prebake.adopt import ENV_OFF, ENV_REPORT, ENV_SERVICE, ENV_STRICT
@@ -20,6 +20,8 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 ENV_OFFLINE = "HF_HUB_OFFLINE"
 ENV_HUB_CACHE = "HF_HUB_CACHE"
+HUB = ".hub"
+"""Folder of the view: `baked.hub.FOLDER`, whose import takes long."""
 _CACHES = (ENV_HUB_CACHE, "HUGGINGFACE_HUB_CACHE")
 """Variables that name the folder itself."""
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
@@ -30,8 +32,8 @@ def environment(
 ) -> dict[str, str]:
     """The command's environment: the given one and what prepares its processes.
 
-    With `PREBAKE=0` in it, nothing is added. Raises DocumentError or ConfigError if a manifest cannot be read, and
-    ConfigError for a wrong report address, or if `strict` and no model is baked.
+    With `PREBAKE=0` in it, nothing is added. Raises ConfigError for a wrong report address, or if `strict` and no model
+    is baked; DocumentError, ConfigError or IntegrityError for a manifest that has to be read here, and cannot be.
     """
     added = dict(given)
     if given.get(ENV_OFF) == "0":
@@ -58,22 +60,58 @@ def _use_view(added: MutableMapping[str, str], *, strict: bool) -> None:
     """Set the cache of huggingface_hub to the view of the baked models, if nothing else could be in that cache.
 
     That is: the process is offline, and the user has no cache of models. Elsewhere the hooks read the view.
+
+    Manifests are read only if there must be a model, a signature or a new view: the processes read them anyway, and
+    here they would take longer than all the rest.
     """
+    root = Path(added.get(layout.ENV_ROOT) or layout.DEFAULT_ROOT)
+    wants_view = added.get(ENV_OFFLINE, "").upper() in _TRUE and not _has_cache(added)
+    must_read = added.get(layout.ENV_VERIFY_KEY) or (strict and not _has_manifest(root))
+    folder = _baked_view(root) if wants_view else None
+    if must_read or (wants_view and folder is None):
+        folder = _made_view(root, strict=strict, wanted=wants_view)
+    if folder is not None:
+        added[ENV_HUB_CACHE] = str(folder)
+
+
+def _has_manifest(root: Path) -> bool:
+    return any(_below(root, "*/" + layout.MANIFEST))
+
+
+def _baked_view(root: Path) -> Path | None:
+    """The view beside the models, if every commit in it has files, and no link is broken."""
+    view = root / HUB
+    commits = list(_below(view, "models--*/snapshots/*"))
+    whole = len({commit.parent for commit in commits}) == len(list(_below(view, "models--*"))) > 0
+    return view.absolute() if whole and all(_is_whole(commit) for commit in commits) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    files = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+    return bool(files) and all(file.is_symlink() and file.exists() for file in files)
+
+
+def _below(folder: Path, pattern: str) -> Iterable[Path]:
+    try:
+        return list(folder.glob(pattern))
+    except OSError:
+        return ()
+
+
+def _made_view(root: Path, *, strict: bool, wanted: bool) -> Path | None:
     from prebake.adopt.catalogue import Catalogue
     from prebake.errors import ConfigError
 
-    root = Path(added.get(layout.ENV_ROOT) or layout.DEFAULT_ROOT)
     models = Catalogue.read(root)
     if not models.models and strict:
         raise ConfigError(
             f"{root}: holds no baked model, and --strict refuses all others (set {layout.ENV_ROOT} or --root)"
         )
-    if not models.models or added.get(ENV_OFFLINE, "").upper() not in _TRUE or _has_cache(added):
-        return
+    if not models.models or not wanted:
+        return None
     from prebake.adopt.view import view_folder
 
-    if (folder := view_folder(models, root)) is not None:
-        added[ENV_HUB_CACHE] = str(folder)
+    return view_folder(models, root)
 
 
 def _has_cache(given: Mapping[str, str]) -> bool:

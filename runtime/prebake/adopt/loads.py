@@ -140,7 +140,7 @@ def record(load: Load) -> None:
         loads.append(load)
     counts[load.library, load.outcome] += 1
     if path := os.environ.get(ENV_OBSERVE):
-        _append(path, load.line)
+        append(path, load.line)
         return
     _say(load)
 
@@ -161,7 +161,8 @@ def _say(load: Load) -> None:
         logger.warning("%s", text)
 
 
-def _append(path: str, line: str) -> None:
+def append(path: str, line: str) -> None:
+    """Append the line to a file that several processes share."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -169,4 +170,4 @@ def _append(path: str, line: str) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        logger.warning("%s: a load is not recorded: %s", path, os_reason(error))
+        logger.warning("%s: a line is not recorded: %s", path, os_reason(error))

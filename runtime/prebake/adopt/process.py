@@ -41,6 +41,7 @@ HOOKS = {
     "diffusers.pipelines.pipeline_utils": "diffusers",
     "diffusers.models.modeling_utils": "diffusers",
     "uvicorn.server": "uvicorn",
+    "numba": "numba",
 }
 """Module → the hook, in `prebake.adopt.hooks`, that is installed once the module is imported."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prebake.adopt import ENV_OFF, ENV_REPORT, ENV_STRICT
 from prebake.baked import layout
 from prebake.errors import ConfigError
 
+TYPE_CHECKING = False  # importing `typing` for its constant would cost time
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
     from prebake.commands.arguments import Commands
 
 _DESCRIPTION = f"""\
@@ -28,6 +30,8 @@ Exit codes: the command's own; 2 wrong use; 126 the command cannot be executed; 
 
 def add(commands: Commands) -> None:
     """Add the subcommand."""
+    import argparse  # here: `start` does without
+
     parser = commands.add_parser(
         "run", help="execute a command with its models mapped", description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -47,10 +51,15 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    command = options.words[1:] if options.words[:1] == ["--"] else options.words
+    return start(command, root=options.root, strict=options.strict, report=options.report)
+
+
+def start(command: Sequence[str], *, root: Path | None = None, strict: bool = False, report: str | None = None) -> int:
+    """Execute the command; returns an exit code, after a message, only if that is impossible. Raises PrebakeError."""
     from prebake.adopt.launch import environment, execute, inherited
 
-    command = options.words[1:] if options.words[:1] == ["--"] else options.words
     if not command:
         raise ConfigError("run: no command: write it after --, as in `prebake run -- uvicorn app:app`")
-    env = environment(inherited(), root=options.root, strict=options.strict, report=options.report)
+    env = environment(inherited(), root=root, strict=strict, report=report)
     return execute(command, env)

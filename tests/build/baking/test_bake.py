@@ -218,7 +218,7 @@ def test_the_default_size_changes_no_digest(
 def test_a_folder_of_before_there_were_shards_is_baked_again(
     linear: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bake(capsys, linear)
+    bake(capsys, linear, "--converted-size", "0")  # an older Prebake's key would be another one
     monkeypatch.setattr("prebake_build.baking.bake.SHARD_SIZE", 24)
     bake(capsys, linear)
     assert (linear.parent / "out" / "m" / "model-00001-of-00002.safetensors").exists()

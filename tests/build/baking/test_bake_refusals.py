@@ -191,7 +191,7 @@ def test_too_little_space_is_said_before_anything_is_written(
     size = sum((written / path).stat().st_size for path in names(written) if path not in ("manifest.json", STRUCTURE))
     assert size > 4096
     output = small_disk(bert.parent / "small", "4k")
-    code, _, err = prebake(capfd, "bake", "--models", bert, "--output", output)
+    code, _, err = prebake(capfd, "bake", "--models", bert, "--output", output, "--force")
     assert (code, err.splitlines()[-1]) == (
         1, f"prebake: error: {output}: the model m takes {size:,} bytes, and 4,096 are free: free some space, "
            "or name another folder with --output"

@@ -86,7 +86,7 @@ def test_a_bake_writes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, linea
     """At its end, also if a model failed."""
     seen: list[Path] = []
     monkeypatch.setattr(bake, "write_view", seen.append)
-    monkeypatch.setattr(bake, "_bake_one", lambda *arguments: 1 // 0)
+    monkeypatch.setattr(bake, "resolution", lambda *arguments: 1 // 0)
     from prebake_build.cache.checkpoints import Cache
     from prebake_build.declared.spec import read_spec
 

@@ -64,8 +64,8 @@ def test_what_was_kept_is_taken_with_the_same_bytes(converted: Conversions, bake
     assert {path: digest for path, (_, _, digest) in tree(target).items()} == {
         path: digest for path, (_, _, digest) in tree(baked).items()
     }
-    assert converted.size_of(KEY) == sum(path.stat().st_size for path in target.iterdir())
-    assert converted.size_of(OTHER) is None
+    assert converted.size_of(KEY, RECIPE) == sum(path.stat().st_size for path in target.iterdir())
+    assert converted.size_of(OTHER, RECIPE) is None
 
 
 def test_an_entry_says_what_it_is(converted: Conversions, baked: Path) -> None:
@@ -85,6 +85,17 @@ def test_a_change_of_what_was_taken_does_not_reach_the_cache(converted: Conversi
         flip_byte(folder / "model.safetensors")
     (entry,) = converted.entries()
     entry.check()
+
+
+def test_under_a_umask_that_lets_a_group_write_an_entry_is_taken_too(
+    converted: Conversions, baked: Path, target: Path
+) -> None:
+    before = os.umask(0)
+    try:
+        keep(converted, baked)
+    finally:
+        os.umask(before)
+    assert converted.take(KEY, target, RECIPE)
 
 
 def test_an_older_entry_of_the_key_is_replaced(converted: Conversions, baked: Path, tmp_path: Path) -> None:
@@ -190,7 +201,7 @@ def used(converted: Conversions, key: str, seconds: float) -> None:
 
 def test_the_least_recently_used_make_room(converted: Conversions, baked: Path, target: Path) -> None:
     keep(converted, baked, KEY, OTHER)
-    converted.limit = 2 * (converted.size_of(KEY) or 0)
+    converted.limit = 2 * (converted.size_of(KEY, RECIPE) or 0)
     used(converted, KEY, 1)
     used(converted, OTHER, 2)
     assert converted.take(KEY, target, RECIPE)  # which is a use
@@ -202,7 +213,7 @@ def test_one_in_use_stays_and_then_there_is_no_room(
     converted: Conversions, baked: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keep(converted, baked)
-    converted.limit = converted.size_of(KEY) or 0
+    converted.limit = converted.size_of(KEY, RECIPE) or 0
     with Conversions(tmp_path / "cache").alone(KEY, "waiting"):
         assert not keep(converted, baked, OTHER)
     assert "and other builds use what would have to go" in caplog.text
@@ -229,7 +240,7 @@ def test_a_part_of_the_disk_stays_free(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     keep(converted, baked, OTHER)
-    size = converted.size_of(OTHER) or 0
+    size = converted.size_of(OTHER, RECIPE) or 0
     usage = shutil.disk_usage("/")._replace(total=20_000, free=1_000 + more)  # what is removed makes room for itself
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     assert keep(converted, baked) == (more == 0)

@@ -168,6 +168,9 @@ def test_files_of_parts_get_the_names_of_their_places(tmp_path: Path) -> None:
         'models.m.file: 1.pth and a file before it both hold "weight": if each is a part of the network, give its '
         'place, file = { encoder = "a.pth", decoder = "b.pth" }'
     )
+    assert refused(ConfigError, tagger(**pair, options={"file": {"0": "0.pth", "10": "1.pth"}}), tmp_path) == (
+        'models.m.file: the network has no part "10" (it has "0", "1"): did you mean "1"?'
+    )
 
 
 # --- where the state dict stands ---------------------------------------------------------------------------------

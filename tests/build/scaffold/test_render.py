@@ -43,6 +43,7 @@ KINDS: dict[str, tuple[dict[str, str], dict[str, object]]] = {
     "uv": ({"pyproject.toml": PYPROJECT, "uv.lock": "version = 1\n"}, {}),
     "package": ({**REQUIREMENTS, "constraints.txt": "", "lib/pyproject.toml": PYPROJECT}, {"package": "lib"}),
     "worker": ({"requirements.txt": "torch\n"}, {"command": ("python", "worker.py")}),
+    "numba": ({**REQUIREMENTS, "constraints.txt": "", "numba.txt": "librosa.sequence\n./filters:smooth(int64)\n"}, {}),
 }
 
 
@@ -128,6 +129,37 @@ def test_the_image_has_the_slim_packages_and_nothing_of_the_stage_that_installs_
 def test_what_prebake_toml_keeps_is_a_variable(tmp_path: Path) -> None:
     texts = rendered(tmp_path, {**REQUIREMENTS, "prebake.toml": 'keep = ["torch/include/*", "*/tests/*"]'})
     assert 'variable "SLIM_KEEP" { default = "torch/include/* */tests/*" }' in texts["docker-bake.hcl"]
+
+
+def test_what_numba_compiles_of_packages_is_compiled_once_below_the_weights(tmp_path: Path) -> None:
+    texts = rendered(tmp_path, {**REQUIREMENTS, "numba.txt": "librosa.sequence\n"})
+    (install,) = re.findall(r"(RUN (?:(?!RUN).)*prebake\.startup\.prepare.*)", texts["Dockerfile"], re.DOTALL)
+    assert install.startswith("RUN --mount=type=bind,from=prebake,target=/prebake,rw")
+    assert "--mount=type=bind,source=numba.txt,target=/numba.txt" in install
+    assert "prebake.startup.prepare /opt/prebake /numba.txt && eval" in install
+    assert "compiled" not in texts["docker-bake.hcl"]
+    without = rendered(tmp_path, {"numba.txt": "# nothing\n"})
+    assert "numba.txt" not in without["Dockerfile"]
+
+
+def test_what_numba_compiles_of_the_project_is_a_layer_above_its_code(tmp_path: Path) -> None:
+    files = {**REQUIREMENTS, "sub/numba.txt": "./filters:smooth(int64)\n", "sub/models.toml": MODELS}
+    texts = rendered(tmp_path, files, models="sub/models.toml")
+    assert (
+        'layers  = concat(["FROM runtime AS compiled", "USER 0:0"], ["COPY --link --from=code /app /app"], '
+        '["RUN --network=none mkdir /compiled && python3 -B -m prebake.startup.prepare /compiled/opt/prebake '
+        '/app/sub/numba.txt --own && find /compiled -exec touch --date=@0 {} +"], READAHEAD == "" ? [] : started, '
+        '["FROM runtime"], weights, listed, ["COPY --link --from=code /app /app"], '
+        '["COPY --link --from=compiled /compiled /"])\n'
+    ) in texts["docker-bake.hcl"]
+
+
+def test_a_package_is_compiled_where_it_is_installed(tmp_path: Path) -> None:
+    files = {**REQUIREMENTS, "lib/pyproject.toml": PYPROJECT, "numba.txt": "./filters\n"}
+    texts = rendered(tmp_path, files, package="lib")
+    assert "prebake.startup.prepare /opt/prebake /numba.txt --all && eval" in texts["Dockerfile"]
+    assert "compiled" not in texts["docker-bake.hcl"]
+    assert texts[".dockerignore"].splitlines()[2:5] == ["*", "!lib", "!numba.txt"]
 
 
 def test_path_sources_are_linked_to_the_baked_models_and_kept_out_of_the_code(tmp_path: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from helpers.adopted import COMMIT
 from helpers.runtime_fakes import manifest_of, write_manifest
-from prebake.adopt.launch import SITE, environment
+from prebake.adopt.launch import HUB, SITE, environment
+from prebake.baked import hub
 from prebake.baked.manifest import Source
-from prebake.errors import ConfigError
+from prebake.baked.model import find_models
+from prebake.errors import ConfigError, DocumentError
 
 ROOT = {"PREBAKE_ROOT": "/nonexistent"}
 
@@ -68,6 +71,47 @@ def test_offline_the_cache_of_the_hub_is_the_view(offline: dict[str, str]) -> No
     assert (cache / "models--acme--tiny" / "refs" / "main").read_text() == COMMIT
     snapshot = cache / "models--acme--tiny" / "snapshots" / COMMIT
     assert os.path.realpath(snapshot / "model.safetensors") == f"{offline['PREBAKE_ROOT']}/tiny/model.safetensors"
+
+
+def test_the_view_beside_the_models_is_found_without_reading_them(offline: dict[str, str]) -> None:
+    assert HUB == hub.FOLDER
+    root = Path(offline["PREBAKE_ROOT"])
+    (root / HUB).mkdir()
+    hub.write(hub.view_of(find_models(root)), root / HUB, "..")
+    (root / "tiny" / "manifest.json").write_text("{")
+    assert environment(offline)["HF_HUB_CACHE"] == str(root / HUB)
+    assert environment(offline | {"PREBAKE_STRICT": "1"})["HF_HUB_CACHE"] == str(root / HUB)
+    with pytest.raises(DocumentError):  # its signature must be checked, and so it is read
+        environment(offline | {"PREBAKE_VERIFY_KEY": "/key"})
+
+
+@pytest.mark.parametrize("damage", ["no link", "a broken link", "copied as a file", "no commit", "empty"])
+def test_a_view_that_has_lost_its_links_is_made_anew(offline: dict[str, str], damage: str) -> None:
+    root = Path(offline["PREBAKE_ROOT"])
+    (root / HUB).mkdir()
+    hub.write(hub.view_of(find_models(root)), root / HUB, "..")
+    repository = root / HUB / "models--acme--tiny"
+    link = repository / "snapshots" / COMMIT / "model.safetensors"
+    if damage == "empty":
+        shutil.rmtree(repository)
+    elif damage == "no commit":
+        shutil.rmtree(repository / "snapshots")
+    else:
+        link.unlink()
+    if damage == "a broken link":
+        link.symlink_to("../nowhere")
+    elif damage == "copied as a file":
+        link.write_text("../../../../tiny/model.safetensors")
+    made = Path(environment(offline)["HF_HUB_CACHE"])
+    assert made != root / HUB
+    assert (made / "models--acme--tiny" / "snapshots" / COMMIT / "model.safetensors").samefile(
+        root / "tiny" / "model.safetensors"
+    )
+
+
+def test_online_nothing_is_read(root: Path) -> None:
+    (root / "tiny" / "manifest.json").write_text("{")
+    assert "HF_HUB_CACHE" not in environment({"PREBAKE_ROOT": str(root)})
 
 
 def test_online_the_cache_of_the_hub_stays(offline: dict[str, str]) -> None:

@@ -92,4 +92,4 @@ def test_a_file_that_cannot_be_written_is_said(
 ) -> None:
     monkeypatch.setenv("PREBAKE_OBSERVE", str(tmp_path / "missing" / "loads"))
     record(LOAD)
-    assert caplog.messages == [f"{tmp_path}/missing/loads: a load is not recorded: No such file or directory"]
+    assert caplog.messages == [f"{tmp_path}/missing/loads: a line is not recorded: No such file or directory"]

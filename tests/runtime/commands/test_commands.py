@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from helpers.baking import prebake, without_privileges
-from prebake.__main__ import OWN, main
+from prebake.__main__ import main
 from prebake.baked.header import read_header
 from prebake.baked.manifest import Manifest
+from prebake.commands.parsing import OWN
 
 COMMANDS = ("bake", "cache", "check", "fetch", "inspect", "lock", "measure", "serve", "verify")
 

@@ -25,7 +25,7 @@ weights = flatten([for stage, model in stages : [for n in range(try(SHARDS[model
 started = concat(["FROM runtime AS started"], weights, @{code}["USER 0:0",
 "RUN --network=none mkdir -p /listed/opt/prebake && @{record}"])
 listed  = READAHEAD == "" ? [] : ["COPY --link --from=started /listed /"]
-layers  = concat(READAHEAD == "" ? [] : started, ["FROM runtime"], @{layers})
+layers  = concat(@{compiled}READAHEAD == "" ? [] : started, ["FROM runtime"], @{layers})
 prebake = { for folder, name in { runtime = "prebake", build = "prebake-build" } :
 folder => can(regex("^[./]", PREBAKE)) ? "/prebake/${folder}" : "${name}==${PREBAKE}" }
 labels = { for name, value in { title = "@{image}", version = VERSION, revision = REVISION } :
