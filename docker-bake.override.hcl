@@ -230,7 +230,7 @@ variable "SBOM" {
 
 variable "CACHE" {
   default     = ""
-  description = "Where pipelines keep BuildKit's cache, such as type=registry,ref=registry.example/prebake-cache, or type=gha. All targets import it, `release` exports it. Empty: nowhere."
+  description = "Where pipelines keep BuildKit's cache, such as type=registry,ref=registry.example/prebake-cache, or type=gha. Each target imports its part (REF-base, REF-weights-…) and exports it. Empty: nowhere."
   validation {
     condition     = length(regexall("^(type=(registry|gha|s3|azblob)(,[^ ]+)?)?$", CACHE)) == 1
     error_message = "CACHE: expected \"type=registry,ref=IMAGE\", or a cache of type gha, s3 or azblob, or nothing."
@@ -260,7 +260,16 @@ variable "SOURCE_DATE_EPOCH" {
 target "_common" {
   args       = { for name, value in { CONSTRAINTS = CONSTRAINTS, PIP_NO_INDEX = AIRGAPPED } : name => value if value != "" }
   network    = AIRGAPPED == "" ? "default" : "none"
-  cache-from = compact([CACHE])
+}
+
+# Bake builds each of these targets by itself, so each needs its own result from the cache: the result alone, which is
+# downloaded if a later step needs it, and no checkpoints.
+function "cache" {
+  params = [target]
+  result = CACHE == "" ? [] : [
+    can(regex("ref=", CACHE)) ? regex_replace(CACHE, "(ref=[^,]+)", "$${1}-${target}") :
+    "${CACHE},${can(regex("type=gha", CACHE)) ? "scope" : "name"}=${target}"
+  ]
 }
 
 target "_workspace" {
@@ -274,6 +283,8 @@ target "shared" {
   name        = stage
   matrix      = { stage = ["base", "dependencies"] }
   target      = stage
+  cache-from  = cache(stage)
+  cache-to    = [for to in cache(stage) : "${to},mode=min"]
 }
 
 target "wheels" {
@@ -283,6 +294,8 @@ target "wheels" {
   matrix      = { wheel = ["runtime-wheel", "service-wheel", "converter-wheels"] }
   contexts    = { base = "target:base" }
   target      = wheel
+  cache-from  = cache(wheel)
+  cache-to    = [for to in cache(wheel) : "${to},mode=min"]
 }
 
 # A change in the service, telemetry or startup code does not bake anything again: what bakes is `converter-wheels`.
@@ -292,6 +305,8 @@ target "converted" {
   matrix      = { stage = keys(stages) }
   contexts    = { prebake = "target:converter-wheels" }
   args        = { PREBAKE_BUILD = "/prebake/*.whl" }
+  cache-from  = cache(stage)
+  cache-to    = [for to in cache(stage) : "${to},mode=min"]
 }
 
 target "slimmer" {
@@ -299,12 +314,16 @@ target "slimmer" {
   description = "What slims the dependencies (a part of `image`)"
   contexts    = { dependencies = "target:dependencies" }
   target      = "slimmer"
+  cache-from  = cache("slimmer")
+  cache-to    = [for to in cache("slimmer") : "${to},mode=min"]
 }
 
 target "runtime" {
   description = "The service without models (a part of `image`)"
   contexts    = { prebake = "target:runtime-wheel", package = "target:service-wheel", builder = "target:slimmer" }
   args        = { PREBAKE = "/prebake/*.whl" }
+  cache-from  = cache("runtime")
+  cache-to    = [for to in cache("runtime") : "${to},mode=min"]
 }
 
 # ---- targets ---------------------------------------------------------------------------------------------------------
@@ -329,9 +348,19 @@ target "release" {
   description = "The image, pushed to IMAGE's registry with provenance, a bill of materials and annotations"
   annotations = [for name, value in merge(labels, about, source) : "index:${name}=${value}"]
   attest      = compact(["type=provenance,mode=max", SBOM])
-  cache-from  = compact([CACHE])
-  cache-to    = CACHE == "" ? [] : ["${CACHE},mode=min"]
+  cache-from  = cache("image")
+  cache-to    = [for to in cache("image") : "${to},mode=min"]
   output      = ["type=registry,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
+}
+
+# In `release`: SBOM=type=sbom,generator=$IMAGE-sbom-generator:$TAG docker buildx bake release
+target "sbom-generator" {
+  inherits    = ["_workspace"]
+  description = "What lists an image's models and Python packages for BuildKit, pushed to IMAGE's registry"
+  contexts    = { base = "target:base" }
+  target      = "sbom-generator"
+  tags        = ["${IMAGE}-sbom-generator:${TAG}"]
+  output      = ["type=registry"]
 }
 
 target "weights" {

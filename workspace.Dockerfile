@@ -4,6 +4,7 @@
 #
 #   base ── compiler ── snapshot-programs
 #   base ── tools ── runtime-wheel, service-wheel, converter-wheels
+#   base ── sbom-generator
 #   dependencies ── naive-checkpoints, slimmer
 #   runtime ── baseline
 
@@ -73,6 +74,18 @@ COPY build/prebake_build/slimming /prebake_build/slimming
 FROM dependencies AS slimmer
 RUN --mount=type=bind,from=slimmer-source,target=/source \
     cp -R /source/. "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+# sbom-generator: what lists an image's models and Python packages for BuildKit, which runs it in `release`
+FROM base AS sbom-generator
+ARG CONSTRAINTS=constraints.txt
+ARG PIP_PYTHON=/opt/prebake/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INDEX
+RUN --mount=type=bind,source=${CONSTRAINTS},target=/constraints.txt --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=bind,from=runtime-wheel,target=/prebake \
+    pip install --no-cache-dir --find-links /wheels --constraint /constraints.txt packaging /prebake/*.whl
+COPY build/prebake_build/__init__.py /app/prebake_build/
+COPY build/prebake_build/trust/__init__.py build/prebake_build/trust/spdx.py /app/prebake_build/trust/
+WORKDIR /app
+ENTRYPOINT ["/opt/prebake/bin/python", "-m", "prebake_build.trust.spdx"]
 
 # snapshot-programs: the restorer and the library of snapshots (docs/snapshot.md). The compiler is in no image.
 FROM base AS compiler

@@ -38,12 +38,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        from prebake.documents.messages import reason
-
-        print(f"prebake: error: {error.filename or arguments[0]}: {reason(error)}", file=sys.stderr)
+        _tell(error, arguments[0])
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _tell(error: OSError, command: str) -> None:
+    import errno
+
+    from prebake.documents.messages import reason
+
+    hint = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        temporary = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  # only named
+        hint = f": free some space there, or in the temporary folder ({temporary})"
+    print(f"prebake: error: {error.filename or command}: {reason(error)}{hint}", file=sys.stderr)
 
 
 def _parsed(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -62,3 +63,21 @@ def test_every_variable_and_target_is_described(context: Path) -> None:
         rows = [re.split(r"\t+", line) for line in lines if "\t" in line][1:]
         assert len(rows) > 5
         assert [row[0] for row in rows if not row[-1].strip() or len(row) < 2] == []
+
+
+@pytest.mark.parametrize(
+    ("cache", "key", "expected"),
+    [("type=registry,ref=registry.example/app:cache", "ref", "registry.example/app:cache-{}"),
+     ("type=gha", "scope", "{}"), ("type=s3,region=x,bucket=y", "name", "{}")],
+)  # fmt: skip
+def test_each_target_that_is_built_by_itself_keeps_its_own_result(
+    context: Path, cache: str, key: str, expected: str
+) -> None:
+    build = bake(context, "release", "--print", CACHE=cache)
+    assert build.code == 0, build.output
+    targets = json.loads(build.output[build.output.index('{\n  "group"') :])["target"]
+    assert {"base", "dependencies", "weights-caption", "converter-wheels", "slimmer", "runtime"} < set(targets)
+    for name, target in targets.items():
+        (to,), (from_,) = target["cache-to"], target["cache-from"]
+        assert to == {**from_, "mode": "min"}
+        assert to[key] == expected.format("image" if name == "release" else name)

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import pytest
 
 from helpers.counting_proxy import CountingProxy
 from helpers.image_builds import MODELS, TINY, bake
+from helpers.registries import free_port
+from helpers.registries import registry as registry_at
 from prebake_build.images.oci_layout import Layout
 
 pytestmark = pytest.mark.docker
@@ -39,6 +43,11 @@ def pushed(name: str, reference: str) -> Any:
     """A manifest or index as the registry has it."""
     address = f"http://{REGISTRY}/v2/{name}/manifests/{reference}"
     with urllib.request.urlopen(urllib.request.Request(address, headers={"Accept": f"{INDEX}, {MANIFEST}"})) as answer:
+        return json.load(answer)
+
+
+def blob(name: str, digest: str) -> Any:
+    with urllib.request.urlopen(f"http://{REGISTRY}/v2/{name}/blobs/{digest}") as answer:
         return json.load(answer)
 
 
@@ -90,6 +99,42 @@ def test_a_release_says_what_it_is_and_how_it_was_built(registry: str, context: 
     }
     (attestation,) = found["attestation-manifest"]["layers"]
     assert attestation["annotations"]["in-toto.io/predicate-type"].startswith("https://slsa.dev/provenance/")
+
+
+def test_the_bill_of_materials_lists_models_and_packages_without_a_scanner_from_elsewhere(
+    registry: str, context: Path
+) -> None:
+    image = f"{registry}/{NAME}"
+    build = bake(context, "sbom-generator", IMAGE=image)
+    assert build.code == 0, build.output
+    build = bake(context, "release", IMAGE=image, MODELS_FILE=TINY, READAHEAD="",
+                 SBOM=f"type=sbom,generator={image}-sbom-generator:latest")  # fmt: skip
+    assert build.code == 0, build.output
+    (statement,) = [
+        blob(NAME, layer["digest"])
+        for layer in images(NAME)["attestation-manifest"]["layers"]
+        if layer["annotations"]["in-toto.io/predicate-type"] == "https://spdx.dev/Document"
+    ]
+    assert statement["predicateType"] == "https://spdx.dev/Document"
+    packages = {package["name"]: package for package in statement["predicate"]["packages"]}
+    assert {*MODELS, "torch", "prebake", "caption/model.safetensors"} <= set(packages)
+    assert packages["caption"]["versionInfo"].startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("closed", "connect: connection refused"), ("denied", "401 Unauthorized"), ("full", "blob upload invalid")],
+)
+def test_a_push_that_fails_ends_with_1_and_names_the_registry(
+    engine: Any, context: Path, tmp_path: Path, small_disk: Callable[[Path, str], Path], fault: str, message: str
+) -> None:
+    storage = small_disk(tmp_path / "storage", "600k") if fault == "full" else tmp_path / "storage"
+    serving = registry_at(tmp_path, storage, password=fault == "denied")
+    with nullcontext(f"127.0.0.1:{free_port()}") if fault == "closed" else serving as address:
+        build = bake(context, "sbom-generator", IMAGE=f"{address}/{NAME}")
+    assert (build.code, f"failed to push {address}/{NAME}-sbom-generator:latest" in build.output) == (1, True)
+    assert message in build.output
+    assert not list(tmp_path.glob("storage/**/_manifests/tags/latest/current/link"))
 
 
 def test_weights_for_two_platforms_are_the_same_blobs(registry: str, context: Path) -> None:

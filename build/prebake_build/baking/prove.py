@@ -13,6 +13,7 @@ from prebake.errors import IntegrityError, LoadError
 from prebake.modules.assembly import slots
 from prebake.tiers.loader import Loader
 from prebake_build.baking.tensor_files import Verified
+from prebake_build.files import progress
 from prebake_build.files.pages import Mappings, are_equal, elements
 
 
@@ -49,13 +50,11 @@ def _compare(expected: dict[str, torch.Tensor], module: nn.Module, verified: Ver
     mappings = Mappings()
     found = {slot.key: slot.tensor for slot in slots(module)}
     findings = [f"{key}: missing" for key in expected if key not in found]
-    findings += [
-        f"{key}: {difference}"
-        for key, tensor in expected.items()
-        if key in found
-        and not verified.holds(tensor, found[key], mappings)
-        and (difference := difference_of(tensor, found[key]))
-    ]
+    for key, tensor in expected.items():
+        unproven = key in found and not verified.holds(tensor, found[key], mappings)
+        if unproven and (difference := difference_of(tensor, found[key])):
+            findings.append(f"{key}: {difference}")
+        progress.add(tensor.numel() * tensor.element_size())
     if findings:
         raise IntegrityError(
             f"{folder.name}: {how}, the baked model differs from the ordinary load of its checkpoint:\n  "

@@ -27,6 +27,7 @@ from prebake.baked.manifest import File
 from prebake.errors import IntegrityError
 from prebake.modules.assembly import identity_of
 from prebake.weights.tensors import ALIGNMENT, DTYPE_NAMES
+from prebake_build.files import progress
 from prebake_build.files.pages import DONTNEED, PAGEOUT, WILLNEED, Mappings, Place, advise, are_equal, elements
 
 PIECE = 1 << 20
@@ -127,6 +128,7 @@ def _write(file: BinaryIO, pieces: Iterator[memoryview], written: int, path: Pat
                 done += file.write(piece[done:])
             waiting.append(checking.submit(check, piece, position))
             position += len(piece)
+            progress.add(len(piece))
             if len(waiting) > _BEHIND:
                 waiting.popleft().result()
         for future in waiting:

@@ -31,6 +31,7 @@ from prebake_build.baking.writer import check_space
 from prebake_build.declared.spec import SHARD_SIZE
 from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import file_of
+from prebake_build.files.progress import telling
 
 _NO_MEMORY = re.compile(r"(?:can't|cannot) allocate memory|bad_alloc|not enough memory", re.IGNORECASE)
 
@@ -80,9 +81,11 @@ def run(job: Job) -> None:
         written[layout.BUFFERS] = taken.hidden
     texts = {**ordinary.texts, **indexes}
     check_space(folder, _planned(written.values(), Path(job.checkpoint), ordinary.keep, texts))
-    _tell(say + f"writing {sum(t.numel() * t.element_size() for t in taken.stored.values()):,} bytes of weights")
+    size = sum(t.numel() * t.element_size() for t in taken.stored.values())
+    _tell(say + f"writing {size:,} bytes of weights")
     verified = Verified()
-    files = [_written(folder, path, tensors, verified, scarce) for path, tensors in written.items()]
+    with telling(say + "writing", size):
+        files = [_written(folder, path, tensors, verified, scarce) for path, tensors in written.items()]
     files += _small_files(folder, Path(job.checkpoint), ordinary.keep, texts)
     manifest = Manifest(
         name=job.name,
@@ -98,7 +101,8 @@ def run(job: Job) -> None:
     )
     write_text(folder / layout.MANIFEST, manifest.text, new=True)
     _tell(say + "proving it against the checkpoint, bit by bit")
-    mapped = prove(ordinary.module, folder, ordinary.allow, verified)
+    with telling(say + "proving", 2 * size):  # mapped, and loaded by its own framework
+        mapped = prove(ordinary.module, folder, ordinary.allow, verified)
     if mapped is not None:
         add_structure(mapped, BakedModel(folder, manifest))
 

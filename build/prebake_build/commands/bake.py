@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prebake.baked.manifest import Manifest
 from prebake.baked.model import BakedModel
@@ -20,12 +20,15 @@ from prebake_build.declared.lock import Lock
 from prebake_build.declared.locked import refuse, require_locked
 from prebake_build.declared.result import Baked, changed_result
 from prebake_build.declared.spec import ENV_SHARD_SIZE, SHARD_SIZE, ModelSpec, Spec, parse_shard_size, read_spec
+from prebake_build.files.progress import telling
+from prebake_build.images.documents import check_name, check_platform
 from prebake_build.images.layers import COMPRESSIONS, layer_digest, shard_digests
-from prebake_build.images.pack import PLATFORMS, Packed, Packing, pack
+from prebake_build.images.pack import PLATFORMS, Packed, Packing, check_place, pack
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands
 
+T = TypeVar("T")
 _EPILOG = """\
 examples:
   prebake bake --output models                              every model of models.toml
@@ -79,23 +82,32 @@ def add(commands: Commands) -> None:
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
     image = parser.add_argument_group("an image of the models (no engine needed)")
     image.add_argument("--oci", type=Path, metavar="DIR", help="write an OCI image layout; an existing one is replaced")
-    image.add_argument("--tag", default="latest", metavar="NAME",
-                       help="tag, or whole name (registry.example/weights:v2); default: %(default)s")  # fmt: skip
-    image.add_argument("--compression", choices=COMPRESSIONS, default="uncompressed",
-                       help="of the layers (default: %(default)s)")  # fmt: skip
+    image.add_argument("--tag", type=_checked(check_name), metavar="NAME",
+                       help="tag, or whole name (registry.example/weights:v2); default: latest")  # fmt: skip
+    image.add_argument("--compression", choices=COMPRESSIONS,
+                       help="of the layers (default: uncompressed)")  # fmt: skip
     image.add_argument("--align", action="store_true",
                        help="start weights on pages of the tar files (other digests than the engine's)")  # fmt: skip
-    image.add_argument("--platform", metavar="OS/ARCH", action="append",
+    image.add_argument("--platform", metavar="OS/ARCH", action="append", type=_checked(check_platform),
                        help=f"platform of an image; repeatable (default: {' and '.join(PLATFORMS)})")  # fmt: skip
     image.add_argument("--annotation", metavar="KEY=VALUE", action="append", default=[], type=_annotation,
                        help="annotation and label of the images; repeatable")  # fmt: skip
 
 
 def _shard_size(text: str) -> int:
-    try:
-        return parse_shard_size(text, "size")
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return _checked(lambda text: parse_shard_size(text, "size"))(text)
+
+
+def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """The parser of an argument; what it refuses is wrong use."""
+
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parsed
 
 
 def _converted_size(text: str) -> int:
@@ -112,11 +124,20 @@ def _annotation(text: str) -> tuple[str, str]:
     return key, value
 
 
+def _check_image_options(options: argparse.Namespace) -> None:
+    """Raises ConfigError for what would fail after hours of baking, or have no effect."""
+    given = [name for name in ("tag", "compression", "align", "platform", "annotation") if getattr(options, name)]
+    if options.oci:
+        check_place(options.oci.resolve())
+    elif given:
+        raise ConfigError(f"--{given[0]}: describes an image, and there is none without --oci DIR")
+
+
 def _pack(options: argparse.Namespace, folders: list[Path]) -> Packed:
     return pack(
         [BakedModel.open(folder) for folder in folders],
         options.oci,
-        Packing(tag=options.tag, compression=options.compression, align=options.align,
+        Packing(tag=options.tag or "latest", compression=options.compression or "uncompressed", align=options.align,
                 platforms=options.platform or PLATFORMS, annotations=dict(options.annotation)),
     )  # fmt: skip
 
@@ -134,7 +155,8 @@ def _record(spec: Spec, folders: Sequence[Path], lock: Lock | None, path: Path) 
 
 def _result(model: ModelSpec, folder: Path) -> Baked:
     baked = BakedModel.open(folder)
-    return Baked.of(model, baked.manifest, layer_digest(baked), shard_digests(baked))
+    with telling(f"{model.name}: hashing its layers", sum(file.size for file in baked.manifest.files)):
+        return Baked.of(model, baked.manifest, layer_digest(baked), shard_digests(baked))
 
 
 def _bake_locked(options: argparse.Namespace, spec: Spec, lock: Lock | None, path: Path) -> list[Path]:
@@ -162,6 +184,7 @@ def _bake_locked(options: argparse.Namespace, spec: Spec, lock: Lock | None, pat
 
 
 def _run(options: argparse.Namespace) -> int:
+    _check_image_options(options)
     spec = read_spec(options.models)
     path: Path = options.lock or options.models.with_suffix(".lock")
     lock = Lock.read(path) if options.lock or path.exists() else None
@@ -186,7 +209,7 @@ def _run(options: argparse.Namespace) -> int:
             layer += f" and {len(shards)} of shards"
         print(f"{manifest.name}  {manifest.set_digest}  {manifest.weights.bytes:,} bytes{layer}")
     if packed:
-        print(f"{options.oci}:{options.tag}  {packed.digest}")
+        print(f"{options.oci}:{options.tag or 'latest'}  {packed.digest}")
     return 0
 
 

@@ -6,12 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prebake.documents.colour import paint
 from prebake_build.images.difference import Change, differences
-from prebake_build.images.models import open_models
+from prebake_build.images.opened import opened_models
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands
@@ -20,6 +19,7 @@ _EPILOG = """\
 examples:
   prebake diff models.old models            two folders of baked models
   prebake diff models weights/              a folder and an OCI image layout
+  prebake diff app:v1 app:v2                two images of the local engine
   prebake diff models.old/caption models/caption --quick --json
 
 Each line: added (+), removed (-) or changed (~), what it is, and both sides. Of weights that differ, every tensor whose
@@ -33,21 +33,27 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "diff", help="show what changed between two sets of baked models", epilog=_EPILOG,
-        description="Compare two folders of baked models, or OCI image layouts: models, sources, versions, files, and "
-        "every tensor's dtype, shape and values.",
+        description="Compare two folders of baked models, OCI image layouts or images: models, sources, versions, "
+        "files, and every tensor's dtype, shape and values.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("before", type=Path, metavar="A")
-    parser.add_argument("after", type=Path, metavar="B")
-    parser.add_argument("--quick", action="store_true", help="do not compare the values of tensors")
+    parser.add_argument("before", metavar="A")
+    parser.add_argument("after", metavar="B")
+    parser.add_argument(
+        "--quick", action="store_true", help="do not compare the values of tensors, nor hash the layers of layouts"
+    )
     parser.add_argument("--platform", metavar="OS/ARCH", help="of layouts (default: this machine's)")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    before, after = (open_models(place, wanted=options.platform) for place in (options.before, options.after))
-    changes = differences(before, after, values=not options.quick)
+    values = not options.quick
+    with (
+        opened_models(options.before, wanted=options.platform, check=values) as before,
+        opened_models(options.after, wanted=options.platform, check=values) as after,
+    ):
+        changes = differences(before, after, values=values)
     if options.json:
         print(json.dumps([change.to_dict() for change in changes], indent=2, ensure_ascii=False))
     else:

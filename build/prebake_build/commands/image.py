@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prebake.documents.sizes import format_size
 from prebake_build.images.checks.check import RULES, check
 from prebake_build.images.checks.findings import Finding
-from prebake_build.images.oci_layout import Image, Layout, is_layout
+from prebake_build.images.oci_layout import Image
+from prebake_build.images.opened import opened_image
 
 if TYPE_CHECKING:
     from prebake_build.commands import Commands
@@ -52,7 +50,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    with _opened(options) as image:
+    with opened_image(options.image, tag=options.tag, wanted=options.platform) as image:
         findings = check(image, ignored=options.ignore, registries=options.registry, gpu=options.gpu)
         if options.json:
             document = {"image": options.image, "platform": image.platform, "digest": image.digest,
@@ -65,26 +63,6 @@ def _run(options: argparse.Namespace) -> int:
     size = format_size(sum(layer.size for layer in image.manifest.layers))
     print(f"{options.image}: {_count(len(findings), 'finding')} ({_count(layers, 'layer')}, {size})", file=sys.stderr)
     return 1 if findings else 0
-
-
-@contextmanager
-def _opened(options: argparse.Namespace) -> Iterator[Image]:
-    folder = Path(options.image)
-    if is_layout(folder) or folder.is_dir():
-        layout = Layout.open(folder)
-        image = layout.image(name=options.tag, wanted=options.platform)
-        layout.check_layers([image])  # an engine checks its own blobs; a folder may be damaged
-        yield image
-        return
-    from prebake_build.images.engine import open_engine
-    from prebake_build.images.saved import saved_image
-
-    client = open_engine()
-    try:
-        with saved_image(client, options.image) as image:
-            yield image
-    finally:
-        client.close()
 
 
 def _lines(finding: Finding, image: Image) -> list[str]:

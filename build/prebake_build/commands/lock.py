@@ -84,15 +84,14 @@ def run(args: argparse.Namespace) -> int:
         new = update(spec, args.upgrade or args.names, old, cache, allow_unresolved=args.allow_unresolved)
     if args.check:
         return _check(path, drift(old or new, new), args.models, as_json=args.json)
+    changed = not path.exists() or path.read_bytes() != new.text.encode()
+    if changed:
+        new.write(path)
     if args.json:
         print(json.dumps([_document(name, new.models[name]) for name in sorted(new.models)], indent=2))
     for name in () if args.json else sorted(new.models):
         print(_line(name, new.models[name]))
-    if path.exists() and path.read_bytes() == new.text.encode():
-        print(f"{path} is up to date.", file=sys.stderr)
-    else:
-        new.write(path)
-        print(f"Wrote {path}.", file=sys.stderr)
+    print(f"Wrote {path}." if changed else f"{path} is up to date.", file=sys.stderr)
     return 0
 
 

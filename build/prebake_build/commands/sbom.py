@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prebake.documents.messages import reason
-from prebake.errors import ConfigError
 from prebake_build.files.atomic import write_text
-from prebake_build.images.models import open_models
+from prebake_build.files.digest import unwritten
+from prebake_build.images.opened import opened_models
 from prebake_build.trust.sbom import bill_of_materials
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ _EPILOG = """\
 examples:
   prebake sbom models --output models.cdx.json       of a folder of baked models
   prebake sbom weights/                              of an OCI image layout, to standard output
+  prebake sbom app:latest                            of an image of the local engine
 
 exit codes: 0 written; 1 models that cannot be read; 2 wrong use
 """
@@ -33,19 +33,22 @@ def add(commands: Commands) -> None:
         "Needs the extra prebake-build[trust].",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("place", type=Path, metavar="DIR", help="root of baked models, one model, or an OCI layout")
+    parser.add_argument(
+        "place", metavar="PLACE", help="root of baked models, one model, an OCI layout, or an image of the engine"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    text = bill_of_materials([model.manifest for model in open_models(options.place).values()])
+    with opened_models(options.place) as models:
+        text = bill_of_materials([model.manifest for model in models.values()])
     if options.output is None:
         print(text, end="")
         return 0
     try:
         write_text(options.output, text)
     except OSError as error:
-        raise ConfigError(f"{options.output}: cannot be written: {reason(error)}") from error
+        raise unwritten(options.output, error) from error
     print(f"Wrote {options.output}.", file=sys.stderr)
     return 0

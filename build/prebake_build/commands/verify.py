@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prebake.baked import layout
 from prebake.baked.header import read_header
-from prebake.baked.model import BakedModel
+from prebake.baked.model import BakedModel, refuse_image_layout
 from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, PrebakeError
 from prebake.families.allowed import allowed_modules, covers
@@ -93,6 +93,7 @@ def _folders(folder: Path) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder (expected a root of baked models, or one of them)")
+    refuse_image_layout(folder)
     found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not found:
         raise ConfigError(f"{folder}: holds no baked model (run: prebake bake --output {folder})")

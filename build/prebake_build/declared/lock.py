@@ -24,7 +24,7 @@ from prebake.errors import ConfigError, DocumentError, IntegrityError, NewerForm
 from prebake_build.declared.result import Baked
 from prebake_build.declared.spec import ModelSpec, Spec
 from prebake_build.files.atomic import write_text
-from prebake_build.files.digest import disk_full_as
+from prebake_build.files.digest import unwritten
 from prebake_build.sources import KnowsUpstream, Resolved, Source, Upstream
 
 FORMAT = 1
@@ -134,12 +134,11 @@ class Lock:
         return _HEADER + "\n" + tomli_w.dumps({"format": FORMAT, "models": models})
 
     def write(self, path: Path) -> None:
-        """Write it atomically. Raises ConfigError if the folder can't be written to."""
+        """Write it atomically. Raises PrebakeError if the disk is full, ConfigError for another failure."""
         try:
-            with disk_full_as(str(path), path.parent):
-                write_text(path, self.text)
+            write_text(path, self.text)
         except OSError as error:
-            raise ConfigError(f"{path}: cannot write the lock: {reason(error)}") from error
+            raise unwritten(path, error) from error
 
     def require(self, name: str, source: str) -> Resolved:
         """The locked resolution of this model of `models.toml`.

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+from prebake_build.files.flock import is_still
 
 REPLACED = "~"
 """Suffix of a folder that was moved out of the way."""
@@ -18,23 +23,47 @@ _RENAME_EXCHANGE = 2
 def write_text(path: Path, text: str, *, new: bool = False) -> None:
     """Write a document atomically: temporary file in the same folder, fsync, rename. Mode 0666 minus the umask.
 
-    Raises OSError and, with `new`, FileExistsError if the file exists.
+    Temporary files that killed processes left are removed: those that nobody holds locked. Raises OSError and, with
+    `new`, FileExistsError if the file exists.
     """
     if new and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    _clear_temporaries(path)
+    handle, name = _temporary(path)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp creates files as 0600, but others must read locks in a checkout and entries in a shared cache.
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
+            # mkstemp creates files as 0600, but others must read locks in a checkout and entries in a shared cache.
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(path)  # while it is locked
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    """A new file beside the document, open and locked: another process does not take it for a leftover."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with suppress(OSError):  # a file system without locks, where nothing is cleared either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if is_still(handle, Path(name)):  # it was not cleared before it was locked
+            return handle, name
+        os.close(handle)
+
+
+def _clear_temporaries(path: Path) -> None:
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):  # another process's, or another user's
+            handle = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
+            finally:
+                os.close(handle)
 
 
 def _umask() -> int:

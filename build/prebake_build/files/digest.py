@@ -13,8 +13,9 @@ from pathlib import Path
 
 from prebake.baked import layout
 from prebake.baked.manifest import File
-from prebake.documents.messages import quote
-from prebake.errors import IntegrityError, PrebakeError, SourceError
+from prebake.documents.messages import quote, reason
+from prebake.errors import ConfigError, IntegrityError, PrebakeError, SourceError
+from prebake_build.files import progress
 
 CHUNK = 1 << 20
 """Bytes per read: large enough that hashing takes the time, not the loop."""
@@ -38,6 +39,7 @@ def _hash(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
+            progress.add(len(chunk))
     return digest.hexdigest()
 
 
@@ -101,7 +103,9 @@ def check_files(
     IntegrityError that lists each mismatch.
     """
     listed = {file.path: file for file in files}
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as threads:
+    threads = ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)))
+    size = sum(file.size for file in listed.values() if hashes and file.path not in hashed)
+    with threads, progress.telling(f"{label or folder}: hashing", size):
         checks = threads.map(
             lambda file: _check_file(folder, file, hashes and file.path not in hashed), listed.values()
         )
@@ -134,3 +138,10 @@ def disk_full_as(what: str, folder: Path, error: type[PrebakeError] = SourceErro
             f"{what}: no space left while writing below {found.filename or folder}: free some space, "
             "run `prebake cache prune`, or put the cache elsewhere with --cache or PREBAKE_CACHE"
         ) from found
+
+
+def unwritten(what: object, error: OSError) -> PrebakeError:
+    """The error about a file that could not be written: the disk is full, or it is the wrong place."""
+    if error.errno in FULL:
+        return PrebakeError(f"{what}: cannot be written: {reason(error)}: free some space, or name another place")
+    return ConfigError(f"{what}: cannot be written: {reason(error)}")

@@ -33,7 +33,7 @@ def locked(path: Path, *, exclusive: bool, wait: bool = True, waiting: str | Non
                 _log.info("%s", waiting or f"{path}: waiting for another process")
                 fcntl.flock(handle, operation)
             # A lock file that was removed meanwhile protects nothing: its successor has another inode.
-            if _is_still(handle, path):
+            if is_still(handle, path):
                 return handle
         except BaseException:
             os.close(handle)
@@ -76,7 +76,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _is_still(handle: int, path: Path) -> bool:
+def is_still(handle: int, path: Path) -> bool:
+    """Whether the path still leads to the file of this handle."""
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from typing import Any
 
 from prebake.documents.messages import quote
 from prebake.documents.table import Table
+from prebake.errors import ConfigError
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -25,6 +26,10 @@ REF_NAME = "org.opencontainers.image.ref.name"
 """Annotation of a layout's index with the image's tag."""
 IMAGE_NAME = "io.containerd.image.name"
 """Annotation beside it with the whole name, which `docker load` and `ctr image import` give the image."""
+_PART = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?{_PART}(?:/{_PART})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -154,6 +159,25 @@ class Index:
             "manifests": [manifest.to_dict() for manifest in self.manifests],
         }
         return {**document, "annotations": dict(sorted(self.annotations.items()))} if self.annotations else document
+
+
+def check_name(name: str) -> str:
+    """The name of an image, as `name_annotations` takes it. Raises ConfigError."""
+    path, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag:
+        path, tag = (name, "latest") if "/" in name else ("", name)
+    if not _TAG.fullmatch(tag) or ((path or colon) and not _NAME.fullmatch(path)):
+        raise ConfigError(
+            f'{quote(name)} is no tag, such as "v2", and no name of an image, such as "registry.example/weights:v2"'
+        )
+    return name
+
+
+def check_platform(platform: str) -> str:
+    """A platform. Raises ConfigError."""
+    if not _PLATFORM.fullmatch(platform):
+        raise ConfigError(f'{quote(platform)} is no platform of the form OS/ARCH, such as "linux/arm64"')
+    return platform
 
 
 def name_annotations(name: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from prebake.errors import PrebakeError
+from prebake_build.files import progress
 
 CHUNK = 1 << 20
 """Bytes that are read, written and hashed at once. Chunks of 4 MB fall out of the processor's cache before they are
@@ -57,6 +58,7 @@ class HashingWriter:
             if not count:
                 raise PrebakeError(f"{where}: expected {size:,} bytes, found {size - left:,}: it changed meanwhile")
             self.write(buffer[:count])
+            progress.add(count)
             left -= count
             turn += 1
         if source.read(1):

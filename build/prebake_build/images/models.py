@@ -1,4 +1,4 @@
-"""Baked models wherever they are: in a folder, or in the layers of an OCI image layout. Nothing is extracted."""
+"""Baked models wherever they are: in a folder, or in the layers of an image. Nothing is extracted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from prebake.baked.manifest import FORMAT, Manifest
 from prebake.baked.model import BakedModel, find_models
 from prebake.documents.table import parse_json
 from prebake.errors import ConfigError, IntegrityError
+from prebake_build.files import progress
 from prebake_build.images.contents import opened_layer
-from prebake_build.images.oci_layout import Image, Layout, is_layout
+from prebake_build.images.oci_layout import Image
 
 _CHUNK = 1 << 20
 _LARGEST_MANIFEST = 64 << 20
@@ -39,7 +40,10 @@ class PlacedModel:
 
     def tensor_digests(self) -> dict[str, str]:
         """Every tensor's sha256; reads all weights once."""
-        return {name: digest for _, name, _, digest in self._walk(hashes=True)}
+        weights = self.manifest.weights.all_files
+        size = sum(file.size for file in self.manifest.files if file.path in weights)
+        with progress.telling(f"{self.place}: reading its tensors", size):
+            return {name: digest for _, name, _, digest in self._walk(hashes=True)}
 
     def _walk(self, *, hashes: bool) -> Iterator[tuple[str, str, Entry, str]]:
         sizes = {file.path: file.size for file in self.manifest.files}
@@ -58,17 +62,13 @@ def _hash(file: BinaryIO, size: int, where: str) -> str:
         if not chunk:
             raise IntegrityError(f"{where}: ends {left:,} bytes too early")
         digest.update(chunk)
+        progress.add(len(chunk))
         left -= len(chunk)
     return digest.hexdigest()
 
 
-def open_models(place: Path, *, wanted: str | None = None) -> dict[str, PlacedModel]:
-    """Name → model, of a root of baked models, one model's folder, or an OCI image layout.
-
-    `wanted` is the platform of a layout's image (default: this machine's). Raises ConfigError if there is no model.
-    """
-    if is_layout(place):
-        return _in_image(Layout.open(place).image(wanted=wanted))
+def models_in_folder(place: Path) -> dict[str, PlacedModel]:
+    """Name → model, of a root of baked models or of one model's folder. Raises ConfigError if there is no model."""
     folders = [BakedModel.open(place)] if (place / layout.MANIFEST).exists() else find_models(place)
     return {baked.name: PlacedModel(baked.manifest, str(baked.folder), _file_opener(baked.folder)) for baked in folders}
 
@@ -85,17 +85,18 @@ def _file_opener(folder: Path) -> Callable[[str], AbstractContextManager[BinaryI
     return open_
 
 
-def _in_image(image: Image) -> dict[str, PlacedModel]:
+def models_in_image(image: Image, name: str) -> dict[str, PlacedModel]:
+    """Name → model, of an image that messages call `name`. Raises ConfigError if there is no model."""
     found: dict[str, PlacedModel] = {}
     layers = [(image.layer(number), layer.media_type) for number, layer in enumerate(image.manifest.layers)]
     for number, (path, media_type) in enumerate(layers):
         for folder, text in _manifests(path, media_type).items():
-            where = f"{image.layout.folder}:/{folder}"
+            where = f"{name}:/{folder}"
             manifest = Manifest.from_table(parse_json(text, f"{where}/{layout.MANIFEST}", FORMAT, "manifest"))
             opener = _layer_opener([*layers[number:], *layers[:number]], folder, where)
             found[manifest.name] = PlacedModel(manifest, where, opener)
     if not found:
-        raise ConfigError(f"{image.layout.folder}: its image holds no baked model")
+        raise ConfigError(f"{name}: this image holds no baked model")
     return dict(sorted(found.items()))
 
 

@@ -20,6 +20,7 @@ from prebake.documents.messages import nearest, quote, reason
 from prebake.documents.table import Table
 from prebake.errors import ConfigError, DocumentError, IntegrityError
 from prebake_build.files.digest import sha256_of
+from prebake_build.files.progress import telling
 from prebake_build.images import documents
 from prebake_build.images.documents import Config, Descriptor, Index, Manifest
 
@@ -28,6 +29,7 @@ INDEX = "index.json"
 VERSION = "1.0.0"
 LARGEST_DOCUMENT = 16 << 20
 """Bytes; registries refuse manifests of more than 4 MB, and a configuration is of the same order."""
+_AGAIN = "copy the layout again, or write it anew"
 _DEEPEST = 4
 """Indexes inside indexes."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -60,8 +62,12 @@ class Layout:
 
     @classmethod
     def open(cls, folder: Path) -> Layout:
-        """Read the folder's index. Raises ConfigError if it is not a layout, DocumentError if it is malformed."""
+        """Read the folder's index. Raises ConfigError if it is not a layout, IntegrityError if it is half of one, and
+        DocumentError if it is malformed."""
         if not is_layout(folder):
+            if is_part(folder):
+                missing = " and ".join(name for name in (MARKER, INDEX) if not (folder / name).is_file())
+                raise IntegrityError(f"{folder}: is a part of an OCI image layout: {missing} is missing: {_AGAIN}")
             raise ConfigError(f"{folder}: is not an OCI image layout (expected the files {MARKER} and {INDEX} in it)")
         marker = _parse(folder / MARKER, (folder / MARKER).read_bytes())
         version = marker.take("imageLayoutVersion", str)
@@ -73,10 +79,11 @@ class Layout:
         """The blob's file. Raises IntegrityError if it is missing or has another size."""
         path = self._path(descriptor)
         if not path.is_file() or path.is_symlink():
-            raise IntegrityError(f"{self.folder}: blob {descriptor.digest} is missing: the layout is incomplete")
+            raise IntegrityError(f"{self.folder}: blob {descriptor.digest} is missing: {_AGAIN}")
         if (found := path.stat().st_size) != descriptor.size:
             raise IntegrityError(
-                f"{self.folder}: blob {descriptor.digest}: expected {descriptor.size:,} bytes, found {found:,}"
+                f"{self.folder}: blob {descriptor.digest}: expected {descriptor.size:,} bytes, found {found:,}: "
+                f"{_AGAIN}"
             )
         return path
 
@@ -143,23 +150,30 @@ class Layout:
     def _document(self, descriptor: Descriptor) -> Table:
         data = _read(self.blob(descriptor))
         if (found := "sha256:" + hashlib.sha256(data).hexdigest()) != descriptor.digest:
-            raise IntegrityError(f"{self.folder}: blob {descriptor.digest} has the digest {found}: it was changed")
+            raise IntegrityError(f"{self.folder}: blob {descriptor.digest} has the digest {found}: {_AGAIN}")
         return _parse(f"{self.folder}: {descriptor.digest}", data)
 
     def check_layers(self, images: Sequence[Image]) -> None:
         """Hash every layer. Raises IntegrityError that lists those whose bytes do not have their digest."""
         layers = {layer.digest: layer for image in images for layer in image.manifest.layers}
         findings = []
-        for digest, layer in sorted(layers.items()):
-            if (found := "sha256:" + sha256_of(self.blob(layer))) != digest:
-                findings.append(f"blob {digest} has the digest {found}")
+        with telling(f"{self.folder}: hashing", sum(layer.size for layer in layers.values())):
+            for digest, layer in sorted(layers.items()):
+                if (found := "sha256:" + sha256_of(self.blob(layer))) != digest:
+                    findings.append(f"blob {digest} has the digest {found}")
         if findings:
-            raise IntegrityError(f"{self.folder}: layers were changed:\n  " + "\n  ".join(findings))
+            listed = "\n  ".join(findings)
+            raise IntegrityError(f"{self.folder}: layers were changed:\n  {listed}\n{_AGAIN.capitalize()}.")
 
 
 def is_layout(folder: Path) -> bool:
     """Whether the folder has the two files that make an OCI image layout."""
     return (folder / MARKER).is_file() and (folder / INDEX).is_file()
+
+
+def is_part(folder: Path) -> bool:
+    """Whether the folder has something of a layout, whole or half written."""
+    return (folder / MARKER).exists() or (folder / "blobs" / "sha256").is_dir()
 
 
 def this_platform() -> str:

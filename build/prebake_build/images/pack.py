@@ -30,6 +30,7 @@ from prebake.errors import ConfigError, IntegrityError, PrebakeError
 from prebake_build.files.atomic import REPLACED, put_in_place, sync_tree
 from prebake_build.files.digest import FULL
 from prebake_build.files.flock import locked_folder
+from prebake_build.files.progress import telling
 from prebake_build.images import documents
 from prebake_build.images.checks.data import rules
 from prebake_build.images.documents import Descriptor, Index, Manifest
@@ -90,7 +91,8 @@ def pack(models: Sequence[BakedModel], folder: Path, packing: Packing) -> Packed
             "bake with a larger shard_size, or write fewer models into one image"
         )
     models = sorted(models, key=lambda baked: baked.name)
-    with _new_layout(folder, sum(f.size for baked in models for f in baked.manifest.files)) as work:
+    size = sum(f.size for baked in models for f in baked.manifest.files)
+    with _new_layout(folder, size) as work, telling(f"{folder}: writing", size):
         blobs = work / "blobs" / "sha256"
         blobs.mkdir(parents=True)
         layers = _write_layers(models, blobs, packing)
@@ -230,12 +232,17 @@ def _with(descriptor: Descriptor, annotations: Mapping[str, str], platform: str 
                       annotations=annotations, platform=platform)  # fmt: skip
 
 
+def check_place(place: Path) -> None:
+    """Raises ConfigError if a layout can't be put here: there is something else."""
+    if place.exists() and not is_layout(place) and not (place.is_dir() and not any(place.iterdir())):
+        raise ConfigError(f"{place}: exists and is not an OCI image layout: move it, or name another folder")
+
+
 @contextmanager
 def _new_layout(place: Path, size: int) -> Iterator[Path]:
     """A folder to fill, which becomes `place` if the block succeeds and is removed otherwise."""
     place = place.resolve()
-    if place.exists() and not is_layout(place) and not (place.is_dir() and not any(place.iterdir())):
-        raise ConfigError(f"{place}: exists and is not an OCI image layout: move it, or name another folder")
+    check_place(place)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with locked_folder(place.parent):
@@ -255,8 +262,11 @@ def _new_layout(place: Path, size: int) -> Iterator[Path]:
                 shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         unchanged = " The previous layout is unchanged." if is_layout(place) else ""
-        kind = PrebakeError if error.errno in FULL else ConfigError
-        raise kind(f"{place}: cannot write the layout: {reason(error)}.{unchanged}") from error
+        full = error.errno in FULL
+        way = "free some space, or name another folder" if full else "name another folder"
+        raise (PrebakeError if full else ConfigError)(
+            f"{place}: cannot write the layout: {reason(error)}: {way}.{unchanged}"
+        ) from error
 
 
 def _clear_leftovers(place: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from prebake.documents.messages import reason
 from prebake.errors import PrebakeError
+from prebake_build.files import progress
+from prebake_build.files.digest import FULL, unwritten
 from prebake_build.images.oci_layout import INDEX, MARKER, Image, Layout, is_layout
 
 _KEPT = re.compile(rf"(?:\./)?(?:{MARKER}|{re.escape(INDEX)}|blobs/sha256/[0-9a-f]{{64}})")
@@ -29,14 +31,20 @@ def saved_image(client: Any, name: str) -> Iterator[Image]:
 
     with tempfile.TemporaryDirectory(prefix="prebake-image-") as folder:
         try:
-            chunks = client.images.get(name).save(chunk_size=_CHUNK)
-            with tarfile.open(fileobj=_Stream(chunks), mode="r|", bufsize=_CHUNK) as archive:
+            found = client.images.get(name)
+            stream = _Stream(found.save(chunk_size=_CHUNK))
+            told = progress.telling(f"{name}: copying it from the engine", found.attrs.get("Size"))
+            with told, tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:
                 _extract(archive, Path(folder))
         except docker.errors.ImageNotFound:
             raise PrebakeError(
                 f"{name}: there is no such image here, and no such folder: build it, or pull it"
             ) from None
-        except (docker.errors.APIError, tarfile.TarError, OSError) as error:
+        except docker.errors.APIError as error:
+            raise PrebakeError(f"{name}: the engine refuses this image: {error.explanation or error}") from error
+        except (tarfile.TarError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise unwritten(f"{name}: its copy in {folder} (TMPDIR)", error) from error
             raise PrebakeError(f"{name}: the engine's copy of it cannot be read: {reason(error)}") from error
         if not is_layout(Path(folder)):
             raise PrebakeError(
@@ -75,3 +83,4 @@ def _extract(archive: tarfile.TarFile, folder: Path) -> None:
             with (folder / member.name).open("wb") as target:
                 while chunk := source.read(_CHUNK):
                     target.write(chunk)
+                    progress.add(len(chunk))

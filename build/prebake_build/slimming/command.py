@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError, PrebakeError
@@ -45,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code. Raises ConfigError, DocumentError, and PrebakeError if a change fails."""
     if options.explain:
-        print("\n".join(_explained()))
+        print(json.dumps(_rules(), indent=2, ensure_ascii=False) if options.json else "\n".join(_explained()))
         return 0
     if os.environ.get("SLIM") == "0":
         print("SLIM=0: everything stays.", file=sys.stderr)
@@ -69,6 +70,15 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("\n".join(table_of(plan)))
     return 0
+
+
+def _rules() -> list[dict[str, Any]]:
+    return [
+        {"name": rule.name, "action": rule.action, "paths": list(rule.paths.patterns),
+         "package": None if rule.package.patterns == ("*",) else rule.package.patterns[0],
+         "why": rule.reason, "breaks": rule.breaks}
+        for rule in read_rules().rules
+    ]  # fmt: skip
 
 
 def _explained() -> list[str]:

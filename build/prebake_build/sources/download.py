@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
-
 from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, SourceError
 from prebake_build.files.digest import CHUNK
+from prebake_build.files.progress import Progress
 from prebake_build.sources import parts
 
 TRIES = 4
@@ -165,19 +164,14 @@ def _copy(response: Any, part: Path, name: str) -> None:
     promised = response.headers.get("Content-Length")
     total = before + int(promised) if promised and promised.isdigit() else None
     found = before
-    with part.open("ab") as file, _progress(name, total, before) as bar:
+    with part.open("ab") as file, Progress(name, total, done=before) as progress:
         while chunk := response.read(CHUNK):
             file.write(chunk)
             found += len(chunk)
-            bar.update(len(chunk))
+            progress.add(len(chunk))
     # With reads in pieces, a broken connection looks like the end of the file.
     if total is not None and found != total:
         raise _TransientError(f"the connection ended after {found:,} of {total:,} bytes")
-
-
-def _progress(name: str, total: int | None, before: int) -> Any:
-    """A progress bar with rate and time left on a terminal, nothing elsewhere."""
-    return tqdm(desc=name, total=total, initial=before, unit="B", unit_scale=True, disable=None)
 
 
 def _shown(url: str) -> str:

@@ -22,6 +22,7 @@ from prebake.baked.manifest import File
 from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, PrebakeError, SourceError
 from prebake_build.files import digest
+from prebake_build.files.progress import Progress
 from prebake_build.sources import Resolved, parts
 from prebake_build.sources.pieces import in_parallel
 from prebake_build.sources.selection import Wanted, choose
@@ -109,12 +110,16 @@ class HuggingFaceSource:
             raise SourceError(f"{self.uri}: {quote(resolved.revision)} is not a commit of the hub: run `prebake lock`")
         # Not `folder` itself: the hub's client adds metadata files, by which it knows the files that are complete.
         kept = parts.folder_or(folder) / ".hub"
+        total = sum(file.size for file in resolved.files)
         try:
-            with self._asking() as hub:
-                in_parallel(
-                    lambda file: hub.hf_hub_download(self.repo, file.path, revision=commit, local_dir=kept),
-                    resolved.files,
-                )
+            # on a terminal, the hub's client draws a bar for each file
+            with self._asking() as hub, Progress(self.uri, total, bar=False) as progress:
+
+                def bring(file: File) -> None:
+                    hub.hf_hub_download(self.repo, file.path, revision=commit, local_dir=kept)
+                    progress.add(file.size)
+
+                in_parallel(bring, resolved.files)
         except BaseException:
             if not any((kept / file.path).exists() for file in resolved.files):
                 shutil.rmtree(kept, ignore_errors=True)

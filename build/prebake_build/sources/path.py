@@ -10,6 +10,7 @@ from prebake.baked.manifest import File, set_digest
 from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, IntegrityError, SourceError
 from prebake_build.files import digest
+from prebake_build.files.progress import Progress, telling
 from prebake_build.sources import Resolved
 
 
@@ -35,23 +36,29 @@ class PathSource:
     def fetch(self, resolved: Resolved, folder: Path) -> None:
         """Copy exactly the files of `resolved`. Raises SourceError."""
         self._check()
-        for file in resolved.files:
-            target = folder / file.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                shutil.copyfile(self.folder / file.path, target)
-            except (FileNotFoundError, PermissionError) as error:
-                raise SourceError(f"{self.uri}: cannot read {self.folder / file.path}: {reason(error)}") from error
+        with Progress(self.uri, sum(file.size for file in resolved.files)) as progress:
+            for file in resolved.files:
+                target = folder / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    shutil.copyfile(self.folder / file.path, target)
+                except (FileNotFoundError, PermissionError) as error:
+                    raise SourceError(f"{self.uri}: cannot read {self.folder / file.path}: {reason(error)}") from error
+                progress.add(file.size)
 
     def _files(self) -> tuple[File, ...]:
         self._check()
         try:
-            files = digest.files_of(self.folder, hidden=False)
+            with telling(f"{self.uri}: hashing", self._size()):
+                files = digest.files_of(self.folder, hidden=False)
         except OSError as error:
             raise SourceError(f"{self.uri}: cannot read {error.filename or self.folder}: {reason(error)}") from error
         if not files:
             raise SourceError(f"{self.uri}: {self.folder} contains no files (hidden files do not count)")
         return files
+
+    def _size(self) -> int:
+        return sum((self.folder / path).stat().st_size for path in digest.paths_of(self.folder, hidden=False))
 
     def _check(self) -> None:
         if not self.folder.is_dir():

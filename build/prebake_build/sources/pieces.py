@@ -15,11 +15,10 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+from typing import TypeVar
 
 from prebake.errors import SourceError
+from prebake_build.files.progress import Progress
 from prebake_build.sources import parts
 
 T = TypeVar("T")
@@ -96,11 +95,11 @@ def fetch_all(remotes: Sequence[Remote], read: Read, folder: Path, uri: str) -> 
             "prune`, or put the cache elsewhere with --cache or PREBAKE_CACHE"
         )
     pieces = [piece for one in growing for piece in one.missing()]
-    with _progress(uri, total, before) as bar:
+    with Progress(uri, total, done=before) as progress:
 
         def bring(piece: tuple[_Growing, int]) -> None:
             _bring(*piece, read, uri)
-            bar.update(piece[0].length(piece[1]))
+            progress.add(piece[0].length(piece[1]))
 
         in_parallel(bring, pieces)
     for one in growing:
@@ -137,8 +136,3 @@ def _bring(one: _Growing, number: int, read: Read, uri: str) -> None:
         os.pwrite(file.fileno(), data, start)
     with one.lock, one.done.open("a") as file:
         file.write(f"{number}\n")
-
-
-def _progress(uri: str, total: int, before: int) -> Any:
-    """A bar with rate and time left on a terminal, nothing elsewhere."""
-    return tqdm(desc=uri, total=total, initial=before, unit="B", unit_scale=True, disable=None)

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from prebake.baked import layout
-from prebake.baked.model import BakedModel
-from prebake.baked.signature import Signature, differences
+from prebake.baked.model import BakedModel, refuse_image_layout
+from prebake.baked.signature import Signature, differences, is_valid, not_of_key
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError, IntegrityError
 from prebake_build.files.atomic import sync_folder
+from prebake_build.files.digest import unwritten
 
 _SUBJECT = "models"
 """Name of what is signed, in the statement."""
@@ -34,6 +35,7 @@ def models_to_sign(root: Path) -> list[BakedModel]:
         raise ConfigError(f"{root}: is one model: name the folder around it, whose models are signed together")
     if not root.is_dir():
         raise ConfigError(f"{root}: there is no such folder (expected a root of baked models)")
+    refuse_image_layout(root)
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not folders:
         raise ConfigError(f"{root}: holds no baked model (run: prebake bake --output {root})")
@@ -63,7 +65,7 @@ def sign(root: Path, models: Sequence[BakedModel], key: Path, password: str | No
             work.replace(path)
             sync_folder(root)
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be written: {reason(error)}") from error
+            raise unwritten(path, error) from error
         finally:
             work.unlink(missing_ok=True)
     return path
@@ -81,16 +83,17 @@ def verify(root: Path, models: Sequence[BakedModel], key: Path) -> None:
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=key)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}: cannot be used to verify: {reason(error)}") from error
-    from cryptography.exceptions import InvalidSignature
-
+        raise ConfigError(
+            f"{key}: cannot be used to verify: {reason(error)} (expected a public key in PEM form: "
+            "openssl ec -in key.pem -pubout -out key.pub)"
+        ) from error
     with _manifests(models) as (folder, _):
         try:
             config.verify(folder, path)
-        except InvalidSignature as error:
-            raise IntegrityError(f"{path}: the signature is not valid: it, or what was signed, was changed") from error
         except Exception as error:  # model-signing raises whatever its parsers raise
             findings = differences(signature, root, [baked.name for baked in models])
+            if not is_valid(signature, key):
+                raise IntegrityError(not_of_key(path, key)) from error
             raise IntegrityError(
                 f"{path}: does not fit the models:\n  " + "\n  ".join(findings or [reason(error).strip()])
             ) from error

@@ -49,12 +49,14 @@ def find_models(root: Path) -> list[BakedModel]:
 
     If PREBAKE_VERIFY_KEY names a public key, the manifests must be signed with it. Raises ConfigError if the root does
     not exist or holds no model, or if a folder's name differs from the name in its manifest; DocumentError if a folder
-    has no manifest or it can't be read; IntegrityError if the signature does not fit.
+    has no manifest or it can't be read; IntegrityError if the signature does not fit, or then a file beside the weights
+    does not fit its manifest.
     """
     if not root.is_dir():
         raise ConfigError(
             f"{root}: there is no such folder (expected the root of baked models; set {layout.ENV_ROOT} or --root)"
         )
+    refuse_image_layout(root)
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     models = [BakedModel.open(folder) for folder in folders]
     for baked in models:
@@ -62,16 +64,29 @@ def find_models(root: Path) -> list[BakedModel]:
             raise ConfigError(f"{baked.folder}: its manifest names another model, {quote(baked.name)}")
     if not models:
         raise ConfigError(f"{root}: holds no baked model (run: prebake bake --output {root})")
-    require_signed(root, [baked.name for baked in models])
+    require_signed(root, models)
     return models
 
 
-def require_signed(root: Path, names: Sequence[str], *, all_of_them: bool = True) -> None:
-    """Check the signature of these models' manifests, if PREBAKE_VERIFY_KEY names a public key.
+def refuse_image_layout(folder: Path) -> None:
+    """Raises ConfigError if the folder is an OCI image layout, or a part of one: models are in its layers."""
+    if (folder / "oci-layout").exists() or (folder / "blobs" / "sha256").is_dir():
+        raise ConfigError(
+            f"{folder}: is an OCI image layout, not a root of baked models "
+            "(`prebake image check`, `diff` and `sbom` read layouts; an image has the models under /models)"
+        )
+
+
+def require_signed(root: Path, models: Sequence[BakedModel], *, all_of_them: bool = True) -> None:
+    """Check the signature of these models' manifests, if PREBAKE_VERIFY_KEY names a public key, and then their files:
+    that there are no others, and the hashes of those that hold no weights.
 
     With `all_of_them`, the signature must be of no other model. Raises ConfigError and IntegrityError.
     """
     if key := os.environ.get(layout.ENV_VERIFY_KEY):
+        from prebake.baked.integrity import check_beside_weights
         from prebake.baked.signature import check_signature
 
-        check_signature(root, Path(key), names, all_of_them=all_of_them)
+        check_signature(root, Path(key), [baked.folder.name for baked in models], all_of_them=all_of_them)
+        for baked in models:
+            check_beside_weights(baked.manifest, baked.folder)

@@ -62,10 +62,8 @@ def check_signature(root: Path, key: Path, names: Sequence[str], *, all_of_them:
     used, DocumentError if the signature is malformed, and IntegrityError that lists everything that does not fit.
     """
     signature = Signature.read(root / layout.SIGNATURE)
-    if not _is_valid(signature, key):
-        raise IntegrityError(
-            f"{root / layout.SIGNATURE}: was not made with the private key of {key}, or was changed afterwards"
-        )
+    if not is_valid(signature, key):
+        raise IntegrityError(not_of_key(root / layout.SIGNATURE, key))
     if findings := differences(signature, root, names, all_of_them=all_of_them):
         raise IntegrityError(
             f"{root}: the signature does not fit the models:\n  " + "\n  ".join(findings)
@@ -87,7 +85,16 @@ def differences(signature: Signature, root: Path, names: Sequence[str], *, all_o
     return findings + [f"{path}: was signed, but is not there" for path in sorted(expected) if all_of_them]
 
 
-def _is_valid(signature: Signature, key: Path) -> bool:
+def not_of_key(path: Path, key: Path) -> str:
+    """The message about a signature that a key does not verify."""
+    return (
+        f"{path}: was not made with the private key of {key}, or was changed afterwards: "
+        "name the key that signed these models, or pull them again"
+    )
+
+
+def is_valid(signature: Signature, key: Path) -> bool:
+    """Whether the private key of `key` made it. Raises ConfigError if the key can't be used."""
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives import hashes

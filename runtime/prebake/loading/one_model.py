@@ -21,5 +21,6 @@ def load(folder: Path, tiers: Sequence[Tier] = TIERS, device: str = "cpu", *, al
     or not installed or the device does not exist, and LoadError if every tier failed.
     """
     loader = Loader(tiers=tiers, device=device, allow=allowed_modules(allow), span=timeline.span)
-    require_signed(folder.parent, [folder.name], all_of_them=False)
-    return loader.load(BakedModel.open(folder))
+    baked = BakedModel.open(folder)
+    require_signed(folder.parent, [baked], all_of_them=False)
+    return loader.load(baked)

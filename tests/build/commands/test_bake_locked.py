@@ -184,3 +184,35 @@ def test_a_lock_of_an_older_prebake_without_options_is_read(models: Path, capsys
             text = text[:start] + (text[end + 2 :] if end >= 0 else "")
     path.write_text(text)
     assert Lock.read(path).models["m"].baked is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--tag", "Bad Tag"],
+      'argument --tag: "Bad Tag" is no tag, such as "v2", and no name of an image, such as '
+      '"registry.example/weights:v2"'),
+     (["--platform", "nonsense"],
+      'argument --platform: "nonsense" is no platform of the form OS/ARCH, such as "linux/arm64"')],
+)  # fmt: skip
+def test_a_name_and_a_platform_of_an_image_are_checked(
+    models: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    code, _, err = bake(capsys, models, "--oci", models.parent / "oci", *arguments)
+    assert (code, err.endswith(f"error: {message}\n")) == (2, True)
+    assert not (models.parent / "oci").exists()
+
+
+def test_what_describes_an_image_needs_one(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bake(capsys, models, "--platform", "linux/arm64") == (
+        2, "", "prebake: error: --platform: describes an image, and there is none without --oci DIR\n"
+    )  # fmt: skip
+
+
+def test_a_place_that_is_no_layout_is_refused_before_anything_is_baked(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = models.parent / "c"
+    assert bake(capsys, models, "--oci", place) == (
+        2, "",
+        f"prebake: error: {place}: exists and is not an OCI image layout: move it, or name another folder\n",
+    )  # fmt: skip

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from helpers.baked_folders import baked_folder
+from helpers.baking import flip_byte
 from helpers.commands import run_command
 from helpers.oci_images import LayerOf, write_image
 from prebake.baked.model import BakedModel
 from prebake_build.commands import diff
-from prebake_build.images.models import open_models
+from prebake_build.images.opened import opened_models
 from prebake_build.images.pack import Packing, pack
 
 
@@ -99,7 +100,7 @@ def test_no_models_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     write_image(tmp_path / "oci", LayerOf({"manifest.json": b"{}", "a": b"b"}))
     baked_folder(tmp_path / "a", "m")
     assert run(capsys, tmp_path / "a", tmp_path / "oci", "--platform", "linux/amd64") == (
-        2, "", f"prebake: error: {tmp_path}/oci: its image holds no baked model\n"
+        2, "", f"prebake: error: {tmp_path}/oci: this image holds no baked model\n"
     )  # fmt: skip
     code, _, err = run(capsys, tmp_path / "nothing", tmp_path / "a")
     assert (code, err.startswith(f"prebake: error: {tmp_path}/nothing: there is no such folder")) == (2, True)
@@ -118,5 +119,31 @@ def test_a_manifest_in_an_image_is_checked_like_one_in_a_folder(
 
 def test_a_file_that_is_missing_in_an_image_is_said(models: list[BakedModel], tmp_path: Path) -> None:
     write_image(tmp_path / "oci", LayerOf({"models/caption/manifest.json": models[0].manifest.text.encode()}))
-    with pytest.raises(Exception, match=r"oci:/models/caption/model\.safetensors: is missing$"):
-        open_models(tmp_path / "oci", wanted="linux/amd64")["caption"].tensors()
+    with (
+        opened_models(f"{tmp_path}/oci", wanted="linux/amd64") as found,
+        pytest.raises(Exception, match=r"oci:/models/caption/model\.safetensors: is missing$"),
+    ):
+        found["caption"].tensors()
+
+
+def test_a_layout_with_a_changed_layer_is_refused_unless_values_are_left_out(
+    models: list[BakedModel], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(models, tmp_path / "oci", Packing())
+    flip_byte(max((tmp_path / "oci" / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size))
+    code, out, err = run(capsys, tmp_path / "oci", tmp_path / "oci")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"prebake: error: {tmp_path}/oci: layers were changed:\n  blob sha256:")
+    assert run(capsys, tmp_path / "oci", tmp_path / "oci", "--quick")[0] == 0
+
+
+def test_half_a_layout_is_no_folder_of_models(
+    models: list[BakedModel], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(models, tmp_path / "oci", Packing())
+    (tmp_path / "oci" / "index.json").unlink()
+    assert run(capsys, tmp_path / "oci", tmp_path / "oci") == (
+        1, "",
+        f"prebake: error: {tmp_path}/oci: is a part of an OCI image layout: index.json is missing: "
+        "copy the layout again, or write it anew\n",
+    )  # fmt: skip

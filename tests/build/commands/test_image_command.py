@@ -6,7 +6,7 @@ import argparse
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,7 +88,7 @@ class FakeEngine:
     def _get(self, name: str) -> Any:
         if self._folder is None:
             raise docker.errors.ImageNotFound("no")
-        return SimpleNamespace(save=self._save)
+        return SimpleNamespace(save=self._save, attrs={"Size": 1})
 
     def _save(self, chunk_size: int) -> Iterator[bytes]:
         assert self._folder and chunk_size > 0
@@ -113,6 +113,21 @@ def test_an_image_of_the_engine_is_checked(
     monkeypatch.setattr("prebake_build.images.engine.open_engine", lambda: engine)
     assert run("app:latest") == 1
     assert capsys.readouterr().err.startswith("app:latest: 1 finding (2 layers, ")
+
+
+def test_a_full_temporary_folder_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_disk: Callable[[Path, str], Path]
+) -> None:
+    disk = small_disk(tmp_path / "disk", "8k")
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
+    with pytest.raises(PrebakeError) as caught, saved_image(FakeEngine(write_image(tmp_path / "oci", CODE)), "app"):
+        pass
+    assert str(caught.value).startswith(f"app: its copy in {disk}/prebake-image-")
+    assert str(caught.value).endswith(
+        " (TMPDIR): cannot be written: No space left on device: free some space, or name another place"
+    )
+    assert caught.value.exit_code == 1
+    assert not list(disk.iterdir())
 
 
 def test_nothing_but_the_layouts_own_files_is_taken_from_the_engine(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_model_that_left_models_toml_leaves_the_lock(workspace: Path) -> None:
 def test_a_lock_that_cannot_be_written(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prebake(["lock", "--lock", "none/models.lock"]) == 2
     assert capsys.readouterr().err == (
-        "prebake: error: none/models.lock: cannot write the lock: No such file or directory\n"
+        "prebake: error: none/models.lock: cannot be written: No such file or directory\n"
     )
 
 

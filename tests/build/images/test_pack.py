@@ -139,7 +139,10 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(
     model = baked_folder(tmp_path / "models", "m", {"w": [62_000]})
     with pytest.raises(PrebakeError) as caught:
         pack([model], disk / "oci", Packing())
-    assert str(caught.value) == f"{disk}/oci: cannot write the layout: No space left on device."
+    assert (
+        str(caught.value)
+        == f"{disk}/oci: cannot write the layout: No space left on device: free some space, or name another folder."
+    )
     assert names(disk) == []
 
 
@@ -177,6 +180,17 @@ def test_a_changed_layer_is_found(oci: Path) -> None:
     assert str(caught.value).startswith(
         f"{oci}: layers were changed:\n  blob sha256:{largest(oci).name} has the digest "
     )
+    assert str(caught.value).endswith("\nCopy the layout again, or write it anew.")
+
+
+@pytest.mark.parametrize("name", ["oci-layout", "index.json"])
+def test_a_layout_that_lacks_its_index_or_mark_is_half_of_one(oci: Path, name: str) -> None:
+    (oci / name).unlink()
+    with pytest.raises(IntegrityError) as caught:
+        Layout.open(oci)
+    assert str(caught.value) == (
+        f"{oci}: is a part of an OCI image layout: {name} is missing: copy the layout again, or write it anew"
+    )
 
 
 def test_a_half_written_layout_is_said(oci: Path) -> None:
@@ -187,7 +201,7 @@ def test_a_half_written_layout_is_said(oci: Path) -> None:
     assert f"blob sha256:{blob.name}: expected " in str(caught.value)
     blob.unlink()
     layout = Layout.open(oci)
-    with pytest.raises(IntegrityError, match="is missing: the layout is incomplete"):
+    with pytest.raises(IntegrityError, match="is missing: copy the layout again, or write it anew"):
         layout.check_layers(layout.images())
 
 
@@ -200,7 +214,7 @@ def test_an_index_may_name_platforms_that_are_not_there(oci: Path) -> None:
     (oci / "blobs" / "sha256" / amd.digest.removeprefix("sha256:")).unlink()
     with pytest.raises(IntegrityError) as caught:
         layout.images()
-    assert str(caught.value) == f"{oci}: blob {amd.digest} is missing: the layout is incomplete"
+    assert str(caught.value) == f"{oci}: blob {amd.digest} is missing: copy the layout again, or write it anew"
 
 
 def test_a_changed_document_is_found(oci: Path) -> None:
@@ -210,7 +224,7 @@ def test_a_changed_document_is_found(oci: Path) -> None:
     with pytest.raises(IntegrityError) as caught:
         Layout.open(oci).images()
     assert f"{oci}: blob sha256:{blob.name} has the digest sha256:" in str(caught.value)
-    assert str(caught.value).endswith(": it was changed")
+    assert str(caught.value).endswith(": copy the layout again, or write it anew")
 
 
 def test_no_layout_an_unknown_tag_and_an_unknown_platform_are_said(oci: Path, tmp_path: Path) -> None:

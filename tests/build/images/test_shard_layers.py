@@ -13,8 +13,8 @@ from prebake_build.images import pack as packing
 from prebake_build.images.checks.check import check
 from prebake_build.images.checks.data import rules
 from prebake_build.images.layers import layer_digest, shard_digests
-from prebake_build.images.models import open_models
 from prebake_build.images.oci_layout import Layout
+from prebake_build.images.opened import opened_models
 from prebake_build.images.pack import Packing, pack
 
 SHARDS = [f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3)]
@@ -45,9 +45,10 @@ def test_each_shard_has_a_layer_after_that_of_the_small_files(tmp_path: Path) ->
 def test_a_model_is_read_out_of_all_its_layers(tmp_path: Path) -> None:
     baked = baked_folder(tmp_path / "models", "large", shards=3)
     pack([baked], tmp_path / "oci", Packing())
-    placed = open_models(tmp_path / "oci")["large"]
-    assert sorted(placed.tensors()) == sorted(f"{n}.{name}" for n in (1, 2, 3) for name in ("a.weight", "b.bias"))
-    assert placed.tensor_digests() == open_models(tmp_path / "models")["large"].tensor_digests()
+    with opened_models(f"{tmp_path}/oci") as placed, opened_models(f"{tmp_path}/models") as folders:
+        names = [f"{n}.{name}" for n in (1, 2, 3) for name in ("a.weight", "b.bias")]
+        assert sorted(placed["large"].tensors()) == sorted(names)
+        assert placed["large"].tensor_digests() == folders["large"].tensor_digests()
     assert [finding.rule for finding in check(Layout.open(tmp_path / "oci").image()) if "weights" in finding.rule] == []
 
 

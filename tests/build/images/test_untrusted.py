@@ -20,7 +20,7 @@ from prebake.documents.table import Table
 from prebake.errors import PrebakeError
 from prebake_build.images.checks.check import check
 from prebake_build.images.documents import Config, Index, Manifest
-from prebake_build.images.models import open_models
+from prebake_build.images.models import models_in_image
 from prebake_build.images.oci_layout import Layout
 
 JSON = st.recursive(
@@ -71,7 +71,7 @@ def test_a_layer_with_flipped_bytes_is_checked_or_refused(tmp_path: Path, data: 
         with contextlib.suppress(PrebakeError):
             check(image)
         with contextlib.suppress(PrebakeError):
-            open_models(oci, wanted="linux/amd64")
+            models_in_image(image, "oci")
 
 
 @pytest.mark.parametrize("target", ["../../../../etc/passwd", "/etc/passwd", "."])
@@ -79,6 +79,6 @@ def test_links_out_of_a_layer_read_nothing_of_this_machine(tmp_path: Path, targe
     text = baked_folder(tmp_path / "models", "m").manifest.text.encode()
     files: dict[str, bytes | Node] = {"models/m/manifest.json": text, "models/m/model.safetensors": Node(target=target)}
     oci = write_image(tmp_path / "oci", LayerOf(files))
-    model = open_models(oci, wanted="linux/amd64")["m"]
+    model = models_in_image(Layout.open(oci).image(wanted="linux/amd64"), "oci")["m"]
     with pytest.raises(PrebakeError):
         model.tensors()

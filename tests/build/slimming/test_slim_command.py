@@ -143,6 +143,9 @@ def test_rules_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
     for rule in read_rules().rules:
         assert f"{rule.name}: {rule.action} " in text
         assert rule.reason and rule.breaks
+    assert main(["--explain", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(rule["name"], rule["why"]) for rule in listed] == [(rule.name, rule.reason) for rule in read_rules().rules]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------
