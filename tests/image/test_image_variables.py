@@ -75,7 +75,8 @@ def test_each_target_that_is_built_by_itself_keeps_its_own_result(
 ) -> None:
     build = bake(context, "release", "--print", CACHE=cache)
     assert build.code == 0, build.output
-    targets = json.loads(build.output[build.output.index('{\n  "group"') :])["target"]
+    begin = build.output.index('{\n  "group"')
+    targets = json.JSONDecoder().raw_decode(build.output, begin)[0]["target"]  # messages may follow
     assert {"base", "dependencies", "weights-caption", "converter-wheels", "slimmer", "runtime"} < set(targets)
     for name, target in targets.items():
         (to,), (from_,) = target["cache-to"], target["cache-from"]
