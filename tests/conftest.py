@@ -36,6 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "docker" if item.get_closest_marker("docker") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.path.name == "test_example_images.py")  # last: their images share nothing
 
 
 @pytest.fixture(autouse=True)
@@ -285,11 +286,11 @@ def engine() -> Iterator[Any]:
             pytest.fail(reason)
         pytest.skip(reason)
     client = open_engine()
-    before = {image.id for image in client.images.list()}
+    before = {image["Id"] for image in client.api.images()}
     yield client
-    for image in client.images.list():  # a push leaves its image here as well, a second build under a name the first
-        if image.id not in before and all(NAME in tag for tag in image.tags):
-            remove(client, image.id)
+    for image in client.api.images():  # a push leaves its image here as well, a second build under a name the first
+        if image["Id"] not in before and all(NAME in tag for tag in image["RepoTags"] or ()):
+            remove(client, image["Id"])
     client.close()
 
 

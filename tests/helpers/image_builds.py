@@ -144,6 +144,12 @@ def remove(engine: Any, image: str) -> None:
         engine.images.remove(image, force=True)
 
 
+def prune() -> None:
+    """Where the engine is there for the tests alone, remove what builds left: the disk has room for a few of them."""
+    if os.environ.get("PREBAKE_TEST_PRUNE"):
+        subprocess.run(["docker", "buildx", "prune", "--all", "--force"], capture_output=True)
+
+
 @contextmanager
 def running(client: Any, image: str, url: str = "http://127.0.0.1:8000", **options: Any) -> Iterator[Any]:
     """A container of the image with no network, nothing writable and no rights; ready when this yields.

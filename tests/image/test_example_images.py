@@ -20,7 +20,7 @@ from helpers.cpu_wheels import write_torchaudio
 from helpers.example_environment import environment, variables
 from helpers.example_hub import ExampleHub, write_repositories
 from helpers.example_services import EMBEDDINGS, PICTURES, TRANSCRIPTS, Service, write_sounds
-from helpers.image_builds import PYTHON, Build, bake, remove, running, wheels
+from helpers.image_builds import PYTHON, Build, bake, prune, remove, running, wheels
 
 pytestmark = pytest.mark.docker
 
@@ -117,14 +117,21 @@ def adopter(engine: Any, context: Path, tmp_path_factory: pytest.TempPathFactory
         yield Adopter(folder, hub, context)
 
 
+@pytest.fixture
+def room() -> None:
+    """Images of other packages share nothing with what was built before."""
+    prune()
+
+
 @pytest.mark.parametrize(
     ("service", "started", "processes", "load"),
     [
-        (EMBEDDINGS, ["uvicorn", "app:app", "--port", "8000", "--workers", "2"], 2, "SentenceTransformer"),
         (PICTURES, ["python", "server.py"], 1, "DiffusionPipeline.from_pretrained"),
+        (EMBEDDINGS, ["uvicorn", "app:app", "--port", "8000", "--workers", "2"], 2, "SentenceTransformer"),
     ],
-    ids=["embeddings", "pictures"],
+    ids=["pictures", "embeddings"],
 )
+@pytest.mark.usefixtures("room")
 def test_a_service_answers_the_same_sealed(
     engine: Any, adopter: Adopter, service: Service, started: list[str], processes: int, load: str
 ) -> None:
@@ -172,6 +179,7 @@ def test_a_snapshot_of_a_service_answers_the_same_sealed(engine: Any, adopter: A
     )
 
 
+@pytest.mark.usefixtures("room")
 def test_the_worker_writes_the_same_sealed(engine: Any, adopter: Adopter, tmp_path: Path) -> None:
     write_sounds(tmp_path / "sounds")
     name = f"prebake-test-{TRANSCRIPTS.name}"
