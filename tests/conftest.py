@@ -31,11 +31,13 @@ settings.load_profile("prebake")
 # --- sources, lock and cache -----------------------------------------------------------------------------------
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups for `--dist loadgroup`: a module keeps its fixtures in one worker, and the engine has one user."""
     for item in items:
         group = "docker" if item.get_closest_marker("docker") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.path.name == "test_example_images.py")  # last: their images share nothing
 
 
 @pytest.fixture(autouse=True)
