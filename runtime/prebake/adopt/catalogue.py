@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prebake.baked import hub, layout
+from prebake.baked.hub import TENSORS
 from prebake.baked.model import BakedModel, find_models
 
 PATH = "path:"
-TENSORS = "tensors"
-"""The family of single files."""
 _SNAPSHOT = re.compile(r".*/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/(.+)", re.ASCII)
 
 
@@ -41,10 +40,13 @@ class Catalogue:
     def find(self, uri: str, class_: str | None = None) -> BakedModel | None:
         """The baked model of this source, as `models.toml` spells it, or None.
 
-        If several models have the same source, the first of this class (`family:class`), else the first.
+        If several models have the same source, the first of this class (`family:class`), else the first network. A
+        single file (`TENSORS`) is no network, so it is found only where no class is asked for.
         """
         found = self.matches(uri)
-        return next((baked for baked in found if class_of(baked) == class_), found[0] if found else None)
+        networks = [baked for baked in found if baked.manifest.family != TENSORS]
+        others = networks or (found if class_ is None else [])
+        return next((baked for baked in found if class_of(baked) == class_), others[0] if others else None)
 
     def matches(self, uri: str) -> tuple[BakedModel, ...]:
         """All baked models of this source."""

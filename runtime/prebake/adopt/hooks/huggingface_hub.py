@@ -19,11 +19,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from prebake.adopt import redirect
-from prebake.adopt.catalogue import TENSORS, catalogue
+from prebake.adopt.catalogue import catalogue
 from prebake.adopt.hooks import from_hub
 from prebake.adopt.loads import Load, is_inside, reads_view
 from prebake.adopt.view import process_view
 from prebake.baked import hub
+from prebake.baked.hub import TENSORS
 
 if TYPE_CHECKING:
     from prebake.baked.model import BakedModel

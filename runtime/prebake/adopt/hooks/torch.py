@@ -20,9 +20,10 @@ from types import ModuleType
 from typing import Any
 
 from prebake.adopt import redirect
-from prebake.adopt.catalogue import PATH, TENSORS, Catalogue, catalogue
+from prebake.adopt.catalogue import PATH, Catalogue, catalogue
 from prebake.adopt.hooks.huggingface_hub import LIBRARIES
 from prebake.adopt.loads import Load, is_inside
+from prebake.baked.hub import TENSORS
 from prebake.baked.model import BakedModel
 
 FAMILY = TENSORS
