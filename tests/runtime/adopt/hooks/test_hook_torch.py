@@ -208,6 +208,26 @@ def test_where_the_file_is_gone_torch_reads_the_baked_object(
     assert hooked.outcome == ("baked folder", "net", reason)
 
 
+def test_what_is_baked_and_damaged_comes_from_the_file(
+    hooked: Hooked, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooked.serve(bake(file, f"path:{file}"))
+    damaged = tmp_path / "models" / "net" / "object.json"
+    damaged.write_text(damaged.read_text().replace("epoch", "other"))
+    why = f"net: no tier could load it: mapped: {damaged}: its sha256 differs from the manifest's"
+    assert same(torch.load(file))
+    assert hooked.outcome == ("original", None, why)
+    assert caplog.messages[-1] == (
+        f"path:{file}: not baked ({why}): loaded by torch as without Prebake"
+    )
+    hooked.strict()
+    with pytest.raises(ConfigError) as caught:
+        torch.load(file)
+    assert str(caught.value) == (
+        f"path:{file}: is not baked, and PREBAKE_STRICT=1 refuses it ({why}): add it to models.toml and bake it"
+    )
+
+
 def test_another_file_is_loaded_by_torch(hooked: Hooked, file: Path, tmp_path: Path) -> None:
     hooked.serve(bake(file, f"path:{tmp_path}/other.pth"))
     assert same(torch.load(file))
