@@ -85,6 +85,11 @@ class Catalogue:
         return next((baked for baked in self.models if baked.manifest.family == TENSORS and Path(real) in
                      (weights.resolve() for weights in baked.weights)), None)  # fmt: skip
 
+    def holding(self, path: str) -> BakedModel | None:
+        """The model in whose baked folder this file lies, perhaps through links."""
+        real = os.path.realpath(path)
+        return next((baked for baked in self.models if Path(real).is_relative_to(_real(baked))), None)
+
     @property
     def described(self) -> str:
         """The models and their sources, for messages."""

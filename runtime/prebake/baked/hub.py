@@ -130,10 +130,19 @@ def _name_in_view(baked: BakedModel, path: str) -> str | None:
     """What a baked model's file is called in the commit's folder; None if it is not there."""
     weights = baked.manifest.weights.all_files
     if baked.manifest.family == TENSORS and path in weights:
-        file = baked.manifest.options.get("file")
-        is_upstream = isinstance(file, str) and file.endswith(".safetensors") and _is_ref(file) and len(weights) == 1
-        return str(file) if is_upstream else None
+        file = single_file(baked)
+        return file if file is not None and file.endswith(".safetensors") and len(weights) == 1 else None
     return None if path in _OWN else path
+
+
+def single_file(baked: BakedModel) -> str | None:
+    """The path in its repository of the file that the model was baked from; None for networks, and for a path that
+    leads out of the repository."""
+    file = baked.manifest.options.get("file")
+    if baked.manifest.family != TENSORS or not isinstance(file, str):
+        return None
+    inside = file.isprintable() and all(part not in ("", ".", "..") for part in file.split("/"))
+    return file if inside else None
 
 
 def write(view: View, folder: Path, models: str) -> None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from prebake.adopt import redirect
+from prebake.adopt import copies, redirect
 from prebake.adopt.catalogue import catalogue
 from prebake.adopt.hooks import from_hub
 from prebake.adopt.loads import Load, is_inside, reads_view
@@ -82,7 +82,7 @@ def _hf_hub_download(original: Function, signature: inspect.Signature) -> Functi
             baked=baked,
             folder=lambda baked: asked.file(original, baked, file),
             original=lambda: original(*args, **kwargs),
-            complete=lambda load, result: from_hub.completed(load, result),
+            complete=asked.completed,
         )  # fmt: skip
 
     return hf_hub_download
@@ -99,9 +99,9 @@ def _snapshot_download(original: Function, signature: inspect.Signature) -> Func
         return redirect.serve(
             Load(library="huggingface_hub", function="snapshot_download", uri=asked.uri),
             baked=asked.baked,
-            folder=lambda baked: asked.tree(original),
+            folder=lambda baked: asked.tree(original, baked),
             original=lambda: original(*args, **kwargs),
-            complete=lambda load, result: from_hub.completed(load, result),
+            complete=asked.completed,
         )
 
     return snapshot_download
@@ -185,11 +185,13 @@ class _Asked:
         return (self.snapshot / file).is_file()
 
     def tensors(self, file: str) -> BakedModel | None:
-        """The model that was baked from this file alone; None where the caller wants a copy of the file itself."""
-        if self.uri is None or redirect.observing() or self.arguments.get("local_dir") is not None:
+        """The model that was baked from this file alone; None if the caller wants a copy, and none can be written."""
+        if self.uri is None or redirect.observing():
             return None
         found = catalogue().file_of(self.uri, file)
-        return found if found is not None and found.weights else None
+        if found is None or not found.weights:
+            return None
+        return None if self.local_dir is not None and not copies.can_write(found, file) else found
 
     def by_library(self, library: str, original: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A step of a library's own load: from the view, or from the hub as without Prebake."""
@@ -222,26 +224,55 @@ class _Asked:
         first = [self.arguments["self"]] if "self" in self.arguments else []
         return original(*first, **given | {key: value for key, value in changed.items() if key in self._accepts})
 
-    def file(self, original: Function, baked: BakedModel, file: str) -> Any:
-        """One file of the view, or its copy in the caller's folder; of a single file, the baked one."""
-        if baked.manifest.family == TENSORS:
-            return str(baked.weights[0])
-        if self.arguments.get("local_dir") is None:
-            return self.call(original)
-        return str(_copied(Path(str(self.snapshot)), Path(self.arguments["local_dir"]), file))
+    @property
+    def local_dir(self) -> Path | None:
+        """The folder in which the caller wants copies."""
+        given = self.arguments.get("local_dir")
+        return None if given is None else Path(given)
 
-    def tree(self, original: Function) -> Any:
+    def file(self, original: Function, baked: BakedModel, file: str) -> Any:
+        """One file of the view; of a single file, the baked one; or a copy in the caller's folder."""
+        single = baked.manifest.family == TENSORS
+        if self.local_dir is None:
+            return str(baked.weights[0]) if single else self.call(original)
+        if single:
+            made = copies.write_file(baked, file, self.local_dir / file)
+        else:
+            made = copies.copy_file(Path(str(self.snapshot)) / file, self.local_dir / file)
+        copies.note(self.local_dir, _pinned(baked), [file])
+        return str(made)
+
+    def tree(self, original: Function, baked: BakedModel) -> Any:
         """The view's folder of the commit, or its copy in the caller's folder."""
-        if self.arguments.get("local_dir") is None:
+        if self.local_dir is None:
             return self.call(original)
         from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
-        source, target = Path(str(self.snapshot)), Path(self.arguments["local_dir"])
-        files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+        source, target = Path(str(self.snapshot)), self.local_dir
+        alone = [each for each in catalogue().matches(_pinned(baked)) if each.manifest.family == TENSORS]
+        single = {name: each for each in alone if (name := hub.single_file(each)) and self.tensors(name)}
+        places = [each.folder.resolve() for each in alone]
+        files = {path.relative_to(source).as_posix() for path in source.rglob("*")
+                 if path.is_file() and path.resolve().parent not in places}  # fmt: skip
         patterns = {key: self.arguments.get(key) for key in ("allow_patterns", "ignore_patterns")}
-        for file in filter_repo_objects(files, **patterns):
-            _copied(source, target, file)
+        wanted = sorted(filter_repo_objects(files | single.keys(), **patterns))
+        for file in wanted:
+            if file in single:
+                copies.write_file(single[file], file, target / file)
+            else:
+                copies.copy_file(source / file, target / file)
+        copies.note(target, _pinned(baked), wanted, whole=set(wanted) == files | single.keys())
         return str(target.resolve())
+
+    def completed(self, load: Load, result: object) -> Load:
+        """The load with the commit that was downloaded."""
+        if self.local_dir is None or self.uri is None:
+            return from_hub.completed(load, result)
+        return replace(load, uri=copies.note_downloaded(self.local_dir, self.uri))
+
+
+def _pinned(baked: BakedModel) -> str:
+    return f"{hub.URI}{hub.repo_of(baked)}@{hub.commit_of(baked)}"
 
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -250,10 +281,3 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 def _lacks(file: str) -> str:
     way = f': declare it too, with class = "tensors" and file = "{file}"' if file.endswith(_WEIGHTS) else ""
     return f"the baked model has no {file}{way}"
-
-
-def _copied(source: Path, target: Path, file: str) -> Path:
-    place = target / file
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / file, place)
-    return place

@@ -217,9 +217,7 @@ def test_what_is_baked_and_damaged_comes_from_the_file(
     why = f"net: no tier could load it: mapped: {damaged}: its sha256 differs from the manifest's"
     assert same(torch.load(file))
     assert hooked.outcome == ("original", None, why)
-    assert caplog.messages[-1] == (
-        f"path:{file}: not baked ({why}): loaded by torch as without Prebake"
-    )
+    assert caplog.messages[-1] == (f"path:{file}: not baked ({why}): loaded by torch as without Prebake")
     hooked.strict()
     with pytest.raises(ConfigError) as caught:
         torch.load(file)
