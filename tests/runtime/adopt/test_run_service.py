@@ -139,6 +139,20 @@ def test_the_workers_of_gunicorn_share_what_their_master_loaded(tinies: Path, pr
         assert document["models"]["bert"]["outcome"] == "mapped"
 
 
+def test_the_processes_of_torchrun(tinies: Path, project: Path) -> None:
+    (project / "main.py").write_text(LOADS)
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    done = subprocess.run(
+        [*RUN, "--strict", "--report", str(project / "report"), "--", *words, "main.py"],
+        env=environment(tinies, project), cwd=project, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["BertForMaskedLM"] * 2
+    reports = [json.loads(path.read_text()) for path in sorted(project.glob("report*"))]
+    counted = [document["counts"] for document in reports]
+    assert counted.count([{"library": "transformers", "outcome": "mapped", "loads": 1}]) == 2
+
+
 def test_each_process_writes_a_file_of_its_own(tinies: Path, project: Path) -> None:
     (project / "main.py").write_text(
         "import subprocess, sys, os\n"
