@@ -36,6 +36,8 @@ class _Copy:
 
 _copies: dict[str, dict[str, _Copy]] = {}
 """Folder → path in it → its copy."""
+KEPT = 100
+"""Folders remembered, the last ones. A service may download into a new folder for each request."""
 _whole: set[str] = set()
 """Folders that have all files of their repository."""
 
@@ -49,6 +51,9 @@ def note(folder: Path, uri: str, files: Iterable[str], *, whole: bool = False) -
             known[file] = _Copy(uri, _identity(os.path.join(place, file)))  # noqa: PTH118
     if whole:
         _whole.add(place)
+    for old in list(_copies)[:-KEPT]:
+        _copies.pop(old, None)
+        _whole.discard(old)
 
 
 def note_downloaded(folder: Path, uri: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from helpers.adopted import COMMIT, download, snapshot
 from helpers.hub_server import COMMIT as SERVED
 from helpers.hub_server import HubServer
-from prebake.adopt import loads
+from prebake.adopt import copies, loads
 from prebake.families.compat import torchvision_operators
 
 torchvision_operators()
@@ -87,6 +87,15 @@ def test_a_copy_that_has_changed_is_the_application_s_own(tinies: Path, use: Use
     found = [(load.uri, load.outcome) for load in loads.loads if load.library == "transformers"]
     assert found == [(f"hf:acme/bert@{COMMIT}", "mapped"), (f"path:{tmp_path}/changed", "original"),
                      (f"path:{tmp_path}/more", "original"), (f"hf:acme/bert@{COMMIT}", "mapped")]  # fmt: skip
+
+
+def test_of_many_folders_the_last_are_remembered(
+    tinies: Path, use: Use, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "KEPT", 2)
+    use(tinies)
+    places = [snapshot("acme/gpt2", local_dir=tmp_path / str(number)) for number in range(3)]
+    assert [copies.repository(place) for place in places] == [None, *[f"hf:acme/gpt2@{COMMIT}"] * 2]
 
 
 def test_a_download_into_a_folder_is_the_repository_that_scan_sees(

@@ -176,11 +176,16 @@ def path_of(file: Any) -> Path | None:
     else:
         name = getattr(file, "name", None)
         try:
-            if not isinstance(name, str) or file.tell() != 0:
+            if not isinstance(name, str) or file.tell() != 0 or not _is_open(name, file.fileno()):
                 return None
         except (AttributeError, OSError, ValueError):
             return None
     return Path(os.path.abspath(name)) if isinstance(name, str) else None  # noqa: PTH100  # resolves no links
+
+
+def _is_open(name: str, descriptor: int) -> bool:
+    """Whether the file of this name is the open one: a member of an archive has a name too, and no descriptor."""
+    return os.path.samestat(os.stat(name), os.fstat(descriptor))  # noqa: PTH116
 
 
 def load_of(path: Path, load: Load) -> Load:

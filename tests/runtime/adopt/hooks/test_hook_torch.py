@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,19 @@ def test_bytes_and_files_read_in_part_are_left_alone(hooked: Hooked, file: Path)
     import io
 
     assert same(torch.load(io.BytesIO(file.read_bytes())))
+    assert hooked.loads == []
+
+
+def test_a_member_of_an_archive_is_not_the_file_of_its_name(
+    hooked: Hooked, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooked.serve(bake(file, f"path:{file}"))
+    torch.save({"other": 1}, file.with_name("other.pth"))
+    with zipfile.ZipFile(file.with_name("archive.zip"), "w") as archive:
+        archive.write(file.with_name("other.pth"), file.name)
+    monkeypatch.chdir(file.parent)
+    with zipfile.ZipFile("archive.zip") as archive, archive.open(file.name) as member:
+        assert torch.load(member) == {"other": 1}
     assert hooked.loads == []
 
 
