@@ -38,15 +38,22 @@ class Catalogue:
         return cls(find_models(root))
 
     def find(self, uri: str, class_: str | None = None) -> BakedModel | None:
-        """The baked model of this source, as `models.toml` spells it, or None.
+        """The baked model of this source, as `models.toml` spells it, or None: the first of `candidates`."""
+        return next(iter(self.candidates(uri, class_)), None)
 
-        If several models have the same source, the first of this class (`family:class`), else the first network. A
-        single file (`TENSORS`) is no network, so it is found only where no class is asked for.
+    def candidates(self, uri: str, class_: str | None = None) -> list[BakedModel]:
+        """The baked models of this source: those of this class (`family:class`) first, then others of its family.
+
+        A single file (`TENSORS`) is no network, so it is among them only where no class is asked for, at the end.
         """
-        found = self.matches(uri)
-        networks = [baked for baked in found if baked.manifest.family != TENSORS]
-        others = networks or (found if class_ is None else [])
-        return next((baked for baked in found if class_of(baked) == class_), others[0] if others else None)
+        family = (class_ or "").partition(":")[0]
+
+        def distance(baked: BakedModel) -> tuple[bool, bool, bool]:
+            manifest = baked.manifest
+            return class_of(baked) != class_, manifest.family != family, manifest.family == TENSORS
+
+        any_kind = class_ is None or family == TENSORS
+        return sorted((b for b in self.matches(uri) if any_kind or b.manifest.family != TENSORS), key=distance)
 
     def matches(self, uri: str) -> tuple[BakedModel, ...]:
         """All baked models of this source."""

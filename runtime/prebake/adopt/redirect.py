@@ -70,9 +70,19 @@ def strict() -> bool:
 
 def find(load: Load) -> BakedModel | None:
     """The baked model that serves the load of a network, or None; always None while observing."""
+    return choose(load, lambda _: None)[0]
+
+
+def choose(load: Load, unfit: Callable[[BakedModel], str | None]) -> tuple[BakedModel | None, str | None]:
+    """The baked model for the load of a network, and why the map cannot serve the load from it, or None.
+
+    Of several models of one source, with other dtypes or arguments, the first that the map can serve, else the first.
+    """
     if observing() or load.uri is None or load.obstacle is not None:
-        return None
-    return catalogue().find(load.uri, load.class_ or "")  # of whatever class, but no single file
+        return None, None
+    found = catalogue().candidates(load.uri, load.class_ or "")  # of whatever class, but no single file
+    reasons = [(baked, unfit(baked)) for baked in found]
+    return next((each for each in reasons if each[1] is None), reasons[0] if reasons else (None, None))
 
 
 def serve(
