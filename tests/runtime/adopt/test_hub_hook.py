@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from helpers.adopted import COMMIT, download, snapshot
+from helpers.adopted import COMMIT, bake_from_hub, download, snapshot
 from helpers.hub_server import COMMIT as SERVED
 from helpers.hub_server import HubServer
 from prebake.adopt import loads
@@ -209,6 +209,27 @@ def test_a_safetensors_file_that_was_baked_alone_comes_before_the_network_s(file
     assert sorted(found) == sorted(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert (loads.loads[-1].outcome, loads.loads[-1].model) == ("mapped", "safe")
+
+
+def test_a_single_file_leaves_the_rest_of_its_repository_to_the_hub(
+    files: Path, use: Use, online: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = tmp_path / "models" / "net"
+    bake_from_hub(files.parent / "checkpoint", alone, "acme/tiny", family="tensors", options={"file": "net.bin"})
+    use(alone.parent)
+    with online as server:
+        url = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url)
+        assert download("acme/tiny", "net.bin") == str(alone / "model.safetensors")
+        assert server.requests == []
+        cached = transformers_file("acme/tiny", "config.json")
+        assert cached == str(tmp_path / "cache" / "models--acme--tiny" / "snapshots" / SERVED / "config.json")
+        assert sorted(path.name for path in Path(snapshot("acme/tiny", endpoint=server.url)).iterdir()) == [
+            "README.md",
+            "config.json",
+        ]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert snapshot("acme/tiny").endswith(f"/models--acme--tiny/snapshots/{COMMIT}")
 
 
 def test_weights_that_baking_replaced_name_the_way_out(

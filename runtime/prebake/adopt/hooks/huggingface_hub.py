@@ -78,7 +78,7 @@ def _hf_hub_download(original: Function, signature: inspect.Signature) -> Functi
         baked = asked.tensors(file) or (asked.baked if asked.has(file) else None)
         return redirect.serve(
             Load(library="huggingface_hub", function="hf_hub_download", uri=asked.uri, detail={"file": file},
-                 reason=_lacks(file) if asked.baked is not None and baked is None else None),
+                 reason=_lacks(file) if (asked.baked or asked.single) is not None and baked is None else None),
             baked=baked,
             folder=lambda baked: asked.file(original, baked, file),
             original=lambda: original(*args, **kwargs),
@@ -98,7 +98,7 @@ def _snapshot_download(original: Function, signature: inspect.Signature) -> Func
             return asked.by_library(asking, original, args, kwargs)
         return redirect.serve(
             Load(library="huggingface_hub", function="snapshot_download", uri=asked.uri),
-            baked=asked.baked,
+            baked=asked.whole,
             folder=lambda baked: asked.tree(original, baked),
             original=lambda: original(*args, **kwargs),
             complete=asked.completed,
@@ -153,10 +153,15 @@ class _Asked:
         self._accepts = accepts
         self.uri = from_hub.repo_uri(arguments["repo_id"], arguments.get("revision"))
         self.baked: BakedModel | None = None
+        """The network of the repository; its other files are in the view too."""
+        self.single: BakedModel | None = None
+        """A single file of the repository, if no network of it is baked."""
         self.view: Path | None = None
         if self.uri is not None and not redirect.observing() and (baked := catalogue().find(self.uri)) is not None:
             self.view = process_view()
-            self.baked = baked if self.view is not None and hub.commit_of(baked) else None
+            if self.view is not None and hub.commit_of(baked):
+                is_single = baked.manifest.family == TENSORS
+                self.baked, self.single = (None, baked) if is_single else (baked, None)
 
     @classmethod
     def of(cls, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Asked | None:
@@ -171,18 +176,16 @@ class _Asked:
         return cls(bound, signature.parameters)
 
     @property
-    def snapshot(self) -> Path | None:
-        """The view's folder of the commit."""
-        if self.baked is None or self.view is None:
-            return None
-        repo, commit = hub.repo_of(self.baked), hub.commit_of(self.baked)
-        return self.view / hub.folder_of(repo or "") / "snapshots" / (commit or "")
+    def whole(self) -> BakedModel | None:
+        """What stands for the whole repository: a network; a single file only where the hub is not to be asked."""
+        from huggingface_hub import constants
+
+        offline = constants.HF_HUB_OFFLINE or self.arguments.get("local_files_only")
+        return self.single if self.single is not None and offline else self.baked
 
     def has(self, file: str) -> bool:
-        """Whether the view has this file of upstream. The baked form of another single file is none."""
-        if self.baked is None or self.snapshot is None or self.baked.manifest.family == TENSORS:
-            return False
-        return (self.snapshot / file).is_file()
+        """Whether the view has this file of upstream."""
+        return self.baked is not None and (_snapshot(self.baked) / file).is_file()
 
     def tensors(self, file: str) -> BakedModel | None:
         """The model that was baked from this file alone; None if the caller wants a copy, and none can be written."""
@@ -238,7 +241,7 @@ class _Asked:
         if single:
             made = copies.write_file(baked, file, self.local_dir / file)
         else:
-            made = copies.copy_file(Path(str(self.snapshot)) / file, self.local_dir / file)
+            made = copies.copy_file(_snapshot(baked) / file, self.local_dir / file)
         copies.note(self.local_dir, _pinned(baked), [file])
         return str(made)
 
@@ -248,7 +251,7 @@ class _Asked:
             return self.call(original)
         from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
-        source, target = Path(str(self.snapshot)), self.local_dir
+        source, target = _snapshot(baked), self.local_dir
         alone = [each for each in catalogue().matches(_pinned(baked)) if each.manifest.family == TENSORS]
         single = {name: each for each in alone if (name := hub.single_file(each)) and self.tensors(name)}
         places = [each.folder.resolve() for each in alone]
@@ -269,6 +272,11 @@ class _Asked:
         if self.local_dir is None or self.uri is None:
             return from_hub.completed(load, result)
         return replace(load, uri=copies.note_downloaded(self.local_dir, self.uri))
+
+
+def _snapshot(baked: BakedModel) -> Path:
+    """The view's folder of the model's commit."""
+    return from_hub.snapshot_of(baked) or baked.folder
 
 
 def _pinned(baked: BakedModel) -> str:
