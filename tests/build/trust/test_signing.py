@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from prebake.baked.signature import Signature, check_signature
 from prebake.errors import ConfigError, IntegrityError, PrebakeError
 from prebake_build.commands import sign as sign_command
 from prebake_build.commands import verify as verify_command
+from prebake_build.images.checks.data import rules
 from prebake_build.images.oci_layout import Layout
 from prebake_build.images.pack import Packing, pack
 
@@ -315,6 +317,14 @@ def test_the_signature_is_a_layer_of_its_own_and_the_models_layers_stay_the_same
         assert archive.getnames() == ["models", "models/prebake.sig"]
         file = archive.extractfile("models/prebake.sig")
         assert file and file.read() == (tmp_path / "kept.sig").read_bytes()
+
+
+def test_its_layer_counts(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prebake_build.images.pack.rules", lambda: replace(rules(), most_layers=2))
+    with pytest.raises(ConfigError, match="an image of 3 layers, and overlay file systems mount at most 2: "):
+        pack(find_models(root), tmp_path / "oci", Packing())
+    (root / "prebake.sig").unlink()
+    pack(find_models(root), tmp_path / "oci", Packing())
 
 
 def test_a_signature_of_other_models_is_not_written_into_an_image(root: Path, tmp_path: Path) -> None:
