@@ -11,10 +11,10 @@ import posixpath
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, Literal, cast
 
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError, DocumentError
@@ -104,16 +104,16 @@ def opened_layer(path: Path, media_type: str) -> Iterator[tarfile.TarFile]:
 
 @contextmanager
 def _opened(path: Path, media_type: str) -> Iterator[tarfile.TarFile]:
-    with path.open("rb") as raw:
+    mode: Literal["r:", "r|"] = "r:"
+    with ExitStack() as opened:
+        stream: IO[bytes] = opened.enter_context(path.open("rb"))
         if media_type.endswith(("+zstd", ".zstd")):
-            with _zstd(raw) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:
-                yield archive
+            stream, mode = opened.enter_context(_zstd(stream)), "r|"
         elif media_type.endswith("gzip"):
-            with gzip.GzipFile(fileobj=raw) as file, tarfile.open(fileobj=file, mode="r|", bufsize=_CHUNK) as archive:
-                yield archive
-        else:
-            with tarfile.open(fileobj=raw, mode="r:") as archive:
-                yield archive
+            stream, mode = cast(IO[bytes], opened.enter_context(gzip.GzipFile(fileobj=stream))), "r|"
+        # names are UTF-8; bytes that are not are escaped, because they could not be printed
+        names: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
+        yield opened.enter_context(tarfile.open(fileobj=stream, mode=mode, bufsize=_CHUNK, **names))
 
 
 @contextmanager
