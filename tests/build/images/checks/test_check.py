@@ -66,9 +66,10 @@ def test_a_link_to_weights_is_no_copy(tmp_path: Path, hard: bool) -> None:
     assert found(tmp_path, LayerOf({**BIG.files, "app/m.safetensors": Node(target=target, hard=hard)})) == []
 
 
+@pytest.mark.parametrize("entries", [True, False])
 @pytest.mark.parametrize("whiteout", ["models/m/.wh.model.safetensors", "models/.wh.m", "models/m/.wh..wh..opq"])
-def test_weights_that_a_later_layer_deletes(tmp_path: Path, whiteout: str) -> None:
-    folders = {"models": Node(folder=True, mode=0o755), "models/m": Node(folder=True, mode=0o755)}
+def test_weights_that_a_later_layer_deletes(tmp_path: Path, whiteout: str, entries: bool) -> None:
+    folders = {path: Node(folder=True, mode=0o755) for path in ("models", "models/m") if entries}
     finding = one(tmp_path, LayerOf({**folders, **BIG.files}), LayerOf({whiteout: b""}, created_by="RUN rm"))
     assert (finding.rule, finding.layer, finding.bytes) == ("deleted-weights", 0, len(weights(2)))
     assert finding.message == "layer 1 deletes or replaces them, but they stay in the image"
