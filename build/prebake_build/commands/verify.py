@@ -87,10 +87,10 @@ def _verify_layout(folder: Path, options: argparse.Namespace) -> list[dict[str, 
     """The findings about the models in an OCI image layout, and about their signature."""
     with opened_image(str(folder), wanted=options.platform, check=not options.quick) as image:
         found = ImageModels.read(image, str(folder), hashes=not options.quick)
-        results = []
-        for name, model in found.models.items():
-            findings = [f"{model.place}: {finding}" for finding in found.findings(model)]
-            results.append({"name": name, "set_digest": model.manifest.set_digest, "findings": findings, "notes": []})
+        results = [
+            {"name": name, "set_digest": model.manifest.set_digest, "findings": found.findings(model), "notes": []}
+            for name, model in found.models.items()
+        ]
     if options.key:
         with tempfile.TemporaryDirectory(prefix="prebake-") as scratch:
             root = Path(scratch)

@@ -40,8 +40,8 @@ class ImageModels:
         """What is not as the model's manifest says, one line each: sizes, hashes if they were read, other files, and
         the headers of the weights."""
         folder, found = self._folder(model), []
-        expected = {file.path: file for file in model.manifest.files}
-        for path, file in expected.items():
+        listed = {file.path: file for file in model.manifest.files}
+        for path, file in listed.items():
             entry = self.contents.resolve(f"{folder}/{path}")
             if entry is None or entry.kind != "file":
                 found.append(f"{path}: missing")
@@ -49,10 +49,10 @@ class ImageModels:
                 found.append(f"{path}: expected {file.size:,} bytes, found {entry.size:,}")
             elif entry.digest and entry.digest != f"sha256:{file.sha256}":
                 found.append(f"{path}: expected sha256 {file.sha256}, found {entry.digest.removeprefix('sha256:')}")
-        for path, entry in sorted(self.contents.files.items()):
-            inside = path.removeprefix(f"{folder}/")
-            if inside != path and entry.kind != "folder" and inside not in (*expected, layout.MANIFEST):
-                found.append(f"{inside}: not listed")
+        inside = {path.removeprefix(f"{folder}/") for path, entry in self.contents.files.items()
+                  if path.startswith(f"{folder}/") and entry.kind != "folder"}  # fmt: skip
+        found += [f"{path}: not listed" for path in sorted(inside - listed.keys() - {layout.MANIFEST})]
+        found = [f"{model.place}: {finding}" for finding in found]
         try:
             model.tensors()
         except PrebakeError as error:
