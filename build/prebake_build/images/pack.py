@@ -27,7 +27,7 @@ from prebake.baked.signature import Signature, differences
 from prebake.documents.messages import reason
 from prebake.documents.sizes import format_size
 from prebake.errors import ConfigError, IntegrityError, PrebakeError
-from prebake_build.files.atomic import REPLACED, put_in_place, sync_tree
+from prebake_build.files.atomic import clear_leftovers, put_in_place, sync_tree
 from prebake_build.files.digest import FULL
 from prebake_build.files.flock import locked_folder
 from prebake_build.files.progress import telling
@@ -248,7 +248,7 @@ def _new_layout(place: Path, size: int) -> Iterator[Path]:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with locked_folder(place.parent):
-            _clear_leftovers(place)
+            clear_leftovers(place.parent, f"{_WORK}{place.name}.")
             most, free = size + _MARGIN, shutil.disk_usage(place.parent).free
             if free < most:
                 raise PrebakeError(
@@ -271,12 +271,3 @@ def _new_layout(place: Path, size: int) -> Iterator[Path]:
         raise (PrebakeError if full else ConfigError)(
             f"{place}: cannot write the layout: {reason(error)}: {way}.{unchanged}"
         ) from error
-
-
-def _clear_leftovers(place: Path) -> None:
-    """Remove what killed processes left, after putting back a layout that one of them had moved away."""
-    for work in sorted(place.parent.glob(f"{_WORK}{place.name}.*")):
-        replaced = work / (place.name + REPLACED)
-        if replaced.exists() and not place.exists():
-            replaced.rename(place)
-        shutil.rmtree(work, ignore_errors=True)
