@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from prebake.documents.messages import reason
+from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, DocumentError
 from prebake_build.images.oci_layout import Image
 
@@ -143,6 +143,8 @@ def _entry(
     archive: tarfile.TarFile, member: tarfile.TarInfo, layer: int, large: int, wanted: Callable[[str], bool], keep: int
 ) -> Entry:
     path = inside(member.name)
+    if member.issparse():  # a few bytes of it may stand for exabytes, and no builder of images writes such entries
+        raise DocumentError(f"layer {layer}: {quote('/' + path)}: is a sparse file: write the layer without them")
     head, digest, text = b"", "", b""
     if member.isreg() and 0 < member.size <= keep and wanted(path) and (file := archive.extractfile(member)):
         text = file.read()

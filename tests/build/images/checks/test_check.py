@@ -266,3 +266,17 @@ def test_paths_that_leave_the_image_stay_in_it(tmp_path: Path) -> None:
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     assert found(tmp_path, LayerOf({"a.bin": Node(target="b.bin"), "b.bin": Node(target="a.bin")})) == []
+
+
+def test_a_sparse_file_of_exabytes_is_not_read(tmp_path: Path) -> None:
+    image = Layout.open(write_image(tmp_path / "image", LayerOf({"a": b"x" * 512}))).image()
+    layer = image.layer(0)
+    data = bytearray(layer.read_bytes())
+    data[156:157] = b"S"  # GNU's old format: parts of the file, and its real size
+    data[386:410] = b"00000000000\0" + b"00000001000\0"
+    data[483:495] = (0x80 << 88 | 1 << 62).to_bytes(12, "big")
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * 32 + sum(data[156:512]))
+    layer.write_bytes(data)
+    with pytest.raises(DocumentError) as caught:
+        check(image)
+    assert str(caught.value) == 'layer 0: "/a": is a sparse file: write the layer without them'
