@@ -281,7 +281,11 @@ def test_a_file_without_models_is_refused(tmp_path: Path, text: str, message: st
 
 
 def test_an_absent_file_and_one_that_is_no_text(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no such file: write one, or name another with --models$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"there is no such file: `prebake scan -- COMMAND` writes one; another "
+        r"is named with --models$",
+    ):
         read_spec(tmp_path / "models.toml")
     (tmp_path / "models.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match=r"is not UTF-8: invalid start byte at byte 0$"):
