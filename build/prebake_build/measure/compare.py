@@ -259,7 +259,8 @@ def _ask(
 
 
 def _log(service: Service) -> str:
-    return f"its log ends:\n{service.log()[-2000:]}"
+    text = service.log()[-2000:]
+    return f"its log ends:\n{text}" if text.strip() else "it printed nothing"
 
 
 def timeline(told: Told) -> dict[str, Any] | None:

@@ -61,7 +61,7 @@ def rehearse(options: argparse.Namespace, command: Sequence[str]) -> int:
             raise SnapshotError(f"{folder}: the snapshot is refused here: {refused[1]}")
         if waited.told is None:
             why = unready(service, waited, options.timeout)
-            raise SnapshotError(f"the restored service {'was ' * (not waited.ended)}{why}:\n{service.log()}")
+            raise SnapshotError(f"the restored service {why}:\n{service.log()}")
         at_ready = _used(service, folder)
         for question in questions or _preset(options, waited.told):
             if not waited.told.url:

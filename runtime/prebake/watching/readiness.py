@@ -59,7 +59,6 @@ class Ready(Protocol):
 
     seen: str
     """What the last look saw, for messages."""
-    needs_port: bool
 
     def look(self, service: Watched, left: float) -> Told | None:
         """Look once, for at most `left` seconds; None if the service is not ready."""
@@ -95,10 +94,15 @@ def wait(
 
 
 def unready(service: Watched, waited: Waited, timeout: float) -> str:
-    """Why the service did not become ready."""
+    """Why the service did not become ready, and what to do about it."""
     if not waited.ended:
-        return f"not ready within {timeout:g} s ({waited.seen})"
-    return f"ended with {ending(service.exit_code() or 0)} before it was ready"
+        return (
+            f"was not ready within {timeout:g} s ({waited.seen}): name what tells it with --ready, or wait longer with "
+            "--timeout"
+        )
+    code = service.exit_code() or 0
+    job = ": a job is done when it ends: --until-exit" if code == 0 else ""
+    return f"ended with {ending(code)} before it was ready{job}"
 
 
 def ending(code: int) -> str:
@@ -131,7 +135,6 @@ class AtUrl:
             parts = urlsplit(address)
             self._base = f"{parts.scheme}://{parts.netloc}"
             self._path = address[len(self._base) :] or "/"
-        self.needs_port = not self._base
         self.seen = f"nothing answers at {address}"
 
     def refuse_others(self) -> None:
@@ -155,8 +158,6 @@ class AtUrl:
 
 class AtAnyPath:
     """The first of the usual paths that exists answers; if none exists, any HTTP; if nothing speaks HTTP, a port."""
-
-    needs_port = True
 
     def __init__(self, paths: Sequence[str] = PATHS) -> None:
         self._paths = paths
@@ -197,7 +198,6 @@ class AtPort:
 
     def __init__(self, port: int | None = None) -> None:
         self._port = port
-        self.needs_port = port is None
         self.seen = "it listens on no port" if port is None else f"port {port} accepts no connection"
 
     def look(self, service: Watched, left: float) -> Told | None:
@@ -217,8 +217,6 @@ class AtPort:
 class AtLine:
     """A line of its output contains this text."""
 
-    needs_port = False
-
     def __init__(self, text: str) -> None:
         self._text = text
         self.seen = f"no line of its output contains {quote(text)}"
@@ -232,8 +230,6 @@ class AtLine:
 
 class AtExit:
     """It ends with exit code 0."""
-
-    needs_port = False
 
     def __init__(self) -> None:
         self.seen = "it is still running"

@@ -145,11 +145,34 @@ def test_a_budget_is_compared(check: Check, tmp_path: Path) -> None:
     assert check("--ready", "600", "--peak-memory", "100 GB")[::2] == (0, "")
 
 
-def test_a_service_that_fails_passes_its_code_on(check: Check) -> None:
+DIES = """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/x": os._exit(7)
+        self.send_response(200); self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", 0), Handler).serve_forever()
+"""
+"""A service that is ready, and ends with its first request."""
+
+
+def test_a_service_that_fails_passes_its_code_on(check: Check, tmp_path: Path) -> None:
     assert check(*service("--fail", 7)) == (
         7, "", "prebake: error: the service ended with exit code 7 before it was ready\n"
     )  # fmt: skip
-    assert check("--", "true") == (1, "", "prebake: error: the service ended with exit code 0 before it was ready\n")
+    assert check("--", "true") == (
+        1, "", "prebake: error: the service ended with exit code 0 before it was ready: a job is done when it ends: "
+        "--until-exit\n"
+    )  # fmt: skip
+    up = ["--ready-line", "up", "--", "sh", "-c"]
+    ended = "the service ended with exit code 7 after it was ready"
+    assert check(*up, "echo up; sleep .3; exit 7") == (7, "", f"prebake: error: {ended}\n")
+    (tmp_path / "dies.py").write_text(DIES)
+    assert check("--request", "/x", "--", sys.executable, "dies.py") == (
+        7, "", f"prebake: error: GET /x: gave no answer: RemoteDisconnected: Remote end closed connection without "
+        f"response; {ended}\n"
+    )  # fmt: skip
 
 
 def test_a_service_that_is_never_ready_is_told(check: Check) -> None:
