@@ -59,8 +59,11 @@ class WatchedProcess:
 
     def _tee(self, pipe: IO[bytes]) -> None:
         while chunk := os.read(pipe.fileno(), 1 << 16):
-            self._output.write(chunk)
-            self._output.flush()
+            try:
+                self._output.write(chunk)
+                self._output.flush()
+            except ValueError:  # stopped: a process that left the group goes on writing
+                return
             sys.stderr.write(chunk.decode("utf-8", "replace"))
             sys.stderr.flush()
 
