@@ -107,6 +107,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> str:
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}: make it, or name another file with --models")
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
