@@ -199,6 +199,7 @@ def _licence(info: ModelInfo) -> str | None:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in reason(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("For more information check: ")]  # what a status means
     return " ".join(lines[:2]) if lines else type(error).__name__
 
 

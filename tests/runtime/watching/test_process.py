@@ -80,9 +80,7 @@ def test_echoed_output_goes_to_standard_error(capfd: pytest.CaptureFixture[str])
 def test_output_after_the_end_of_what_left_the_group_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     failed: list[object] = []
     monkeypatch.setattr("threading.excepthook", failed.append)
-    child = (
-        "import os, time; os.setsid(); print('left', flush=True); time.sleep(2); print('late', flush=True)"
-    )
+    child = "import os, time; os.setsid(); print('left', flush=True); time.sleep(2); print('late', flush=True)"
     with started(PARENT.format(child=child, then="time.sleep(600)"), echo=True) as process:
         until(process, "left")
     assert process._echo is not None

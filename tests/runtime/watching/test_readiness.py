@@ -190,8 +190,11 @@ LATE = "was not ready within 0.05 s ({}): name what tells it with --ready, or wa
     [
         (AtAnyPath(), Pretended(code=3), "ended with exit code 3 before it was ready"),
         (AtAnyPath(), Pretended(code=-9), "ended with signal 9 (SIGKILL, perhaps out of memory) before it was ready"),
-        (AtAnyPath(), Pretended(code=0),
-         "ended with exit code 0 before it was ready: a job is done when it ends: --until-exit"),
+        (
+            AtAnyPath(),
+            Pretended(code=0),
+            "ended with exit code 0 before it was ready: a job is done when it ends: --until-exit",
+        ),
         (AtAnyPath(), Pretended(), LATE.format("it listens on no port")),
         (AtAnyPath(), Pretended(["http://127.0.0.1:1"]), LATE.format("port 1 does not answer")),
         (AtUrl("/up"), Pretended(), LATE.format("nothing answers at /up")),
