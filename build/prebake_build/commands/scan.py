@@ -134,8 +134,8 @@ def _tell(options: argparse.Namespace, seen: Seen, findings: list[Finding], merg
             print(f"{path}: nothing to add.", file=sys.stderr)
         return
     write_text(path, merged.text)
-    added = f" with {', '.join(merged.added)}" if merged.added else ""
-    print(f"Wrote {path}{added}. Next: prebake lock, then prebake init.", file=sys.stderr)
+    added = f" with {', '.join(merged.added)}. Next: prebake lock, then prebake init" if merged.added else ""
+    print(f"Wrote {path}{added}.", file=sys.stderr)
 
 
 def _tell_compiled(options: argparse.Namespace, seen: numba.Compiled, path: Path, before: str) -> None:

@@ -18,9 +18,9 @@ from prebake.watching.process import WatchedProcess
 class ProcessLauncher:
     """Starts a command; `{port}` in its arguments is replaced with a free port.
 
-    Its first word is taken as `with_interpreter` says. A command without `{port}` is found by the ports on which it listens.
-    `environment` is added to this process's. A command under `prebake run` writes its report to the file `report`,
-    which `timeline` reads.
+    Its first word is taken as `with_interpreter` says. A command without `{port}` is found by the ports on which it
+    listens. `environment` is added to this process's. A command under `prebake run` writes its report to the file
+    `report`, which `timeline` reads.
     """
 
     def __init__(

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from prebake.documents.messages import one_line, quote, reason
 from prebake.errors import ConfigError, PrebakeError
 from prebake.telemetry.services import Request
+from prebake.watching.connection import connect
 
 if TYPE_CHECKING:
     from prebake.telemetry.project import DeclaredRequest
@@ -57,7 +57,7 @@ class HttpQuestion:
     def ask(self, url: str, timeout: float) -> Answer:
         request = self._request
         headers = {} if request.content_type is None else {"Content-Type": request.content_type}
-        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
+        connection = connect(url, timeout)
         try:
             connection.request(request.method, request.path, request.body, headers)
             response = connection.getresponse()

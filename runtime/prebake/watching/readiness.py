@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from prebake.documents.messages import quote
 from prebake.errors import ConfigError
+from prebake.watching.connection import connect
 
 PATHS = ("/readyz", "/health", "/healthz", "/ready", "/")
 """Paths that are asked in turn where none is named; the first that exists decides."""
@@ -247,14 +248,8 @@ class NotHttp:
 
 
 def _get(base: str, path: str, timeout: float) -> tuple[int, bytes] | NotHttp | None:
-    """Status and body; None if nothing answers."""
-    parts = urlsplit(base)
-    if parts.scheme == "https":
-        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            parts.netloc, timeout=timeout, context=ssl.create_default_context()
-        )
-    else:
-        connection = http.client.HTTPConnection(parts.netloc, timeout=timeout)
+    """Status and body; None if nothing answers. Raises ConfigError for a certificate that is not trusted."""
+    connection = connect(base, timeout)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         response = connection.getresponse()
@@ -263,6 +258,11 @@ def _get(base: str, path: str, timeout: float) -> tuple[int, bytes] | NotHttp | 
         return None
     except (http.client.BadStatusLine, http.client.LineTooLong):
         return NotHttp()
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigError(
+            f"{base}: its certificate is not trusted here ({error.verify_message}): set SSL_CERT_FILE to a file with "
+            "it, or with that of its authority"
+        ) from error
     except (OSError, http.client.HTTPException):
         return None
     finally:

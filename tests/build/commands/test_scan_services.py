@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,22 @@ def test_the_name_that_a_service_asks_for_stands_beside_the_commit(
     code, _, err = prebake(capfd, "scan", "--until-exit", *service("--job", "--revision", "v1"))
     assert (code, ours(err)) == (0, "Wrote models.toml with tiny. Next: prebake lock, then prebake init.\n")
     assert [model.source for model in read_spec(scanned / "models.toml").models] == [f"hf:acme/tiny@v1@{COMMIT}"]
+
+
+def test_a_model_without_an_owner_is_found_where_the_hub_redirects(
+    hub: HubServer, scanned: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def answer(request: Request) -> Answer:
+        """As huggingface.co answers for `gpt2`: moved to openai-community/gpt2."""
+        there = re.sub(r"^(/api/models)?/tiny(?=/|$)", r"\1/acme/tiny", request.path)
+        return served(request) if there == request.path else Answer(status=307, headers={"Location": there})
+
+    served, hub.answer = hub.answer, answer
+    code, _, err = prebake(capfd, "scan", "--until-exit", *service("--job", "--model", "tiny"))
+    assert (code, ours(err)) == (0, "Wrote models.toml with tiny. Next: prebake lock, then prebake init.\n")
+    assert [model.source for model in read_spec(scanned / "models.toml").models] == [f"hf:tiny@{COMMIT}"]
+    assert prebake(capfd, "lock")[0] == 0
+    assert f'revision = "commit:{COMMIT}"' in (scanned / "models.lock").read_text()
 
 
 @pytest.mark.parametrize(
