@@ -260,16 +260,21 @@ variable "SOURCE_DATE_EPOCH" {
 target "_common" {
   args       = { for name, value in { CONSTRAINTS = CONSTRAINTS, PIP_NO_INDEX = AIRGAPPED } : name => value if value != "" }
   network    = AIRGAPPED == "" ? "default" : "none"
+  cache-from = imported
 }
 
-# Bake builds each of these targets by itself, so each needs its own result from the cache: the result alone, which is
-# downloaded if a later step needs it, and no checkpoints.
-function "cache" {
+# Bake builds each target by itself, at the same time, and BuildKit asks for a step that several of them share only
+# once, on behalf of whichever comes first. So every target imports every part of the cache, and exports its own: its
+# result alone (mode=min), without checkpoints.
+exported = concat(["base", "dependencies", "runtime-wheel", "service-wheel", "converter-wheels", "slimmer", "runtime", "image"], keys(stages))
+imported = CACHE == "" ? [] : [for target in exported : part(target)]
+function "part" {
   params = [target]
-  result = CACHE == "" ? [] : [
-    can(regex("ref=", CACHE)) ? regex_replace(CACHE, "(ref=[^,]+)", "$${1}-${target}") :
-    "${CACHE},${can(regex("type=gha", CACHE)) ? "scope" : "name"}=${target}"
-  ]
+  result = can(regex("ref=", CACHE)) ? regex_replace(CACHE, "(ref=[^,]+)", "$${1}-${target}") : "${CACHE},${can(regex("type=gha", CACHE)) ? "scope" : "name"}=${target}"
+}
+function "export" {
+  params = [target]
+  result = CACHE == "" ? [] : ["${part(target)},mode=min"]
 }
 
 target "_workspace" {
@@ -283,8 +288,7 @@ target "shared" {
   name        = stage
   matrix      = { stage = ["base", "dependencies"] }
   target      = stage
-  cache-from  = cache(stage)
-  cache-to    = [for to in cache(stage) : "${to},mode=min"]
+  cache-to    = export(stage)
 }
 
 target "wheels" {
@@ -294,8 +298,7 @@ target "wheels" {
   matrix      = { wheel = ["runtime-wheel", "service-wheel", "converter-wheels"] }
   contexts    = { base = "target:base" }
   target      = wheel
-  cache-from  = cache(wheel)
-  cache-to    = [for to in cache(wheel) : "${to},mode=min"]
+  cache-to    = export(wheel)
 }
 
 # A change in the service, telemetry or startup code does not bake anything again: what bakes is `converter-wheels`.
@@ -305,8 +308,7 @@ target "converted" {
   matrix      = { stage = keys(stages) }
   contexts    = { prebake = "target:converter-wheels" }
   args        = { PREBAKE_BUILD = "/prebake/*.whl" }
-  cache-from  = cache(stage)
-  cache-to    = [for to in cache(stage) : "${to},mode=min"]
+  cache-to    = export(stage)
 }
 
 target "slimmer" {
@@ -314,16 +316,14 @@ target "slimmer" {
   description = "What slims the dependencies (a part of `image`)"
   contexts    = { dependencies = "target:dependencies" }
   target      = "slimmer"
-  cache-from  = cache("slimmer")
-  cache-to    = [for to in cache("slimmer") : "${to},mode=min"]
+  cache-to    = export("slimmer")
 }
 
 target "runtime" {
   description = "The service without models (a part of `image`)"
   contexts    = { prebake = "target:runtime-wheel", package = "target:service-wheel", builder = "target:slimmer" }
   args        = { PREBAKE = "/prebake/*.whl" }
-  cache-from  = cache("runtime")
-  cache-to    = [for to in cache("runtime") : "${to},mode=min"]
+  cache-to    = export("runtime")
 }
 
 # ---- targets ---------------------------------------------------------------------------------------------------------
@@ -339,6 +339,7 @@ group "default" { targets = [SNAPSHOT == "1" ? "snapshot" : "image"] }
 
 target "image" {
   description = "The service and its baked models"
+  cache-from  = imported
   labels      = merge(about, source)
   annotations = [for name, value in merge(about, source) : "${name}=${value}"]
 }
@@ -348,8 +349,7 @@ target "release" {
   description = "The image, pushed to IMAGE's registry with provenance, a bill of materials and annotations"
   annotations = [for name, value in merge(labels, about, source) : "index:${name}=${value}"]
   attest      = compact(["type=provenance,mode=max", SBOM])
-  cache-from  = cache("image")
-  cache-to    = [for to in cache("image") : "${to},mode=min"]
+  cache-to    = export("image")
   output      = ["type=registry,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
 }
 
@@ -365,6 +365,7 @@ target "sbom-generator" {
 
 target "weights" {
   description       = "Only the baked models, under /models"
+  cache-from        = imported
   dockerfile-inline = join("\n", concat(["FROM ${WEIGHTS_BASE}"], weights, [""]))
   labels            = merge(about, source, { "org.opencontainers.image.title" = "Prebake's weights" })
 }

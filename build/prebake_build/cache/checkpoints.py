@@ -103,11 +103,14 @@ class Cache(Store):
                     self._fetch(key, source, resolved)
 
     def adopt(self, source: Source, resolved: Resolved, files: Path) -> None:
-        """Copy a checkpoint from another cache into this one, so that this one can be used elsewhere."""
+        """Copy a checkpoint from another cache into this one, so that this one can be used elsewhere.
+
+        The copy has no proof that it was hashed, so equal checkpoints give equal folders, whatever their inodes.
+        """
         key = _key(source.uri, resolved.revision)
         with self._exclusive(key), self._scratch(key, source.uri) as scratch:
             shutil.copytree(files, scratch / "files", dirs_exist_ok=True)
-            self._install(key, scratch, source.uri, resolved)
+            self._install(key, scratch, source.uri, resolved, hashed=False)
 
     def entries(self) -> tuple[Entry, ...]:
         """All entries, the most recently used first; other folders are skipped with a warning."""
@@ -148,12 +151,12 @@ class Cache(Store):
             digest.check_files(scratch / "files", resolved.files, label=source.uri)
             self._install(key, scratch, source.uri, resolved)
 
-    def _install(self, key: str, scratch: Path, uri: str, resolved: Resolved) -> None:
+    def _install(self, key: str, scratch: Path, uri: str, resolved: Resolved, *, hashed: bool = True) -> None:
         folder = self.checkpoints / key
         entry = Entry(folder=folder, uri=uri, revision=resolved.revision, files=resolved.files, last_use=0)
         atomic.write_text(scratch / ENTRY, entry.text)
-        # Its files were just hashed: by `resolve_into`, or in comparison with the lock.
-        proofs.write(scratch, entry.files)
+        if hashed:  # just now: by `resolve_into`, or in comparison with the lock
+            proofs.write(scratch, entry.files)
         atomic.sync_tree(scratch)
         if folder.exists():
             self._discard(folder)
