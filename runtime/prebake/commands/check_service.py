@@ -197,7 +197,8 @@ def _unmapped(loads: Sequence[tuple[int, Load]]) -> list[str]:
         elif load.outcome == FOLDER:
             found.append(f"{load.model}: was not mapped: {load.reason}")
         elif load.outcome != MAPPED and load.class_ is not None:
-            found.append(f"{load.subject}: is not baked: {load.obstacle or load.reason}")
+            why = f": {load.obstacle}" if load.obstacle else f" ({load.reason}): add it to models.toml and bake it"
+            found.append(f"{load.subject}: is not baked{why}")
     return list(dict.fromkeys(found))
 
 

@@ -82,7 +82,8 @@ def questions_of(options: argparse.Namespace, project: Project) -> Sequence[Ques
     if options.requests:
         found += read_questions(options.requests)
     if not found:
-        found = [declared_question(each, f"{project.path}: requests[{i}]") for i, each in enumerate(project.requests)]
+        found = [declared_question(each, f"{project.path}: requests[{number}]", project.folder)
+                 for number, each in enumerate(project.requests)]  # fmt: skip
     if found and options.until_exit:
         raise ConfigError("--until-exit: a job that has ended answers no requests: leave them out")
     return found

@@ -8,7 +8,7 @@ import mimetypes
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -168,8 +168,12 @@ def read_questions(path: Path) -> list[Question]:
     ]
 
 
-def declared_question(declared: DeclaredRequest, where: str) -> Question:
-    """A request of `prebake.toml`. Raises ConfigError."""
-    if declared.function is not None:
-        return FunctionQuestion(declared.function, where)
-    return HttpQuestion(declared.read())
+def declared_question(declared: DeclaredRequest, where: str, folder: Path) -> Question:
+    """A request of `prebake.toml` in this folder. Raises ConfigError that begins with `where`."""
+    if declared.line is not None:
+        return parse_question(declared.line, where, folder)
+    request = Request(method=declared.method, path=declared.path)
+    if declared.file is not None:
+        kind = declared.type or type_of(declared.file)
+        request = replace(request, body=_read(declared.file, where), content_type=kind)
+    return HttpQuestion(request)

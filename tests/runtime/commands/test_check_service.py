@@ -116,7 +116,10 @@ def test_strict_reports_what_was_not_mapped(check: Check) -> None:
 def test_strict_reports_what_is_not_baked(check: Check, tmp_path: Path) -> None:
     save(tiny("BertForMaskedLM"), tmp_path / "other", "safetensors")
     code, _, err = check("--strict", *service("--model", "other"))
-    assert (code, err) == (1, "prebake: path:other: is not baked: baked: tiny (hf:acme/tiny)\n")
+    assert (code, err) == (
+        1,
+        "prebake: path:other: is not baked (baked: tiny (hf:acme/tiny)): add it to models.toml and bake it\n",
+    )
     assert check(*service("--model", "other"))[::2] == (0, "")
 
 
