@@ -19,6 +19,7 @@ from prebake.commands.service_arguments import (
     questions_of,
     ready_of,
     refuse_others,
+    refuse_seconds,
 )
 from prebake.errors import ConfigError
 from prebake.telemetry.project import Project, read_project
@@ -116,6 +117,7 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.rounds < 1:
         raise ConfigError(f"--rounds: expected at least 1, found {options.rounds}")
+    refuse_seconds(options, "timeout")
     project = read_project(Path())
     ask = Ask(ready=ready_of(options, project), questions=_questions(options, project), results=options.result)
     with tempfile.TemporaryDirectory(prefix="prebake-measure.") as folder, ended_by_signals():

@@ -17,6 +17,7 @@ from prebake.commands.service_arguments import (
     questions_of,
     ready_of,
     refuse_others,
+    refuse_seconds,
 )
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError
@@ -80,9 +81,7 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.diff + options.print + options.json > 1:
         raise ConfigError("--diff, --print and --json exclude each other")
-    for name in ("seconds", "timeout"):
-        if (value := getattr(options, name)) is not None and not value > 0:
-            raise ConfigError(f"--{name}: expected a number of seconds above 0, found {value:g}")
+    refuse_seconds(options, "seconds", "timeout")
     project = read_project(Path())
     command = command_of(options, project, "prebake scan -- uvicorn app:app")
     ready = ready_of(options, project)()

@@ -16,7 +16,7 @@ from prebake.adopt.loads import Load
 from prebake.baked import layout
 from prebake.errors import ConfigError, PrebakeError
 from prebake.watching.process import WatchedProcess, ended_by_signals
-from prebake.watching.questions import Question
+from prebake.watching.questions import Question, send
 from prebake.watching.readiness import AtExit, Ready, Told, Waited, ending, unready, wait
 from prebake.watching.statements import prepared
 from prebake_build.scanning.findings import read_loads
@@ -26,7 +26,6 @@ QUIET = 2.0
 """Seconds without a further load, after readiness and the requests, until the service is ended."""
 _LOADS = "loads.jsonl"
 _POLL = 0.05
-_ANSWER = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +115,8 @@ def _environment(folder: Path) -> dict[str, str]:
 def _ask(told: Told, questions: Sequence[Question]) -> list[str]:
     problems = []
     for question in questions:
-        if not told.url:
-            return [f"{question.title}: not sent: no port of the service is known (--ready URL)"]
         try:
-            question.ask(told.url, _ANSWER)
+            send(question, told.url)
         except PrebakeError as error:
             problems.append(str(error))
     return problems

@@ -18,7 +18,7 @@ from prebake.adopt.launch import environment, inherited
 from prebake.adopt.loads import FAILED, FOLDER, MAPPED, Load
 from prebake.baked import layout
 from prebake.commands.check_output import conclude, drifted, write, write_reports
-from prebake.commands.service_arguments import questions_of, ready_of, refuse_others
+from prebake.commands.service_arguments import questions_of, ready_of, refuse_others, refuse_seconds
 from prebake.documents.columns import columns
 from prebake.errors import ConfigError, PrebakeError
 from prebake.startup import readahead
@@ -29,13 +29,11 @@ from prebake.telemetry.services import find_service
 from prebake.watching import proc
 from prebake.watching.presets import Preset
 from prebake.watching.process import WatchedProcess, ended_by_signals
-from prebake.watching.questions import Question
+from prebake.watching.questions import Question, send
 from prebake.watching.readiness import Ready, Told, ending, unready, wait
 from prebake.watching.statements import UNPREPARED, Statement, collect
 
 NO_LOAD = "no load of a model was seen: a request may make the service load one (--request)"
-_ANSWER = 600.0
-"""Seconds for one answer."""
 _SAMPLED = 0.25
 """Seconds between two looks at the memory."""
 
@@ -64,6 +62,7 @@ def check_service(
     options: argparse.Namespace, project: Project, command: Sequence[str], budget: Budget, baseline: Start | None
 ) -> int:
     """Run the check; the exit code."""
+    refuse_seconds(options, "timeout")
     ready = ready_of(options, project)()
     given = questions_of(options, project)
     refuse_others(ready)
@@ -159,9 +158,7 @@ def _ask(told: Told, questions: Sequence[Question]) -> float | None:
     """Send the requests: `time.monotonic` of the first answer; None if there are none."""
     answered = None
     for question in questions:
-        if not told.url:
-            raise ConfigError(f"{question.title}: no port of the service is known: name it with --ready URL")
-        question.ask(told.url, _ANSWER)
+        send(question, told.url)
         answered = answered or time.monotonic()
     return answered
 

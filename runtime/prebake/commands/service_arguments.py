@@ -89,6 +89,13 @@ def questions_of(options: argparse.Namespace, project: Project) -> Sequence[Ques
     return found
 
 
+def refuse_seconds(options: argparse.Namespace, *names: str) -> None:
+    """Raise ConfigError if one of these options was given and is no number of seconds above 0."""
+    for name in names:
+        if (value := getattr(options, name)) is not None and not value > 0:
+            raise ConfigError(f"--{name}: expected a number of seconds above 0, found {value:g}")
+
+
 def refuse_others(ready: Ready) -> None:
     """Raise ConfigError if what would tell readiness answers before the service is started."""
     if isinstance(ready, AtUrl):

@@ -21,6 +21,8 @@ from prebake.watching.connection import connect
 if TYPE_CHECKING:
     from prebake.telemetry.project import DeclaredRequest
 
+ANSWER = 600.0
+"""Seconds for one answer."""
 SYNTAX = "METHOD PATH [@FILE | FIELD=@FILE | TEXT]"
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _FORM = re.compile(r"([A-Za-z_][\w.-]*)=@(.+)", re.ASCII)
@@ -45,6 +47,13 @@ class Question(Protocol):
 
     def ask(self, url: str, timeout: float) -> Answer:
         """Send it to the service at this address. Raises PrebakeError without an answer of status 2xx."""
+
+
+def send(question: Question, url: str) -> Answer:
+    """Ask the service at this address, which is empty if no port of it is known. Raises PrebakeError."""
+    if not url:
+        raise ConfigError(f"{question.title}: not sent: no port of the service is known: name it with --ready URL")
+    return question.ask(url, ANSWER)
 
 
 class HttpQuestion:

@@ -241,6 +241,7 @@ WAYS = (
         (["--command", "a", "--baseline", "b"], WAYS),
         (["--command", "a", "--baseline-command", "", "--rounds", "1"], WAYS),
         (["--rounds", "0"], "--rounds: expected at least 1, found 0"),
+        (["--timeout", "0", "--", "x"], "--timeout: expected a number of seconds above 0, found 0"),
         (["--env", "A", "--", "x"], '--env: expected NAME=VALUE, found "A"'),
         (["--volume", "data", "--image", "a", "--baseline", "b"],
          '--volume: expected HOST:CONTAINER or HOST:CONTAINER:ro, found "data"'),
@@ -251,6 +252,14 @@ WAYS = (
 )  # fmt: skip
 def test_wrong_use_is_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert prebake(capsys, "measure", *arguments) == (2, "", f"prebake: error: {message}\n")
+
+
+def test_a_request_without_a_known_port_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--ready-line", "up", "--request", "/x", "--", "sh", "-c", "echo up; sleep 600")
+    assert prebake(capsys, "measure", *arguments) == (
+        1, "", "prebake: error: plain: GET /x: not sent: no port of the service is known: name it with --ready URL; "
+        "its log ends:\nup\n\n"
+    )  # fmt: skip
 
 
 def test_a_url_that_is_answered_already_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

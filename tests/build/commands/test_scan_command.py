@@ -33,7 +33,7 @@ def test_a_worker_is_ready_when_it_says_so(scanned: Path, capfd: pytest.CaptureF
 
 
 def test_a_time_ends_it_whether_it_is_ready_or_not(scanned: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    code, out, err = prebake(capfd, "scan", "--seconds", "0.7", *worker("time.sleep(600)"))
+    code, out, err = prebake(capfd, "scan", "--seconds", "4", *worker("time.sleep(600)"))
     assert (code, ours(err)) == (0, "Wrote models.toml with net. Next: prebake lock, then prebake init.\n")
     assert "The service ran for " in out
 
@@ -41,11 +41,11 @@ def test_a_time_ends_it_whether_it_is_ready_or_not(scanned: Path, capfd: pytest.
 def test_a_service_that_is_never_ready_is_told_and_what_was_seen_is_kept(
     scanned: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = prebake(capfd, "scan", "--timeout", "0.7", *worker("time.sleep(600)"))
+    code, _, err = prebake(capfd, "scan", "--timeout", "4", *worker("time.sleep(600)"))
     assert code == 1
     assert ours(err) == (
         "Wrote models.toml with net. Next: prebake lock, then prebake init.\n"
-        "prebake: the service was not ready within 0.7 s (it listens on no port): name what tells it with --ready, or "
+        "prebake: the service was not ready within 4 s (it listens on no port): name what tells it with --ready, or "
         "wait longer with --timeout, or say with --seconds how long to run it\n"
     )
 
@@ -77,7 +77,7 @@ def test_a_failed_request_is_told_and_what_was_seen_is_kept(capfd: pytest.Captur
 def test_a_request_without_a_known_port_is_told(capfd: pytest.CaptureFixture[str]) -> None:
     code, _, err = prebake(capfd, "scan", "--ready-line", "loaded", "--request", "/x", *worker("time.sleep(600)"))
     assert (code, ours(err).splitlines()[-1]) == (
-        1, "prebake: GET /x: not sent: no port of the service is known (--ready URL)"
+        1, "prebake: GET /x: not sent: no port of the service is known: name it with --ready URL"
     )  # fmt: skip
 
 

@@ -208,6 +208,9 @@ def test_a_program_that_is_no_python_has_no_loads(check: Check, tmp_path: Path) 
         (["uvicorn", "app:app"], 'unexpected "uvicorn": a command comes after --, as in `-- uvicorn app:app`'),
         (["--ready", "/up"], '--ready: expected a number of seconds, found "/up" (there is no command after --)'),
         (["--ready", "/a", "--until-exit", "--", "true"], "--ready and --until-exit exclude each other"),
+        (["--timeout", "nan", "--", "true"], "--timeout: expected a number of seconds above 0, found nan"),
+        (["--ready-line", "up", "--request", "/x", "--", "sh", "-c", "echo up; sleep 600"],
+         "GET /x: not sent: no port of the service is known: name it with --ready URL"),
         (["--ready", "/a", "--ready", "/b", "--", "true"], '--ready: "/a" and "/b" exclude each other'),
         (["--"], "expected a command after --, such as `prebake check -- uvicorn app:app` (without --, the models "
          "alone are started)"),
