@@ -230,7 +230,7 @@ variable "SBOM" {
 
 variable "CACHE" {
   default     = ""
-  description = "Where pipelines keep BuildKit's cache, such as type=registry,ref=registry.example/prebake-cache, or type=gha. Each target imports its part (REF-base, REF-weights-…) and exports it. Empty: nowhere."
+  description = "Where pipelines keep BuildKit's cache, such as type=registry,ref=registry.example/prebake-cache, or type=gha. Each target exports its part (REF-base, REF-weights-…) and imports all. Empty: nowhere."
   validation {
     condition     = length(regexall("^(type=(registry|gha|s3|azblob)(,[^ ]+)?)?$", CACHE)) == 1
     error_message = "CACHE: expected \"type=registry,ref=IMAGE\", or a cache of type gha, s3 or azblob, or nothing."

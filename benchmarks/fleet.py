@@ -86,7 +86,8 @@ def _seconds(megabytes: float, gigabits: float) -> float:
 
 def table(fleet: Fleet) -> str:
     """Rows of Markdown."""
-    lines = ["| way | " + " | ".join(f"{nodes:,} nodes" for nodes in NODES) + " |", "|---" * (len(NODES) + 1) + "|"]
+    heads = " | ".join(f"{nodes:,} node{'s' * (nodes > 1)}" for nodes in NODES)
+    lines = [f"| way | {heads} |", "|---" * (len(NODES) + 1) + "|"]
     for name, way in WAYS.items():
         costs = [way(fleet, nodes) for nodes in NODES]
         lines.append(f"| {name} | " + " | ".join(f"{c.seconds:,.0f} s, {c.gigabytes:,.0f} GB" for c in costs) + " |")

@@ -43,3 +43,15 @@ def bake_from_hub(checkpoint: Path, folder: Path, repo: str = REPO, commit: str 
     source = {"uri": f"hf:{repo}", "revision": f"commit:{commit}", "licence": None}
     bake(job(checkpoint, folder, source=source, **changes))
     return folder
+
+
+def download(*args: Any, **kwargs: Any) -> str:
+    """As an application calls it: looked up when called, so hooked."""
+    import huggingface_hub
+
+    function: Any = huggingface_hub.file_download.hf_hub_download
+    return str(function(*args, **kwargs))
+
+
+def snapshot(*args: Any, **kwargs: Any) -> str:
+    return str(sys.modules["huggingface_hub._snapshot_download"].snapshot_download(*args, **kwargs))

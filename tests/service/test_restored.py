@@ -68,6 +68,19 @@ def test_its_metrics_tell_its_own_start(restored: Process) -> None:
     assert 'prebake_model_fallback{model="ocr"} 0.0' in text
 
 
+def test_its_report_has_the_steps_of_the_restore(restored: Process) -> None:
+    restored.until_ready()
+    document = ask(restored.url, "/startup")[1]
+    *steps, functions = [span for span in document["spans"] if span["name"].startswith("restore: ")]
+    assert [step["name"].removeprefix("restore: ") for step in steps] == [
+        "check", "map", "vDSO, heap", "go on", "renew"
+    ]  # fmt: skip
+    assert functions["name"] == "restore: functions of the service" and functions["start"] >= steps[-1]["end"]
+    assert [step["start"] for step in steps[1:]] == [step["end"] for step in steps[:-1]]
+    assert (steps[0]["start"], steps[-1]["end"]) == (0, pytest.approx(document["snapshot"]["seconds"], abs=1e-5))
+    assert {model["tier"] for model in document["models"].values()} == {"mapped"}
+
+
 def test_under_signals_it_answers_what_is_under_way_and_ends_well(restorer: list[str], tiny_models: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         with Process("serve", "--root", tiny_models, prefix=restorer) as process, ThreadPoolExecutor(4) as pool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from prebake.documents.messages import quote
 from prebake.errors import ConfigError
@@ -44,6 +45,12 @@ class Address:
         if not 0 < int(port) < 65536:
             raise ConfigError(f"{where}: {quote(text)}: {port} is not a port (1 to 65535)")
         return cls(port=int(port))
+
+    def absolute(self) -> Address:
+        """The same place, named from any folder. The path of a socket may be too long then."""
+        if self.file is not None:
+            return replace(self, file=str(Path(self.file).absolute()))
+        return self if self.socket is None else replace(self, socket=str(Path(self.socket).absolute()))
 
     def __str__(self) -> str:
         if self.file is not None:

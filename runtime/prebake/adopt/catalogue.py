@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prebake.baked import hub, layout
+from prebake.baked.hub import TENSORS
 from prebake.baked.model import BakedModel, find_models
 
 PATH = "path:"
-TENSORS = "tensors"
-"""The family of single files."""
 _SNAPSHOT = re.compile(r".*/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/(.+)", re.ASCII)
 
 
@@ -39,12 +38,22 @@ class Catalogue:
         return cls(find_models(root))
 
     def find(self, uri: str, class_: str | None = None) -> BakedModel | None:
-        """The baked model of this source, as `models.toml` spells it, or None.
+        """The baked model of this source, as `models.toml` spells it, or None: the first of `candidates`."""
+        return next(iter(self.candidates(uri, class_)), None)
 
-        If several models have the same source, the first of this class (`family:class`), else the first.
+    def candidates(self, uri: str, class_: str | None = None) -> list[BakedModel]:
+        """The baked models of this source: those of this class (`family:class`) first, then others of its family.
+
+        A single file (`TENSORS`) is no network, so it is among them only where no class is asked for, at the end.
         """
-        found = self.matches(uri)
-        return next((baked for baked in found if class_of(baked) == class_), found[0] if found else None)
+        family = (class_ or "").partition(":")[0]
+
+        def distance(baked: BakedModel) -> tuple[bool, bool, bool]:
+            manifest = baked.manifest
+            return class_of(baked) != class_, manifest.family != family, manifest.family == TENSORS
+
+        any_kind = class_ is None or family == TENSORS
+        return sorted((b for b in self.matches(uri) if any_kind or b.manifest.family != TENSORS), key=distance)
 
     def matches(self, uri: str) -> tuple[BakedModel, ...]:
         """All baked models of this source."""
@@ -82,6 +91,11 @@ class Catalogue:
         real = os.path.realpath(path)
         return next((baked for baked in self.models if baked.manifest.family == TENSORS and Path(real) in
                      (weights.resolve() for weights in baked.weights)), None)  # fmt: skip
+
+    def holding(self, path: str) -> BakedModel | None:
+        """The model in whose baked folder this file lies, perhaps through links."""
+        real = os.path.realpath(path)
+        return next((baked for baked in self.models if Path(real).is_relative_to(_real(baked))), None)
 
     @property
     def described(self) -> str:

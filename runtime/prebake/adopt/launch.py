@@ -41,8 +41,8 @@ def environment(
     path = given.get("PYTHONPATH")
     added["PYTHONPATH"] = os.pathsep.join([str(SITE), path]) if path else str(SITE)
     added[ENV_SERVICE] = os.urandom(8).hex()
-    if root is not None:
-        added[layout.ENV_ROOT] = str(root.absolute())
+    if root is not None or given.get(layout.ENV_ROOT):  # absolute, as all paths here: a process may change its folder
+        added[layout.ENV_ROOT] = str(Path(root or given[layout.ENV_ROOT]).absolute())
     if strict:
         added[ENV_STRICT] = "1"
         added[ENV_OFFLINE] = "1"
@@ -51,7 +51,9 @@ def environment(
     if added.get(ENV_REPORT):
         from prebake.adopt.address import Address
 
-        Address.parse(added[ENV_REPORT], "--report" if report is not None else ENV_REPORT)
+        where = "--report" if report is not None else ENV_REPORT
+        address = Address.parse(added[ENV_REPORT], where).absolute()
+        added[ENV_REPORT] = str(Address.parse(str(address), where))
     _use_view(added, strict=added.get(ENV_STRICT) == "1")
     return added
 

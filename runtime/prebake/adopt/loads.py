@@ -28,7 +28,8 @@ FAILED = "failed"
 OUTCOMES = (MAPPED, FOLDER, ORIGINAL, FAILED)
 
 KEPT = 1_000
-"""Loads kept individually; later ones are counted only. A service may load a model for each request."""
+"""Loads kept individually, and messages logged as warnings; later ones are counted only. A service may load
+another file for each request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +157,7 @@ def _say(load: Load) -> None:
         text = f"{load.model}: {load.subject} loaded by {load.library} from the baked folder: {load.reason}"
     else:
         text = f"{load.subject}: not baked ({load.reason}): loaded by {load.library} as without Prebake"
-    if text not in _said:
+    if text not in _said and len(_said) < KEPT:
         _said.add(text)
         logger.warning("%s", text)
 

@@ -69,10 +69,20 @@ def strict() -> bool:
 
 
 def find(load: Load) -> BakedModel | None:
-    """The baked model that serves the load, or None; always None while observing."""
+    """The baked model that serves the load of a network, or None; always None while observing."""
+    return choose(load, lambda _: None)[0]
+
+
+def choose(load: Load, unfit: Callable[[BakedModel], str | None]) -> tuple[BakedModel | None, str | None]:
+    """The baked model for the load of a network, and why the map cannot serve the load from it, or None.
+
+    Of several models of one source, with other dtypes or arguments, the first that the map can serve, else the first.
+    """
     if observing() or load.uri is None or load.obstacle is not None:
-        return None
-    return catalogue().find(load.uri, load.class_)
+        return None, None
+    found = catalogue().candidates(load.uri, load.class_ or "")  # of whatever class, but no single file
+    reasons = [(baked, unfit(baked)) for baked in found]
+    return next((each for each in reasons if each[1] is None), reasons[0] if reasons else (None, None))
 
 
 def serve(
@@ -88,10 +98,10 @@ def serve(
     """Serve the load and record it; returns what one of the three functions returns.
 
     `baked` is the model (`find(load)`), `unfit` why the map cannot serve this load, or None; `mapped` may raise
-    NotMappedError or anything else, and `folder` is tried then. Without `folder`, `original` is, on the baked model's
-    behalf. `complete` adds to the load what only its result tells; it is used for loads by `original` alone.
+    NotMappedError or anything else, and `folder` is tried then. Without `folder`, the load is then as if the model was
+    not baked. `complete` adds to the load what only its result tells; it is used for loads by `original` alone.
 
-    Raises ConfigError if the model is not baked and `PREBAKE_STRICT=1`.
+    Raises ConfigError if `original` would have to load it and `PREBAKE_STRICT=1`.
     """
     began = time.monotonic()
     if baked is None:
@@ -106,8 +116,10 @@ def serve(
         else:
             _done(replace(load, outcome=MAPPED), began)
             return result
+    if folder is None:
+        return _by_itself(replace(load, model=None, reason=unfit), original, complete, began)
     with _recorded(load, began), inside(), _paused(load):
-        result = original() if folder is None else folder(baked)
+        result = folder(baked)
     _done(replace(load, outcome=FOLDER, reason=unfit), began)
     return result
 

@@ -31,6 +31,8 @@ _REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
 _REF = re.compile(r"[\w.-]+(?:/[\w.-]+)*", re.ASCII)
 _OWN = (layout.STRUCTURE, layout.BUFFERS)
 """Files of a baked model that no library reads."""
+TENSORS = "tensors"
+"""The family of single files, whose option `file` is their path in the repository."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +102,11 @@ def folder_of(repo: str) -> str:
 
 
 def view_of(models: Iterable[BakedModel]) -> View:
-    """The view of these models. Of several models with the same commit, files of the first are linked."""
+    """The view of these models. Of several models with the same commit, files of the first are linked.
+
+    The weights of a single file (`TENSORS`) are no weights of the repository's network: they are linked under the name
+    that the file has upstream, and only if it has the format of a baked file.
+    """
     links: dict[str, str] = {}
     refs: dict[str, str] = {}
     known = list(models)
@@ -110,14 +116,33 @@ def view_of(models: Iterable[BakedModel]) -> View:
             continue
         place = folder_of(repo)
         for file in baked.manifest.files:
-            if file.path not in _OWN:
-                links.setdefault(f"{place}/snapshots/{commit}/{file.path}", f"{baked.folder.name}/{file.path}")
+            if (name := _name_in_view(baked, file.path)) is not None:
+                links.setdefault(f"{place}/snapshots/{commit}/{name}", f"{baked.folder.name}/{file.path}")
         for name in (declared_name(baked), DEFAULT_BRANCH):
             if name is None or not _is_ref(name):
                 continue
             if found := requested(known, repo, name):
                 refs[f"{place}/refs/{name}"] = commit_of(found[0]) or commit
     return View(links=links, refs=refs)
+
+
+def _name_in_view(baked: BakedModel, path: str) -> str | None:
+    """What a baked model's file is called in the commit's folder; None if it is not there."""
+    weights = baked.manifest.weights.all_files
+    if baked.manifest.family == TENSORS and path in weights:
+        file = single_file(baked)
+        return file if file is not None and file.endswith(".safetensors") and len(weights) == 1 else None
+    return None if path in _OWN else path
+
+
+def single_file(baked: BakedModel) -> str | None:
+    """The path in its repository of the file that the model was baked from; None for networks, and for a path that
+    leads out of the repository."""
+    file = baked.manifest.options.get("file")
+    if baked.manifest.family != TENSORS or not isinstance(file, str):
+        return None
+    inside = file.isprintable() and all(part not in ("", ".", "..") for part in file.split("/"))
+    return file if inside else None
 
 
 def write(view: View, folder: Path, models: str) -> None:

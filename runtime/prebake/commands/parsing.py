@@ -17,6 +17,7 @@ examples, for any service (with prebake-build; prebake.toml may keep the command
   prebake scan -- uvicorn app:app            start it once, see what it loads, write models.toml
   prebake lock                               pin revisions and hashes
   prebake bake --output models               fetch, convert, prove, write
+  export PREBAKE_ROOT=models                 where the next three find them (or: --root models)
   prebake run -- uvicorn app:app             the service, its models mapped
   prebake check -- uvicorn app:app           the same, with the timeline and what was mapped
   prebake measure -- uvicorn app:app         the same against the service as it is

@@ -72,7 +72,7 @@ def _snapshot(options: argparse.Namespace) -> int:
         from prebake.commands.rehearse import rehearse
 
         return rehearse(options, command)
-    code = launch.start(command, options.output.absolute(), options.variable, options.seconds)
+    code = launch.start(command, options.output.absolute(), options.variable, options.seconds, _unstartable)
     if code == 0:
         restorer = [str(programs.folder() / programs.RESTORER), str(options.output.absolute())]
         print(f"snapshot: entry point: {json.dumps([*restorer, *command])}", file=sys.stderr)
@@ -84,7 +84,8 @@ def _command(words: list[str]) -> list[str]:
     if Path(words[0]).is_absolute():
         return words
     if not shutil.which(words[0]):
-        raise ConfigError(f"snapshot: {words[0]}: command not found")
+        is_file = "/" in words[0] and Path(words[0]).exists()
+        raise _unstartable(words[0], PermissionError() if is_file else FileNotFoundError())
     prebake = Path(sys.prefix) / "bin" / "prebake"
     if not prebake.exists():
         raise ConfigError(
@@ -93,3 +94,9 @@ def _command(words: list[str]) -> list[str]:
     if words[0] == "prebake":
         return [str(prebake), *words[1:]]
     return [str(prebake), "run", "--", *words]
+
+
+def _unstartable(name: str, error: OSError | ValueError) -> ConfigError:
+    from prebake.adopt.unstartable import EMPTY, why_unstartable
+
+    return ConfigError(f"snapshot: {name or EMPTY}: {why_unstartable(name, error)}")

@@ -29,7 +29,7 @@ class TimmFamily:
     install: str = "'prebake[timm]'"
     build: str = "prebake_build.families.timm:TimmBuild"
     packages: tuple[str, ...] = ("torch", "timm")
-    modules: str = r"timm\.(layers|models)\.[a-z_]\w*"
+    modules: str = r"timm\.(layers|models)\._?[a-z]\w*"
     without_torch: tuple[str, ...] = ("numpy", "huggingface_hub.hf_api", "safetensors", "yaml", "PIL.Image")
 
     def __init__(self, allow: Sequence[str] = ()) -> None:

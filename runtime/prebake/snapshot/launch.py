@@ -11,10 +11,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from prebake.errors import ConfigError, SnapshotError
+from prebake.errors import SnapshotError
 from prebake.snapshot.environment import at_start, of_dump, with_own
 from prebake.snapshot.point import ENV_DUMP
 
@@ -23,10 +24,17 @@ NEVER = ("the service must call prebake.snapshot.here() once everything is loade
          "uvicorn with one process needs no call")  # fmt: skip
 
 
-def start(command: list[str], output: Path, variables: list[str], seconds: float) -> int:
+def start(
+    command: list[str],
+    output: Path,
+    variables: list[str],
+    seconds: float,
+    unstartable: Callable[[str, OSError | ValueError], Exception],
+) -> int:
     """Run the command until it has dumped itself; returns its exit code, 0 only if there is a snapshot.
 
-    Raises ConfigError if it can't be executed, SnapshotError if it ends, or goes on, without a snapshot.
+    Raises `unstartable(name, error)` if it can't be executed, OSError if the folder can't be written to, and
+    SnapshotError if the command ends, or goes on, without a snapshot.
     """
     given = at_start()
     environment = of_dump(given, variables)
@@ -40,8 +48,8 @@ def start(command: list[str], output: Path, variables: list[str], seconds: float
         process = subprocess.Popen(
             command, env=with_own(environment) | {ENV_DUMP: json.dumps(declared)}, start_new_session=True
         )
-    except OSError as error:
-        raise ConfigError(f"snapshot: {command[0]}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise unstartable(command[0], error) from error
     code = _ended(process, seconds)
     if code is None:
         raise SnapshotError(f"snapshot: {' '.join(command)} runs, but has written none in {seconds:g} s: {NEVER}")

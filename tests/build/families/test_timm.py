@@ -17,6 +17,8 @@ from prebake import load
 from prebake.baked.manifest import Manifest
 from prebake.errors import ConfigError, DocumentError, SourceError
 from prebake.families.compat import torchvision_operators
+from prebake.families.timm import TimmFamily
+from prebake.modules.structure import may_import
 from prebake_build.baking.worker import run
 
 ARCHITECTURE = "test_resnet"
@@ -158,3 +160,12 @@ def test_a_configuration_in_the_folder_names_no_code(checkpoint: Path, tmp_path:
     assert refused(SourceError, recipe("timm"), tmp_path / "c") == (
         "models.m: config.json: architecture is not a name of timm"
     )
+
+
+def test_a_structure_may_import_modules_of_timm_and_no_programs() -> None:
+    family = TimmFamily()
+    for module, allowed in {
+        "timm.layers.norm": True, "timm.models._efficientnet_blocks": True, "timm.models.resnet": True,
+        "timm.models.__main__": False, "timm.layers.__init__": False, "timm.utils.model": False, "timm": False,
+    }.items():  # fmt: skip
+        assert may_import(module, family) is allowed, module

@@ -5,13 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from helpers.adopted import bake_from_hub
-from prebake.adopt import catalogue, loads, redirect
+from prebake.adopt import catalogue, copies, loads, redirect
 from prebake.loading.prefetch import Prefetch
+
+if TYPE_CHECKING:
+    from helpers.hub_server import HubServer
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +24,8 @@ def _own_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loads, "counts", type(loads.counts)())
     monkeypatch.setattr(loads, "_said", set())
     monkeypatch.setattr(catalogue, "_read", {})
+    monkeypatch.setattr(copies, "_copies", {})
+    monkeypatch.setattr(copies, "_whole", set())
     monkeypatch.setattr(redirect, "_missing", set())
     monkeypatch.setattr(redirect, "prefetch", Prefetch(lambda: 0))
     for name in ("PREBAKE", "PREBAKE_STRICT", "PREBAKE_OBSERVE", "PREBAKE_REPORT", "PREBAKE_TIERS", "HF_HUB_CACHE"):
@@ -100,3 +105,53 @@ def hooked() -> Iterator[None]:
             if hasattr(hub, name):
                 patch.setattr(hub, name, getattr(place, name))
         yield
+
+
+@pytest.fixture
+def online(hooked: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubServer:
+    """A hub that can be reached, and an empty cache."""
+    import huggingface_hub
+
+    from helpers.hub_server import HubServer
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    if reset := getattr(huggingface_hub.utils._http, "reset_sessions", None):
+        reset()  # before 1, a session made offline stays offline
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return HubServer({"config.json": b"{}", "README.md": b"card"})
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with two files of acme/net, `net.bin` and `model.safetensors`, and the network beside them."""
+    import torch
+
+    from helpers.baking import save, tiny
+
+    place = tmp_path_factory.mktemp("files")
+    checkpoint = save(tiny("BertForMaskedLM"), place / "checkpoint", "safetensors")
+    state = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2), "n": 3}
+    state["tied"] = state["b"]
+    torch.save({"state_dict": state, "epoch": 7}, checkpoint / "net.bin")
+    bake_from_hub(checkpoint, place / "models" / "bert", "acme/net")
+    for name, file in (("net", "net.bin"), ("safe", "model.safetensors")):
+        options = {"file": file}
+        bake_from_hub(checkpoint, place / "models" / name, "acme/net", family="tensors", options=options)
+    return place / "models"
+
+
+@pytest.fixture
+def loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hooks of `torch.load` and `load_file`, for one test."""
+    import safetensors.torch
+    import torch
+
+    from prebake.adopt.hooks import safetensors as safetensors_hook
+    from prebake.adopt.hooks import torch as torch_hook
+
+    for place, name in ((torch, "load"), (torch.serialization, "load"), (safetensors.torch, "load_file")):
+        monkeypatch.setattr(place, name, vars(place)[name])
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", torch.hub.load_state_dict_from_url)
+    monkeypatch.setattr(torch.hub, "load_url", None, raising=False)
+    torch_hook.install(torch)
+    safetensors_hook.install(safetensors.torch)

@@ -79,6 +79,26 @@ def test_the_class_decides_between_models_of_one_source(tmp_path: Path) -> None:
     assert [baked.name for baked in known.matches("hf:acme/tiny")] == ["a", "b"]
 
 
+def test_a_single_file_stands_for_no_network(tmp_path: Path) -> None:
+    for name, family, class_ in (("a", "tensors", "tensors"), ("b", "transformers", "BertModel")):
+        source = Source(uri="hf:acme/tiny", revision=f"commit:{ONE}")
+        write_manifest(tmp_path, manifest_of(name, source=source, family=family, class_=class_))
+    known = Catalogue.read(tmp_path)
+    asked = (None, "transformers:BertModel", "transformers:BertForMaskedLM", "tensors:tensors")
+    assert [found(known, "hf:acme/tiny", class_) for class_ in asked] == ["b", "b", "b", "a"]
+    alone = Catalogue(known.models[:1])
+    assert [found(alone, "hf:acme/tiny", class_) for class_ in asked] == ["a", None, None, "a"]
+
+
+def test_other_classes_of_the_family_come_before_other_families(tmp_path: Path) -> None:
+    for name, family, class_ in (("a", "timm", "x"), ("b", "transformers", "BertModel"), ("c", "transformers", "Bert")):
+        source = Source(uri="hf:acme/tiny", revision=f"commit:{ONE}")
+        write_manifest(tmp_path, manifest_of(name, source=source, family=family, class_=class_))
+    known = Catalogue.read(tmp_path)
+    for asked, names in (("transformers:Bert", "cba"), ("transformers:Other", "bca"), ("timm:y", "abc"), (None, "abc")):
+        assert "".join(baked.name for baked in known.candidates("hf:acme/tiny", asked)) == names
+
+
 def test_paths_are_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "app").mkdir()
     monkeypatch.chdir(tmp_path / "app")

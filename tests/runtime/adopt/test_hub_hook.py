@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from helpers.adopted import COMMIT, bake_from_hub
-from helpers.baking import save, tiny
+from helpers.adopted import COMMIT, bake_from_hub, download, snapshot
 from helpers.hub_server import COMMIT as SERVED
 from helpers.hub_server import HubServer
 from prebake.adopt import loads
-from prebake.adopt.hooks import safetensors as safetensors_hook
-from prebake.adopt.hooks import torch as torch_hook
 from prebake.errors import ConfigError
 from prebake.families.compat import torchvision_operators
 
@@ -31,28 +26,6 @@ torchvision_operators()
 Use = Callable[[Path], None]
 
 pytestmark = [pytest.mark.usefixtures("hooked"), pytest.mark.filterwarnings("ignore")]
-
-FILES = {"config.json": b"{}", "README.md": b"card"}
-
-
-@pytest.fixture
-def online(hooked: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubServer:
-    """A hub that can be reached, and an empty cache."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    if reset := getattr(huggingface_hub.utils._http, "reset_sessions", None):
-        reset()  # before 1, a session made offline stays offline
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    return HubServer(FILES)
-
-
-def download(*args: Any, **kwargs: Any) -> str:
-    """As an application calls it: looked up when called, so hooked."""
-    function: Any = huggingface_hub.file_download.hf_hub_download
-    return str(function(*args, **kwargs))
-
-
-def snapshot(*args: Any, **kwargs: Any) -> str:
-    return str(sys.modules["huggingface_hub._snapshot_download"].snapshot_download(*args, **kwargs))
 
 
 def test_a_file_is_the_baked_one(tinies: Path, use: Use) -> None:
@@ -64,16 +37,6 @@ def test_a_file_is_the_baked_one(tinies: Path, use: Use) -> None:
     assert [(load.function, load.outcome, load.reason, load.model, load.detail) for load in loads.loads] == [
         ("hf_hub_download", "baked folder", None, "bert", {"file": "model.safetensors"})
     ] * 2
-
-
-def test_a_copy_lies_in_the_caller_s_folder(tinies: Path, use: Use, tmp_path: Path) -> None:
-    use(tinies)
-    assert download("acme/bert", "config.json", local_dir=tmp_path / "a") == str(tmp_path / "a" / "config.json")
-    assert snapshot("acme/bert", local_dir=tmp_path / "b", allow_patterns="*.json") == str(tmp_path / "b")
-    text = (tinies / "bert" / "config.json").read_text()
-    assert (tmp_path / "a" / "config.json").read_text() == (tmp_path / "b" / "config.json").read_text() == text
-    assert not (tmp_path / "a" / "config.json").is_symlink()
-    assert not (tmp_path / "b" / "model.safetensors").exists()
 
 
 def test_a_snapshot_is_the_view_s_folder(tinies: Path, use: Use) -> None:
@@ -208,32 +171,6 @@ def transformers_file(*arguments: str) -> Any:
 # --- single files that were baked --------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with two files of acme/net, `net.bin` and `model.safetensors`, and the network beside them."""
-    place = tmp_path_factory.mktemp("files")
-    checkpoint = save(tiny("BertForMaskedLM"), place / "checkpoint", "safetensors")
-    state = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2), "n": 3}
-    state["tied"] = state["b"]
-    torch.save({"state_dict": state, "epoch": 7}, checkpoint / "net.bin")
-    bake_from_hub(checkpoint, place / "models" / "bert", "acme/net")
-    for name, file in (("net", "net.bin"), ("safe", "model.safetensors")):
-        options = {"file": file}
-        bake_from_hub(checkpoint, place / "models" / name, "acme/net", family="tensors", options=options)
-    return place / "models"
-
-
-@pytest.fixture
-def loaders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hooks of `torch.load` and `load_file`, for one test."""
-    for place, name in ((torch, "load"), (torch.serialization, "load"), (safetensors.torch, "load_file")):
-        monkeypatch.setattr(place, name, vars(place)[name])
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", torch.hub.load_state_dict_from_url)
-    monkeypatch.setattr(torch.hub, "load_url", None, raising=False)
-    torch_hook.install(torch)
-    safetensors_hook.install(safetensors.torch)
-
-
 @pytest.mark.usefixtures("loaders")
 @pytest.mark.parametrize("way", ["path", "open file", "map_location", "snapshot"])
 def test_a_pickle_of_the_hub_is_the_object_that_was_baked(files: Path, use: Use, way: str) -> None:
@@ -274,6 +211,27 @@ def test_a_safetensors_file_that_was_baked_alone_comes_before_the_network_s(file
     assert (loads.loads[-1].outcome, loads.loads[-1].model) == ("mapped", "safe")
 
 
+def test_a_single_file_leaves_the_rest_of_its_repository_to_the_hub(
+    files: Path, use: Use, online: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = tmp_path / "models" / "net"
+    bake_from_hub(files.parent / "checkpoint", alone, "acme/tiny", family="tensors", options={"file": "net.bin"})
+    use(alone.parent)
+    with online as server:
+        url = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url)
+        assert download("acme/tiny", "net.bin") == str(alone / "model.safetensors")
+        assert server.requests == []
+        cached = transformers_file("acme/tiny", "config.json")
+        assert cached == str(tmp_path / "cache" / "models--acme--tiny" / "snapshots" / SERVED / "config.json")
+        assert sorted(path.name for path in Path(snapshot("acme/tiny", endpoint=server.url)).iterdir()) == [
+            "README.md",
+            "config.json",
+        ]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert snapshot("acme/tiny").endswith(f"/models--acme--tiny/snapshots/{COMMIT}")
+
+
 def test_weights_that_baking_replaced_name_the_way_out(
     tinies: Path, use: Use, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,11 +251,18 @@ def test_weights_that_baking_replaced_name_the_way_out(
     )
 
 
-def test_a_copy_of_a_single_file_is_not_the_baked_one(files: Path, use: Use, tmp_path: Path) -> None:
-    """It would have another format than its name says."""
-    use(files)
-    with pytest.raises(LocalEntryNotFoundError):
-        download("acme/net", "net.bin", local_dir=tmp_path)
+@pytest.mark.usefixtures("loaders")
+def test_strict_lets_the_application_read_the_network_s_weights(
+    tinies: Path, use: Use, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(tinies)
+    monkeypatch.setenv("PREBAKE_STRICT", "1")
+    for options in ({}, {"local_dir": tmp_path}):
+        loads.loads.clear()
+        assert "bert.embeddings.word_embeddings.weight" in safetensors.torch.load_file(
+            download("acme/bert", "model.safetensors", **options)
+        )
+        assert [(load.outcome, load.model, load.reason) for load in loads.loads] == [("baked folder", "bert", None)] * 2
 
 
 def test_wrong_calls_get_the_library_s_error() -> None:

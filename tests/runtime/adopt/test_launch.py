@@ -58,6 +58,17 @@ def test_options_become_variables(root: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("given", ["run/report", "unix:run/socket"])
+def test_paths_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    absolute = given.replace("run/", f"{tmp_path}/run/")
+    for added in (
+        environment({"PREBAKE_ROOT": "models"}, report=given),
+        environment({"PREBAKE_REPORT": given}, root=Path("models")),
+    ):
+        assert (added["PREBAKE_ROOT"], added["PREBAKE_REPORT"]) == (f"{tmp_path}/models", absolute)
+
+
 def test_strict_without_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         environment({}, root=tmp_path, strict=True)

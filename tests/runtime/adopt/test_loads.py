@@ -44,6 +44,18 @@ def test_loads_are_kept_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loads.counts == {("transformers", "mapped"): 3}
 
 
+def test_a_service_that_loads_ever_new_files_keeps_few_messages(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loads, "KEPT", 2)
+    for number in range(4):
+        record(Load(library="torch", function="torch.load", uri=f"path:/tmp/{number}", reason="why"))
+    assert caplog.messages == [
+        f"path:/tmp/{number}: not baked (why): loaded by torch as without Prebake" for number in range(2)
+    ]
+    assert loads.counts == {("torch", "original"): 4}
+
+
 def test_messages(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         for _ in range(2):

@@ -139,6 +139,38 @@ def test_the_workers_of_gunicorn_share_what_their_master_loaded(tinies: Path, pr
         assert document["models"]["bert"]["outcome"] == "mapped"
 
 
+def test_the_workers_of_gunicorn_that_load_by_themselves(tinies: Path, project: Path) -> None:
+    port = free_port()
+    (project / "wsgi.py").write_text(
+        "from transformers import AutoModelForMaskedLM\n"
+        "model = AutoModelForMaskedLM.from_pretrained('acme/bert')\n"
+        "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'']\n"
+    )
+    report = project / "report"
+    words = [*RUN, "--strict", "--report", str(report), "--", sys.executable, "-m", "gunicorn", "-w", "2", "wsgi:app"]
+    with serving([*words, "-b", f"127.0.0.1:{port}"], environment(tinies, project), port, project / "log") as process:
+        deadline = time.monotonic() + 60
+        while len(list(project.glob("report*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        found = [json.loads(path.read_text()) for path in project.glob("report*")]
+        assert len({document["pid"] for document in found} - {process.pid}) == 2
+        assert [document["models"]["bert"]["outcome"] for document in found] == ["mapped", "mapped"]
+
+
+def test_the_processes_of_torchrun(tinies: Path, project: Path) -> None:
+    (project / "main.py").write_text(LOADS)
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    done = subprocess.run(
+        [*RUN, "--strict", "--report", str(project / "report"), "--", *words, "main.py"],
+        env=environment(tinies, project), cwd=project, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["BertForMaskedLM"] * 2
+    reports = [json.loads(path.read_text()) for path in sorted(project.glob("report*"))]
+    counted = [document["counts"] for document in reports]
+    assert counted.count([{"library": "transformers", "outcome": "mapped", "loads": 1}]) == 2
+
+
 def test_each_process_writes_a_file_of_its_own(tinies: Path, project: Path) -> None:
     (project / "main.py").write_text(
         "import subprocess, sys, os\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ def test_of_two_revisions_the_default_branch_is_main() -> None:
     assert pinned.refs == {}
     named = hub.view_of([model("a", f"hf:acme/tiny@v1@{OTHER}", OTHER), model("b", f"hf:acme/tiny@main@{COMMIT}")])
     assert named.refs == view.refs
+
+
+@pytest.mark.parametrize(
+    ("file", "linked"),
+    [("net.bin", {}), ("sub/net.safetensors", {"sub/net.safetensors": "a/model.safetensors"}),
+     ("../../net.safetensors", {})],
+)  # fmt: skip
+def test_a_single_file_is_not_the_network_s_weights(file: str, linked: dict[str, str]) -> None:
+    net, files = model("z", "hf:acme/tiny"), ("model.safetensors", "object.json")
+    alone = model("a", "hf:acme/tiny", files=files)
+    alone = replace(alone, manifest=replace(alone.manifest, family="tensors", options={"file": file}))
+    snapshot = f"models--acme--tiny/snapshots/{COMMIT}/"
+    links = {path.removeprefix(snapshot): target for path, target in hub.view_of([alone, net]).links.items()}
+    assert links == {"model.safetensors": "z/model.safetensors", "object.json": "a/object.json"} | linked
 
 
 @pytest.mark.parametrize("uri", ["path:x", "dummy:blip", "hf:../x/y", "hf:a/../b", "hf:.."])

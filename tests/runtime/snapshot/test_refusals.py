@@ -227,9 +227,23 @@ def test_what_a_snapshot_cannot_hold(program: Program, holding: str, message: st
     assert not [*program.snapshot.iterdir()]
 
 
-def test_a_command_that_is_not_there(program: Program) -> None:
-    done = _snapshot(program, "no-such-program", "x")
-    assert (done.returncode, done.stderr) == (2, "prebake: error: snapshot: no-such-program: command not found\n")
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("no-such-program", "command not found: install what brings it into this environment, or give its path"),
+        ("/no/such/program", "command not found: there is no such file"),
+        ("/etc", "cannot be executed: it is a folder"),
+        ("./program.py", "cannot be executed: the file has no permission for it: chmod +x ./program.py, or python "
+         "./program.py"),
+        ("", "the command is an empty word"),
+    ],
+)  # fmt: skip
+def test_a_command_that_cannot_be_started(program: Program, command: str, reason: str) -> None:
+    program.write("")
+    done = _snapshot(program, command, "x", cwd=program.folder)
+    named = command or '""'
+    assert (done.returncode, done.stderr) == (2, f"prebake: error: snapshot: {named}: {reason}\n")
+    assert not program.snapshot.exists() or not [*program.snapshot.iterdir()]
 
 
 NEVER = ("the service must call prebake.snapshot.here() once everything is loaded, and before it opens its port; "
@@ -262,9 +276,13 @@ def test_a_child_of_the_command_is_not_dumped(program: Program) -> None:
     )
 
 
-def _snapshot(program: Program, *command: str, seconds: str = "60") -> subprocess.CompletedProcess[str]:
+def _snapshot(
+    program: Program, *command: str, seconds: str = "60", cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "prebake", "snapshot", "--output", str(program.snapshot), "--seconds", seconds, "--"]
-    return subprocess.run([*words, *command], env=program.variables(), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*words, *command], env=program.variables(), capture_output=True, text=True, check=False, cwd=cwd
+    )
 
 
 def _is_gone(pid: int) -> bool:

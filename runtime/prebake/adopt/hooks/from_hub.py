@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prebake.adopt import copies
 from prebake.adopt.catalogue import PATH
 from prebake.adopt.loads import Load
 from prebake.adopt.view import process_view
@@ -24,13 +25,14 @@ _SNAPSHOT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
 def uri_of(name: Any, revision: Any = None) -> str | None:
     """The source of a repository id (at a revision) or a folder, as `models.toml` spells it; None if it is neither.
 
-    `main` is left out: libraries pass it on where the user named no revision.
+    A folder that has the copy of a repository is the repository. `main` is left out: libraries pass it on where the
+    user named no revision.
     """
     text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else ""
     if isinstance(text, bytes) or not text:
         return None
     if os.path.exists(text):  # noqa: PTH110
-        return PATH + text
+        return copies.repository(text) or PATH + text
     return repo_uri(text, revision)
 
 

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from prebake.adopt import redirect
-from prebake.adopt.catalogue import TENSORS, catalogue
+from prebake.adopt import copies, redirect
+from prebake.adopt.catalogue import catalogue
 from prebake.adopt.hooks import from_hub
 from prebake.adopt.loads import Load, is_inside, reads_view
 from prebake.adopt.view import process_view
 from prebake.baked import hub
+from prebake.baked.hub import TENSORS
 
 if TYPE_CHECKING:
     from prebake.baked.model import BakedModel
@@ -77,11 +78,11 @@ def _hf_hub_download(original: Function, signature: inspect.Signature) -> Functi
         baked = asked.tensors(file) or (asked.baked if asked.has(file) else None)
         return redirect.serve(
             Load(library="huggingface_hub", function="hf_hub_download", uri=asked.uri, detail={"file": file},
-                 reason=_lacks(file) if asked.baked is not None and baked is None else None),
+                 reason=_lacks(file) if (asked.baked or asked.single) is not None and baked is None else None),
             baked=baked,
             folder=lambda baked: asked.file(original, baked, file),
             original=lambda: original(*args, **kwargs),
-            complete=lambda load, result: from_hub.completed(load, result),
+            complete=asked.completed,
         )  # fmt: skip
 
     return hf_hub_download
@@ -97,10 +98,10 @@ def _snapshot_download(original: Function, signature: inspect.Signature) -> Func
             return asked.by_library(asking, original, args, kwargs)
         return redirect.serve(
             Load(library="huggingface_hub", function="snapshot_download", uri=asked.uri),
-            baked=asked.baked,
-            folder=lambda baked: asked.tree(original),
+            baked=asked.whole,
+            folder=lambda baked: asked.tree(original, baked),
             original=lambda: original(*args, **kwargs),
-            complete=lambda load, result: from_hub.completed(load, result),
+            complete=asked.completed,
         )
 
     return snapshot_download
@@ -152,10 +153,15 @@ class _Asked:
         self._accepts = accepts
         self.uri = from_hub.repo_uri(arguments["repo_id"], arguments.get("revision"))
         self.baked: BakedModel | None = None
+        """The network of the repository; its other files are in the view too."""
+        self.single: BakedModel | None = None
+        """A single file of the repository, if no network of it is baked."""
         self.view: Path | None = None
         if self.uri is not None and not redirect.observing() and (baked := catalogue().find(self.uri)) is not None:
             self.view = process_view()
-            self.baked = baked if self.view is not None and hub.commit_of(baked) else None
+            if self.view is not None and hub.commit_of(baked):
+                is_single = baked.manifest.family == TENSORS
+                self.baked, self.single = (None, baked) if is_single else (baked, None)
 
     @classmethod
     def of(cls, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Asked | None:
@@ -170,25 +176,25 @@ class _Asked:
         return cls(bound, signature.parameters)
 
     @property
-    def snapshot(self) -> Path | None:
-        """The view's folder of the commit."""
-        if self.baked is None or self.view is None:
-            return None
-        repo, commit = hub.repo_of(self.baked), hub.commit_of(self.baked)
-        return self.view / hub.folder_of(repo or "") / "snapshots" / (commit or "")
+    def whole(self) -> BakedModel | None:
+        """What stands for the whole repository: a network; a single file only where the hub is not to be asked."""
+        from huggingface_hub import constants
+
+        offline = constants.HF_HUB_OFFLINE or self.arguments.get("local_files_only")
+        return self.single if self.single is not None and offline else self.baked
 
     def has(self, file: str) -> bool:
-        """Whether the view has this file of upstream. The baked form of another single file is none."""
-        if self.baked is None or self.snapshot is None or self.baked.manifest.family == TENSORS:
-            return False
-        return (self.snapshot / file).is_file()
+        """Whether the view has this file of upstream."""
+        return self.baked is not None and (_snapshot(self.baked) / file).is_file()
 
     def tensors(self, file: str) -> BakedModel | None:
-        """The model that was baked from this file alone; None where the caller wants a copy of the file itself."""
-        if self.uri is None or redirect.observing() or self.arguments.get("local_dir") is not None:
+        """The model that was baked from this file alone; None if the caller wants a copy, and none can be written."""
+        if self.uri is None or redirect.observing():
             return None
         found = catalogue().file_of(self.uri, file)
-        return found if found is not None and found.weights else None
+        if found is None or not found.weights:
+            return None
+        return None if self.local_dir is not None and not copies.can_write(found, file) else found
 
     def by_library(self, library: str, original: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A step of a library's own load: from the view, or from the hub as without Prebake."""
@@ -221,26 +227,60 @@ class _Asked:
         first = [self.arguments["self"]] if "self" in self.arguments else []
         return original(*first, **given | {key: value for key, value in changed.items() if key in self._accepts})
 
-    def file(self, original: Function, baked: BakedModel, file: str) -> Any:
-        """One file of the view, or its copy in the caller's folder; of a single file, the baked one."""
-        if baked.manifest.family == TENSORS:
-            return str(baked.weights[0])
-        if self.arguments.get("local_dir") is None:
-            return self.call(original)
-        return str(_copied(Path(str(self.snapshot)), Path(self.arguments["local_dir"]), file))
+    @property
+    def local_dir(self) -> Path | None:
+        """The folder in which the caller wants copies."""
+        given = self.arguments.get("local_dir")
+        return None if given is None else Path(given)
 
-    def tree(self, original: Function) -> Any:
+    def file(self, original: Function, baked: BakedModel, file: str) -> Any:
+        """One file of the view; of a single file, the baked one; or a copy in the caller's folder."""
+        single = baked.manifest.family == TENSORS
+        if self.local_dir is None:
+            return str(baked.weights[0]) if single else self.call(original)
+        if single:
+            made = copies.write_file(baked, file, self.local_dir / file)
+        else:
+            made = copies.copy_file(_snapshot(baked) / file, self.local_dir / file)
+        copies.note(self.local_dir, _pinned(baked), [file])
+        return str(made)
+
+    def tree(self, original: Function, baked: BakedModel) -> Any:
         """The view's folder of the commit, or its copy in the caller's folder."""
-        if self.arguments.get("local_dir") is None:
+        if self.local_dir is None:
             return self.call(original)
         from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
-        source, target = Path(str(self.snapshot)), Path(self.arguments["local_dir"])
-        files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+        source, target = _snapshot(baked), self.local_dir
+        alone = [each for each in catalogue().matches(_pinned(baked)) if each.manifest.family == TENSORS]
+        single = {name: each for each in alone if (name := hub.single_file(each)) and self.tensors(name)}
+        places = [each.folder.resolve() for each in alone]
+        files = {path.relative_to(source).as_posix() for path in source.rglob("*")
+                 if path.is_file() and path.resolve().parent not in places}  # fmt: skip
         patterns = {key: self.arguments.get(key) for key in ("allow_patterns", "ignore_patterns")}
-        for file in filter_repo_objects(files, **patterns):
-            _copied(source, target, file)
+        wanted = sorted(filter_repo_objects(files | single.keys(), **patterns))
+        for file in wanted:
+            if file in single:
+                copies.write_file(single[file], file, target / file)
+            else:
+                copies.copy_file(source / file, target / file)
+        copies.note(target, _pinned(baked), wanted, whole=set(wanted) == files | single.keys())
         return str(target.resolve())
+
+    def completed(self, load: Load, result: object) -> Load:
+        """The load with the commit that was downloaded."""
+        if self.local_dir is None or self.uri is None:
+            return from_hub.completed(load, result)
+        return replace(load, uri=copies.note_downloaded(self.local_dir, self.uri))
+
+
+def _snapshot(baked: BakedModel) -> Path:
+    """The view's folder of the model's commit."""
+    return from_hub.snapshot_of(baked) or baked.folder
+
+
+def _pinned(baked: BakedModel) -> str:
+    return f"{hub.URI}{hub.repo_of(baked)}@{hub.commit_of(baked)}"
 
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -249,10 +289,3 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 def _lacks(file: str) -> str:
     way = f': declare it too, with class = "tensors" and file = "{file}"' if file.endswith(_WEIGHTS) else ""
     return f"the baked model has no {file}{way}"
-
-
-def _copied(source: Path, target: Path, file: str) -> Path:
-    place = target / file
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / file, place)
-    return place

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from prebake.adopt import redirect
-from prebake.adopt.hooks.torch import FAMILY, OWN, path_of, served, source_of
+from prebake.adopt.hooks.torch import FAMILY, OWN, load_of, path_of, served
 from prebake.adopt.loads import Load
 
 
@@ -27,7 +27,7 @@ def install(module: ModuleType) -> None:
         if path is None or args or kwargs or not redirect.applies() or redirect.caller() in OWN:
             return original(filename, device, *args, **kwargs)
         return served(
-            Load(library="safetensors", function="load_file", uri=source_of(path), class_=FAMILY),
+            load_of(path, Load(library="safetensors", function="load_file", class_=FAMILY)),
             original=lambda: original(filename, device),
             map_location=f"cuda:{device}" if isinstance(device, int) else device,
         )

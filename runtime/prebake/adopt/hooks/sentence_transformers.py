@@ -14,6 +14,7 @@ import functools
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def _served(original: Any, self: Any, name: Any, args: tuple[Any, ...], kwargs: 
         mapped=lambda baked: _mapped(original, self, baked, name, args, kwargs),
         folder=by_itself,
         original=lambda: original(self, name, *args, **kwargs),
-        complete=lambda load, _: _completed(load, self, kwargs),
+        complete=lambda load, _: _completed(load, self, name, kwargs),
     )
 
 
@@ -94,10 +95,10 @@ def _obstacle(kwargs: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _completed(load: Load, self: Any, kwargs: Mapping[str, Any]) -> Load:
+def _completed(load: Load, self: Any, name: Any, kwargs: Mapping[str, Any]) -> Load:
     """The load with its commit and dtype. Without `modules.json`, what can be baked is its network."""
     dtype = str(self.dtype).removeprefix("torch.")
-    file = "config.json" if (bare := not _has_modules(load, kwargs)) else _MODULES
+    file = "config.json" if (bare := not _has_modules(load, name, kwargs)) else _MODULES
     uri = from_hub.pinned(load.uri, kwargs.get("cache_folder"), file)
     network = getattr(self, "transformers_model", None)
     class_ = f"transformers:{type(network).__name__}" if bare and network is not None else load.class_
@@ -105,11 +106,12 @@ def _completed(load: Load, self: Any, kwargs: Mapping[str, Any]) -> Load:
     return replace(load, uri=uri, dtype=dtype, class_=class_, obstacle="remote code" if remote else load.obstacle)
 
 
-def _has_modules(load: Load, kwargs: Mapping[str, Any]) -> bool:
+def _has_modules(load: Load, name: Any, kwargs: Mapping[str, Any]) -> bool:
     from sentence_transformers.util import is_sentence_transformer_model
 
     uri = str(load.uri)
-    path, revision = hub.split(uri) if uri.startswith(hub.URI) else (uri.removeprefix("path:"), None)
+    is_folder = Path(name).is_dir()  # perhaps the copy of a repository
+    path, revision = hub.split(uri) if uri.startswith(hub.URI) and not is_folder else (str(name), None)
     with inside():
         return bool(
             is_sentence_transformer_model(

@@ -48,13 +48,13 @@ def install(module: ModuleType) -> None:
 
 def _served(original: Any, name: str, kwargs: dict[str, Any]) -> Any:
     load = _described(name, kwargs)
-    baked = redirect.find(load)
+    baked, unfit = redirect.choose(load, lambda baked: _unfit(baked, kwargs))
     if baked is not None and baked.manifest.family != FAMILY:
         baked = None
     return redirect.serve(
         load,
         baked=baked,
-        unfit=_unfit(baked, kwargs) if baked else None,
+        unfit=unfit,
         mapped=lambda baked: _mapped(original, name, baked, kwargs),
         folder=lambda baked: _on_folder(original, name, baked, kwargs),
         original=lambda: original(name, True, **kwargs),
@@ -114,6 +114,8 @@ def _completed(load: Load, model: Any, kwargs: Mapping[str, Any]) -> Load:
 
 def _unfit(baked: BakedModel, kwargs: Mapping[str, Any]) -> str | None:
     """Why the map cannot serve this call, or None."""
+    if baked.manifest.family != FAMILY:
+        return f"it was baked as {baked.manifest.family}:{baked.manifest.class_}"
     for key in _FORMS:
         if kwargs.get(key) is not None:
             return f"{key}={kwargs[key]!r}"

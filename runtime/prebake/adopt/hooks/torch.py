@@ -19,10 +19,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from prebake.adopt import redirect
-from prebake.adopt.catalogue import PATH, TENSORS, Catalogue, catalogue
+from prebake.adopt import copies, redirect
+from prebake.adopt.catalogue import PATH, Catalogue, catalogue
 from prebake.adopt.hooks.huggingface_hub import LIBRARIES
 from prebake.adopt.loads import Load, is_inside
+from prebake.baked.hub import TENSORS
 from prebake.baked.model import BakedModel
 
 FAMILY = TENSORS
@@ -48,7 +49,7 @@ def _load(original: Callable[..., Any]) -> Callable[..., Any]:
         if path is None or not redirect.applies() or redirect.caller() in OWN:
             return original(f, map_location, pickle_module, **kwargs)
         return served(
-            Load(library="torch", function="torch.load", uri=source_of(path), class_=FAMILY),
+            load_of(path, Load(library="torch", function="torch.load", class_=FAMILY)),
             original=lambda: original(f, map_location, pickle_module, **kwargs),
             folder=None
             if _is_original(path)
@@ -92,6 +93,8 @@ def served(
     baked = None if redirect.observing() else _baked(load, catalogue())
     if baked is not None and unfit is not None and folder is None:
         baked, load = None, replace(load, reason=unfit)
+    elif baked is None and (network := _network(load)) is not None:
+        return redirect.serve(load, original=original, baked=network, folder=lambda _: original())
     return redirect.serve(
         load,
         original=original,
@@ -109,12 +112,24 @@ def _baked(load: Load, known: Catalogue) -> BakedModel | None:
     ]
     if load.uri is not None and load.uri.startswith(PATH) and (file := known.file(load.uri.removeprefix(PATH))):
         found = [file, *found]
+    if (name := load.detail.get("file")) is not None:
+        return known.file_of(str(load.uri), name)
     return next((baked for baked in found if baked.manifest.family == FAMILY), None)
+
+
+def _network(load: Load) -> BakedModel | None:
+    """The network that has the file among its baked ones, or from which it was copied: the library reads it."""
+    if redirect.observing() or load.uri is None:
+        return None
+    if load.uri.startswith(PATH):
+        return catalogue().holding(load.uri.removeprefix(PATH))
+    return catalogue().find(load.uri) if "file" in load.detail else None
 
 
 def _is_original(path: Path) -> bool:
     """Whether the file is there, and is none that Prebake has written in its place."""
-    return path.exists() and (redirect.observing() or catalogue().tensors_in(str(path)) is None)
+    written = not redirect.observing() and (copies.file_of(path) or catalogue().tensors_in(str(path)))
+    return path.exists() and not written
 
 
 def _read(
@@ -161,11 +176,23 @@ def path_of(file: Any) -> Path | None:
     else:
         name = getattr(file, "name", None)
         try:
-            if not isinstance(name, str) or file.tell() != 0:
+            if not isinstance(name, str) or file.tell() != 0 or not _is_open(name, file.fileno()):
                 return None
         except (AttributeError, OSError, ValueError):
             return None
     return Path(os.path.abspath(name)) if isinstance(name, str) else None  # noqa: PTH100  # resolves no links
+
+
+def _is_open(name: str, descriptor: int) -> bool:
+    """Whether the file of this name is the open one: a member of an archive has a name too, and no descriptor."""
+    return os.path.samestat(os.stat(name), os.fstat(descriptor))  # noqa: PTH116
+
+
+def load_of(path: Path, load: Load) -> Load:
+    """The load with the source of the file; of a copy, that is the file in its repository."""
+    if copied := copies.file_of(path):
+        return replace(load, uri=copied[0], detail={"file": copied[1]})
+    return replace(load, uri=source_of(path))
 
 
 def source_of(path: Path) -> str:

@@ -66,13 +66,13 @@ def install(module: ModuleType) -> None:
 
 def _served(original: Any, cls: Any, name: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     load = _described(cls, name, kwargs)
-    baked = redirect.find(load)
-    if baked is not None and (variant := kwargs.get("variant")) != baked.manifest.options.get("variant"):
-        baked, load = None, replace(load, reason=f"variant={variant!r} is not what was baked")
+    baked, unfit = redirect.choose(load, lambda baked: _unfit(cls, baked, args, kwargs))
+    if baked is not None and (other := _other_variant(baked, kwargs)):
+        baked, load = None, replace(load, reason=other)
     return redirect.serve(
         load,
         baked=baked,
-        unfit=_unfit(cls, baked, args, kwargs) if baked else None,
+        unfit=unfit,
         mapped=lambda baked: _mapped(cls, baked, name, kwargs),
         folder=lambda baked: original(cls, *_on_folder(baked, args, kwargs)[0], **_on_folder(baked, args, kwargs)[1]),
         original=lambda: original(cls, name, *args, **kwargs),
@@ -119,11 +119,18 @@ def _completed(load: Load, result: Any, name: Any, kwargs: Mapping[str, Any]) ->
 
 def _unfit(cls: Any, baked: BakedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     """Why the map cannot serve this call, or None."""
+    if other := _other_variant(baked, kwargs):
+        return other
     if class_of(baked) != f"transformers:{cls.__name__}":
         return f"it was baked as {class_of(baked)}, not as {cls.__name__}"
     if args:
         return "positional arguments for the model's constructor"
     return unfit_arguments(cls, baked, kwargs)
+
+
+def _other_variant(baked: BakedModel, kwargs: Mapping[str, Any]) -> str | None:
+    variant = kwargs.get("variant")
+    return None if variant == baked.manifest.options.get("variant") else f"variant={variant!r} is not what was baked"
 
 
 def unfit_arguments(cls: Any, baked: BakedModel, kwargs: Mapping[str, Any]) -> str | None:

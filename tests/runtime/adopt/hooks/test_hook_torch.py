@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,24 @@ def test_where_the_file_is_gone_torch_reads_the_baked_object(
     assert hooked.outcome == ("baked folder", "net", reason)
 
 
+def test_what_is_baked_and_damaged_comes_from_the_file(
+    hooked: Hooked, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooked.serve(bake(file, f"path:{file}"))
+    damaged = tmp_path / "models" / "net" / "object.json"
+    damaged.write_text(damaged.read_text().replace("epoch", "other"))
+    why = f"net: no tier could load it: mapped: {damaged}: its sha256 differs from the manifest's"
+    assert same(torch.load(file))
+    assert hooked.outcome == ("original", None, why)
+    assert caplog.messages[-1] == (f"path:{file}: not baked ({why}): loaded by torch as without Prebake")
+    hooked.strict()
+    with pytest.raises(ConfigError) as caught:
+        torch.load(file)
+    assert str(caught.value) == (
+        f"path:{file}: is not baked, and PREBAKE_STRICT=1 refuses it ({why}): add it to models.toml and bake it"
+    )
+
+
 def test_another_file_is_loaded_by_torch(hooked: Hooked, file: Path, tmp_path: Path) -> None:
     hooked.serve(bake(file, f"path:{tmp_path}/other.pth"))
     assert same(torch.load(file))
@@ -244,6 +263,19 @@ def test_bytes_and_files_read_in_part_are_left_alone(hooked: Hooked, file: Path)
     import io
 
     assert same(torch.load(io.BytesIO(file.read_bytes())))
+    assert hooked.loads == []
+
+
+def test_a_member_of_an_archive_is_not_the_file_of_its_name(
+    hooked: Hooked, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooked.serve(bake(file, f"path:{file}"))
+    torch.save({"other": 1}, file.with_name("other.pth"))
+    with zipfile.ZipFile(file.with_name("archive.zip"), "w") as archive:
+        archive.write(file.with_name("other.pth"), file.name)
+    monkeypatch.chdir(file.parent)
+    with zipfile.ZipFile("archive.zip") as archive, archive.open(file.name) as member:
+        assert torch.load(member) == {"other": 1}
     assert hooked.loads == []
 
 
