@@ -8,7 +8,7 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,6 @@ class LayerOf:
     created_by: str = "COPY . . # buildkit"
     gzip: bool = False
     declared_size: int | None = None
-    extra: Sequence[str] = field(default_factory=tuple)
 
 
 def write_image(folder: Path, *layers: LayerOf, config: Mapping[str, Any] = GOOD_CONFIG, history: Sequence[str] = (),

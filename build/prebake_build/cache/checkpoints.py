@@ -114,14 +114,7 @@ class Cache(Store):
 
     def entries(self) -> tuple[Entry, ...]:
         """All entries, the most recently used first; other folders are skipped with a warning."""
-        found = []
-        for path in sorted(self.checkpoints.glob("*/" + ENTRY)):
-            if path.parent.suffix != ".tmp":
-                try:
-                    found.append(Entry.read(path.parent))
-                except (DocumentError, OSError) as error:
-                    _log.warning("%s", error)
-        return tuple(sorted(found, key=lambda entry: (-entry.last_use, entry.folder.name)))
+        return self.read_entries(Entry.read)
 
     def partials(self) -> tuple[Partial, ...]:
         """All unfinished downloads, the most recently continued first."""

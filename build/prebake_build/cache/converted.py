@@ -232,14 +232,7 @@ class Conversions(Store):
 
     def entries(self) -> tuple[Conversion, ...]:
         """All entries, the most recently used first; other folders are skipped with a warning."""
-        found = []
-        for path in sorted(self.place.glob("*/" + ENTRY)):
-            if path.parent.suffix != ".tmp":
-                try:
-                    found.append(Conversion.read(path.parent))
-                except (DocumentError, OSError) as error:
-                    _log.warning("%s", error)
-        return tuple(sorted(found, key=lambda entry: (-entry.last_use, entry.folder.name)))
+        return self.read_entries(Conversion.read)
 
     def _make_room(self, key: str, size: int) -> str | None:
         """Remove the least recently used entries until there is room for `size` bytes; returns why there is none."""

@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -25,12 +25,13 @@ from typing import TypeVar
 
 from prebake.baked import layout
 from prebake.documents.messages import reason
-from prebake.errors import ConfigError
-from prebake_build.cache.entries import Kept
+from prebake.errors import ConfigError, DocumentError
+from prebake_build.cache.entries import ENTRY, Kept
 from prebake_build.files import digest
 from prebake_build.files.flock import is_locked, locked
 
 _Store = TypeVar("_Store", bound="Store")
+_Kept = TypeVar("_Kept", bound=Kept)
 _log = logging.getLogger(__name__)
 
 
@@ -64,6 +65,30 @@ class Store:
         """Unlock every entry that was returned."""
         while self._held:
             os.close(self._held.popitem()[1])
+
+    def read_entries(self, read: Callable[[Path], _Kept]) -> tuple[_Kept, ...]:
+        """All entries, the most recently used first; folders that `read` refuses are skipped with a warning."""
+        found = []
+        for path in sorted(self.place.glob("*/" + ENTRY)):
+            if path.parent.suffix != ".tmp":
+                try:
+                    found.append(read(path.parent))
+                except (DocumentError, OSError) as error:
+                    if path.exists():  # else it was removed just now
+                        _log.warning("%s", error)
+        return tuple(sorted(found, key=lambda entry: (-entry.last_use, entry.folder.name)))
+
+    @contextmanager
+    def using(self, entry: Kept) -> Iterator[bool]:
+        """Keep an entry from being removed or replaced in the block; yields whether it is still there."""
+        handle = None
+        if os.access(self.place, os.W_OK):  # nobody removes anything from a read-only cache
+            handle = self._lock(entry.key, exclusive=False)
+        try:
+            yield entry.folder.exists()
+        finally:
+            if handle is not None:
+                os.close(handle)
 
     def remove(self, entry: Kept) -> bool:
         """Remove one entry; returns False if it is in use."""

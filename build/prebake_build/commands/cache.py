@@ -159,12 +159,16 @@ def _list(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     damage: dict[_Found, str] = {}
     with ExitStack() as stack:
-        found = tuple(one for one in _found(args, stack) if not isinstance(one.kept, Partial))
-        for one in found:
-            try:
-                one.kept.check(trust=False)
-            except (IntegrityError, DocumentError) as error:
-                damage[one] = str(error)
+        found = []
+        for one in _found(args, stack):
+            with one.store.using(one.kept) as there:
+                if isinstance(one.kept, Partial) or not there:
+                    continue
+                found.append(one)
+                try:
+                    one.kept.check(trust=False)
+                except (IntegrityError, DocumentError) as error:
+                    damage[one] = str(error)
     if args.json:
         _print_json(args, entries=[{**one.document(), "damage": damage.get(one)} for one in found])
     else:

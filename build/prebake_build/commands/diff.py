@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prebake.documents.colour import paint
+from prebake.documents.messages import printable
 from prebake_build.images.difference import Change, differences
 from prebake_build.images.opened import opened_models
 
@@ -55,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
     ):
         changes = differences(before, after, values=values)
     if options.json:
-        print(json.dumps([change.to_dict() for change in changes], indent=2, ensure_ascii=False))
+        print(json.dumps([change.to_dict() for change in changes], indent=2))
     else:
         for line in _lines(changes):
             print(line)
@@ -69,10 +70,12 @@ def _lines(changes: Sequence[Change]) -> Iterator[str]:
     for change in changes:
         if change.model != model:
             model = change.model
-            yield paint(model, "bold", sys.stdout)
+            yield paint(printable(model), "bold", sys.stdout)
+        what = f"{change.what}  {change.name}"
         if change.before is None:
-            yield paint(f"  + {change.what}  {change.name}  {change.after}", "green", sys.stdout)
+            line, style = f"  + {what}  {change.after}", "green"
         elif change.after is None:
-            yield paint(f"  - {change.what}  {change.name}  {change.before}", "red", sys.stdout)
+            line, style = f"  - {what}  {change.before}", "red"
         else:
-            yield paint(f"  ~ {change.what}  {change.name}  {change.before} -> {change.after}", "yellow", sys.stdout)
+            line, style = f"  ~ {what}  {change.before} -> {change.after}", "yellow"
+        yield paint(printable(line), style, sys.stdout)

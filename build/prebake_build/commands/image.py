@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from prebake.documents.messages import printable
 from prebake.documents.sizes import format_size
 from prebake_build.images.checks.check import RULES, check
 from prebake_build.images.checks.findings import Finding
@@ -56,10 +57,10 @@ def _run(options: argparse.Namespace) -> int:
         if options.json:
             document = {"image": options.image, "platform": image.platform, "digest": image.digest,
                         "findings": [finding.to_dict(image) for finding in findings]}  # fmt: skip
-            print(json.dumps(document, indent=2, ensure_ascii=False))
+            print(json.dumps(document, indent=2))
         else:
             for finding in findings:
-                print("\n".join(_lines(finding, image)))
+                print("\n".join(map(printable, _lines(finding, image))))
         layers = len(image.manifest.layers)
     size = format_size(sum(layer.size for layer in image.manifest.layers))
     print(f"{options.image}: {_count(len(findings), 'finding')} ({_count(layers, 'layer')}, {size})", file=sys.stderr)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prebake.baked import layout
 from prebake.baked.header import read_header
-from prebake.baked.model import BakedModel, refuse_image_layout
-from prebake.documents.messages import quote, reason
+from prebake.baked.model import BakedModel
+from prebake.documents.messages import printable, quote, reason
 from prebake.errors import ConfigError, PrebakeError
 from prebake.families.allowed import allowed_modules, covers
 from prebake.snapshot import folder as snapshots
 from prebake_build.files.digest import check_files
+from prebake_build.images.oci_layout import is_part
+from prebake_build.images.opened import opened_image
+from prebake_build.images.verification import ImageModels
 from prebake_build.trust.signing import models_to_sign, verify
 
 if TYPE_CHECKING:
@@ -26,6 +31,7 @@ example:
   prebake verify models            every file's size and sha256
   prebake verify models --quick    sizes and headers only
   prebake verify models --key key.pub --quick      the signature of the manifests, and the files' sizes
+  prebake verify weights --key key.pub             an OCI image layout: its layers, the models' files, the signature
   prebake verify /snapshot         a snapshot's memory.img and table, by its snapshot.json
 
 A model whose class or warm-up is code (family torch, module:function) is loaded or warmed up only if PREBAKE_ALLOW
@@ -44,10 +50,14 @@ def add(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="root of baked models, one model's folder, or a snapshot's"
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="root of baked models, one model's folder, an OCI image layout, or a snapshot's",
     )
     parser.add_argument("--quick", action="store_true", help="do not hash the files")
     parser.add_argument("--key", type=Path, metavar="FILE", help="public key: also check the signature (prebake sign)")
+    parser.add_argument("--platform", metavar="OS/ARCH", help="of a layout (default: this machine's)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=_run)
 
@@ -56,29 +66,49 @@ def _run(options: argparse.Namespace) -> int:
     folder: Path = options.folder
     if (folder / snapshots.MANIFEST).exists() and options.key:
         raise ConfigError(f"{folder}: --key: it is a snapshot, which has no signature (sign the image)")
-    results = [_verify(each, quick=options.quick) for each in _folders(folder)]
-    if options.key:
-        results.append(_signature(folder, options.key))
+    if is_part(folder):
+        results = _verify_layout(folder, options)
+    else:
+        results = [_verify(each, quick=options.quick) for each in _folders(folder)]
+        if options.key:
+            results.append(_signature(folder, options.key))
     if options.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        print(json.dumps(results, indent=2))
     else:
         for result in results:
             print(f"{result['name']}  {result['set_digest'] or '-'}  {_verdict(result)}")
     for result in results:
         for finding in result["findings"]:
-            print(f"prebake: {finding}", file=sys.stderr)
+            print("\n".join(map(printable, f"prebake: {finding}".split("\n"))), file=sys.stderr)
     return 1 if any(result["findings"] for result in results) else 0
 
 
-def _signature(root: Path, key: Path) -> dict[str, Any]:
-    """The findings about the signature, in the form of a model's."""
-    findings = []
+def _verify_layout(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The findings about the models in an OCI image layout, and about their signature."""
+    with opened_image(str(folder), wanted=options.platform, check=not options.quick) as image:
+        found = ImageModels.read(image, str(folder), hashes=not options.quick)
+        results = [
+            {"name": name, "set_digest": model.manifest.set_digest, "findings": found.findings(model), "notes": []}
+            for name, model in found.models.items()
+        ]
+    if options.key:
+        with tempfile.TemporaryDirectory(prefix="prebake-") as scratch:
+            root = Path(scratch)
+            results.append(_signature(root, options.key, lambda: found.write_signed(root)))
+    return results
+
+
+def _signature(root: Path, key: Path, where: Callable[[], str] | None = None) -> dict[str, Any]:
+    """The findings about the signature, in the form of a model's. `where` fills the folder, and says what it is a copy
+    of."""
+    findings, place = [], str(root)
     try:
+        place = where() if where else place
         verify(root, models_to_sign(root), key)
     except ConfigError:
         raise
     except PrebakeError as error:
-        findings.append(str(error))
+        findings.append(str(error).replace(str(root), place))
     return {"name": layout.SIGNATURE, "set_digest": None, "findings": findings, "notes": []}
 
 
@@ -93,7 +123,6 @@ def _folders(folder: Path) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder (expected a root of baked models, or one of them)")
-    refuse_image_layout(folder)
     found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not found:
         raise ConfigError(f"{folder}: holds no baked model (run: prebake bake --output {folder})")

@@ -18,6 +18,11 @@ from prebake.documents.table import Table, read_json
 from prebake.errors import ConfigError
 
 FORMAT = 1
+_LACKING = {
+    "first_request": "send requests (prebake measure --request): the liveness probe must outlast the longest",
+    "anonymous": "measure where the service's memory can be read",
+}
+"""Figures that a comparison may lack."""
 _STEP = 16 << 20
 """Memory is rounded up to a multiple of this many bytes."""
 _STARTUP_PERIOD = 1
@@ -54,7 +59,7 @@ class Measured:
         starts = samples.items(label, _sample)
         if not starts:
             raise samples.fail(label, "is empty (expected at least one start)")
-        moments = _moments(timelines.table(label)) if label in set(timelines) else []
+        moments = _moments(timelines.table(label)) if timelines.raw(label) is not None else []
         anonymous = max([start["anonymous"] for start in starts] + [moment["anonymous"] for moment in moments])
         peak = max(start["peak_memory"] for start in starts)
         return cls(
@@ -155,6 +160,9 @@ def _rounded(size: float) -> str:
 
 def _sample(table: Table) -> dict[str, float]:
     figures = ("ready", "first_request", "steady_request", "peak_memory", "anonymous")
+    for figure, mend in _LACKING.items():
+        if table.raw(figure) is None:
+            raise table.fail(figure, f"was not measured: {mend}")
     sample = {figure: table.take(figure, float) for figure in figures}
     for figure, value in sample.items():
         if not (math.isfinite(value) and value > 0):

@@ -108,7 +108,7 @@ def clear_leftovers(output: Path, prefix: str) -> None:
 
     Only while no other command uses the output. Raises OSError.
     """
-    for work in sorted(output.glob(f"{prefix}*")):
+    for work in sorted(output.glob(f"{glob.escape(prefix)}*")):
         for replaced in work.glob(f"*{REPLACED}"):
             place = output / replaced.name.removesuffix(REPLACED)
             if not place.exists():
@@ -129,7 +129,11 @@ def _exchange(new: Path, old: Path) -> None:
     except (AttributeError, OSError):
         code = errno.ENOSYS
     if code in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTSUP):
-        old.rename(new.with_name(new.name + REPLACED))
-        new.rename(old)
+        replaced = old.rename(new.with_name(new.name + REPLACED))
+        try:
+            new.rename(old)
+        except OSError:
+            replaced.rename(old)  # it would go with the work folder
+            raise
     elif code:
         raise OSError(code, os.strerror(code), str(old))

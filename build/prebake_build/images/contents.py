@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import posixpath
+import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, Literal, cast
 
-from prebake.documents.messages import reason
+from prebake.documents.messages import quote, reason
 from prebake.errors import ConfigError, DocumentError
 from prebake_build.images.oci_layout import Image
 
@@ -50,7 +52,7 @@ class Entry:
     digest: str = ""
     """`sha256:…` of a large file."""
     text: bytes = b""
-    """The contents of a small file that the caller wanted to see."""
+    """The contents of a file that the caller wanted to see."""
 
 
 @dataclass(slots=True)
@@ -73,13 +75,16 @@ class Contents:
         return None
 
 
-def read_contents(image: Image, *, large: int, wanted: Callable[[str], bool]) -> Contents:
-    """Read the image's layers. Files of `large` bytes or more are hashed; of small ones, the text is kept if `wanted`
-    says so about their path. Raises DocumentError for a layer that is no tar file, and IntegrityError."""
+def read_contents(
+    image: Image, *, large: int | None, wanted: Callable[[str], bool], keep: int = SMALL
+) -> Contents:  # fmt: skip
+    """Read the image's layers. Files of `large` bytes or more are hashed; of those up to `keep` bytes, the text is kept
+    if `wanted` says so about their path. Raises DocumentError for a layer that is no tar file, and IntegrityError."""
+    hashed = sys.maxsize if large is None else large
     contents = Contents()
     for number, descriptor in enumerate(image.manifest.layers):
         with opened_layer(image.layer(number), descriptor.media_type) as archive:
-            entries = [_entry(archive, member, number, large, wanted) for member in archive]
+            entries = [_entry(archive, member, number, hashed, wanted, keep) for member in archive]
         contents.layers.append(entries)
         _lay(contents, entries, number)
     return contents
@@ -104,16 +109,16 @@ def opened_layer(path: Path, media_type: str) -> Iterator[tarfile.TarFile]:
 
 @contextmanager
 def _opened(path: Path, media_type: str) -> Iterator[tarfile.TarFile]:
-    with path.open("rb") as raw:
+    mode: Literal["r:", "r|"] = "r:"
+    with ExitStack() as opened:
+        stream: IO[bytes] = opened.enter_context(path.open("rb"))
         if media_type.endswith(("+zstd", ".zstd")):
-            with _zstd(raw) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:
-                yield archive
+            stream, mode = opened.enter_context(_zstd(stream)), "r|"
         elif media_type.endswith("gzip"):
-            with gzip.GzipFile(fileobj=raw) as file, tarfile.open(fileobj=file, mode="r|", bufsize=_CHUNK) as archive:
-                yield archive
-        else:
-            with tarfile.open(fileobj=raw, mode="r:") as archive:
-                yield archive
+            stream, mode = cast(IO[bytes], opened.enter_context(gzip.GzipFile(fileobj=stream))), "r|"
+        # names are UTF-8; bytes that are not are escaped, because they could not be printed
+        names: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
+        yield opened.enter_context(tarfile.open(fileobj=stream, mode=mode, bufsize=_CHUNK, **names))
 
 
 @contextmanager
@@ -135,19 +140,29 @@ def _zstd(raw: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 def _entry(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, layer: int, large: int, wanted: Callable[[str], bool]
+    archive: tarfile.TarFile, member: tarfile.TarInfo, layer: int, large: int, wanted: Callable[[str], bool], keep: int
 ) -> Entry:
-    path = posixpath.normpath("/" + member.name).lstrip("/")
+    path = inside(member.name)
+    if member.issparse():  # a few bytes of it may stand for exabytes, and no builder of images writes such entries
+        raise DocumentError(f"layer {layer}: {quote('/' + path)}: is a sparse file: write the layer without them")
     head, digest, text = b"", "", b""
-    if member.isreg() and member.size >= large and (file := archive.extractfile(member)):
-        head, digest = _hash(file)
-    elif member.isreg() and 0 < member.size <= SMALL and wanted(path) and (file := archive.extractfile(member)):
+    if member.isreg() and 0 < member.size <= keep and wanted(path) and (file := archive.extractfile(member)):
         text = file.read()
+        file = io.BytesIO(text)
+    else:
+        file = archive.extractfile(member) if member.isreg() and member.size >= large else None
+    if file and member.size >= large:
+        head, digest = _hash(file)
     return Entry(
         path=path, layer=layer, kind=_kind(member), size=member.size if member.isreg() else 0, mode=member.mode,
         uid=member.uid, gid=member.gid, head=head, digest=digest, text=text,
-        target=posixpath.normpath("/" + member.linkname).lstrip("/") if member.islnk() else member.linkname,
+        target=inside(member.linkname) if member.islnk() else member.linkname,
     )  # fmt: skip
+
+
+def inside(name: str) -> str:
+    """A tar entry's name, or the target of a hard link, as a path below the image's root."""
+    return posixpath.normpath("/" + name).lstrip("/")
 
 
 def _kind(member: tarfile.TarInfo) -> str:
@@ -191,8 +206,8 @@ def _remove(contents: Contents, path: str, number: int) -> None:
     old = contents.files.pop(path, None)
     if old is not None:
         contents.removed.append((old, number))
-        if old.kind == "folder":
-            _remove_below(contents, path, number)
+    if old is None or old.kind == "folder":  # layers need no entries for the folders of their files
+        _remove_below(contents, path, number)
 
 
 def _remove_below(contents: Contents, folder: str, number: int) -> None:

@@ -7,8 +7,9 @@ registries, so keys that are not read here are ignored.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from prebake.documents.messages import quote
@@ -109,8 +110,14 @@ class Config:
 
     def instruction(self, number: int) -> str:
         """What created the layer with this number (0 is the lowest); empty if the history does not say."""
-        made = [step.created_by for step in self.history if step.makes_layer]
-        return made[number] if len(made) == len(self.diff_ids) else ""
+        return next((step.created_by for step, layer in self.steps() if layer == number), "")
+
+    def steps(self) -> Iterator[tuple[Step, int | None]]:
+        """The history, each step with the number of its layer; None if it makes none, or their numbers do not fit."""
+        fits = sum(step.makes_layer for step in self.history) == len(self.diff_ids)
+        layers = count()
+        for step in self.history:
+            yield step, next(layers) if step.makes_layer and fits else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

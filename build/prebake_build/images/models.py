@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,12 @@ from prebake.baked.model import BakedModel, find_models
 from prebake.documents.table import parse_json
 from prebake.errors import ConfigError, IntegrityError
 from prebake_build.files import progress
-from prebake_build.images.contents import opened_layer
+from prebake_build.images.contents import Contents, inside, opened_layer, read_contents
 from prebake_build.images.oci_layout import Image
 
 _CHUNK = 1 << 20
-_LARGEST_MANIFEST = 64 << 20
+LARGEST_MANIFEST = 64 << 20
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,55 +88,41 @@ def _file_opener(folder: Path) -> Callable[[str], AbstractContextManager[BinaryI
 
 def models_in_image(image: Image, name: str) -> dict[str, PlacedModel]:
     """Name → model, of an image that messages call `name`. Raises ConfigError if there is no model."""
+    return models_among(read_contents(image, large=None, wanted=is_manifest, keep=LARGEST_MANIFEST), image, name)
+
+
+def is_manifest(path: str) -> bool:
+    """Whether a path in an image may be that of a manifest."""
+    return posixpath.basename(path) == layout.MANIFEST
+
+
+def models_among(contents: Contents, image: Image, name: str) -> dict[str, PlacedModel]:
+    """The same, of the contents with the texts of manifests: the models that a container sees."""
     found: dict[str, PlacedModel] = {}
-    layers = [(image.layer(number), layer.media_type) for number, layer in enumerate(image.manifest.layers)]
-    for number, (path, media_type) in enumerate(layers):
-        for folder, text in _manifests(path, media_type).items():
-            where = f"{name}:/{folder}"
-            manifest = Manifest.from_table(parse_json(text, f"{where}/{layout.MANIFEST}", FORMAT, "manifest"))
-            opener = _layer_opener([*layers[number:], *layers[:number]], folder, where)
-            found[manifest.name] = PlacedModel(manifest, where, opener)
+    for path, entry in contents.files.items():
+        if is_manifest(path) and b'"set_digest"' in entry.text:
+            text, folder = entry.text.decode("utf-8", "replace"), posixpath.dirname(path)
+            manifest = Manifest.from_table(parse_json(text, f"{name}:/{path}", FORMAT, "manifest"))
+            opener = _opener(contents, image, f"{name}:/{folder}", folder)
+            found[manifest.name] = PlacedModel(manifest, f"{name}:/{folder}", opener)
     if not found:
         raise ConfigError(f"{name}: this image holds no baked model")
     return dict(sorted(found.items()))
 
 
-def _manifests(path: Path, media_type: str) -> Mapping[str, str]:
-    """Folder in the layer → the text of its manifest; other files of that name are left out."""
-    found = {}
-    with opened_layer(path, media_type) as archive:
-        for member in archive:
-            if posixpath.basename(member.name) != layout.MANIFEST or not member.isreg():
-                continue
-            file = archive.extractfile(member) if member.size <= _LARGEST_MANIFEST else None
-            text = file.read().decode("utf-8", "replace") if file else ""
-            if '"set_digest"' in text:
-                found[posixpath.dirname(_inside(member.name))] = text
-    return found
-
-
-def _layer_opener(
-    layers: Sequence[tuple[Path, str]], folder: str, where: str
+def _opener(
+    contents: Contents, image: Image, where: str, folder: str
 ) -> Callable[[str], AbstractContextManager[BinaryIO]]:
-    """Opens the files of a model; `layers` begin with that of its manifest, and its shards are in those that follow."""
-
     @contextmanager
     def open_(name: str) -> Iterator[BinaryIO]:
-        for path, media_type in layers:
-            with opened_layer(path, media_type) as archive:
-                for member in archive:
-                    if (
-                        member.isreg()
-                        and _inside(member.name) == f"{folder}/{name}"
-                        and (file := archive.extractfile(member))
-                    ):
-                        yield cast(BinaryIO, file)
-                        return
+        entry = contents.resolve(f"{folder}/{name}")
+        if entry is None or entry.kind != "file":
+            raise IntegrityError(f"{where}/{name}: is missing")
+        with opened_layer(image.layer(entry.layer), image.manifest.layers[entry.layer].media_type) as archive:
+            for member in archive:
+                if member.isreg() and inside(member.name) == entry.path and (file := archive.extractfile(member)):
+                    yield cast(BinaryIO, file)
+                    return
         raise IntegrityError(f"{where}/{name}: is missing")
 
     return open_
-
-
-def _inside(name: str) -> str:
-    """A tar entry's name as a path below the image's root."""
-    return posixpath.normpath("/" + name).lstrip("/")

@@ -69,7 +69,7 @@ class Layout:
                 missing = " and ".join(name for name in (MARKER, INDEX) if not (folder / name).is_file())
                 raise IntegrityError(f"{folder}: is a part of an OCI image layout: {missing} is missing: {_AGAIN}")
             raise ConfigError(f"{folder}: is not an OCI image layout (expected the files {MARKER} and {INDEX} in it)")
-        marker = _parse(folder / MARKER, (folder / MARKER).read_bytes())
+        marker = _parse(folder / MARKER, _read(folder / MARKER))
         version = marker.take("imageLayoutVersion", str)
         if version != VERSION:
             raise marker.fail("imageLayoutVersion", f"{quote(version)} is not {VERSION}, which this Prebake reads")

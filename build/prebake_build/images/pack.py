@@ -27,7 +27,7 @@ from prebake.baked.signature import Signature, differences
 from prebake.documents.messages import reason
 from prebake.documents.sizes import format_size
 from prebake.errors import ConfigError, IntegrityError, PrebakeError
-from prebake_build.files.atomic import REPLACED, put_in_place, sync_tree
+from prebake_build.files.atomic import clear_leftovers, put_in_place, sync_tree
 from prebake_build.files.digest import FULL
 from prebake_build.files.flock import locked_folder
 from prebake_build.files.progress import telling
@@ -84,8 +84,8 @@ def pack(models: Sequence[BakedModel], folder: Path, packing: Packing) -> Packed
     """
     if not models:
         raise ConfigError(f"{folder}: there is no model to write into an image")
-    most = rules().most_layers
-    if (count := sum(1 + len(baked.shards) for baked in models)) > most:
+    most, signatures = rules().most_layers, _signatures(models)
+    if (count := sum(1 + len(baked.shards) for baked in models) + bool(signatures)) > most:
         raise ConfigError(
             f"{folder}: an image of {count} layers, and overlay file systems mount at most {most}: "
             "bake with a larger shard_size, or write fewer models into one image"
@@ -96,7 +96,7 @@ def pack(models: Sequence[BakedModel], folder: Path, packing: Packing) -> Packed
         blobs = work / "blobs" / "sha256"
         blobs.mkdir(parents=True)
         layers = _write_layers(models, blobs, packing)
-        signature = _write_signature(models, blobs, packing)
+        signature = _write_signature(signatures[0], models, blobs, packing) if signatures else None
         images = [_write_image(models, layers, signature, blobs, packing, platform) for platform in packing.platforms]
         index = _write_json(blobs, documents.INDEX, Index(manifests=tuple(images)).to_dict())
         named = Index(manifests=(_with(index, documents.name_annotations(packing.tag)),))
@@ -142,21 +142,23 @@ def _warn(baked: BakedModel, shard: str | None, size: int) -> None:
         )  # fmt: skip
 
 
-def _write_signature(models: Sequence[BakedModel], blobs: Path, packing: Packing) -> WrittenLayer | None:
-    """A layer of its own for the signature beside the models, if there is one; theirs stay the same.
+def _signatures(models: Sequence[BakedModel]) -> list[Path]:
+    """The signatures beside the models."""
+    roots = sorted({baked.folder.parent for baked in models})
+    return [root / layout.SIGNATURE for root in roots if (root / layout.SIGNATURE).exists()]
+
+
+def _write_signature(file: Path, models: Sequence[BakedModel], blobs: Path, packing: Packing) -> WrittenLayer:
+    """A layer of its own for the signature; those of the models stay the same.
 
     Raises IntegrityError if it is not the signature of these models.
     """
-    roots = {baked.folder.parent for baked in models}
-    files = [root / layout.SIGNATURE for root in sorted(roots) if (root / layout.SIGNATURE).exists()]
-    if not files:
-        return None
-    if findings := differences(Signature.read(files[0]), files[0].parent, [baked.name for baked in models]):
+    if findings := differences(Signature.read(file), file.parent, [baked.name for baked in models]):
         raise IntegrityError(
-            f"{files[0]}: is not the signature of these models:\n  " + "\n  ".join(findings)
+            f"{file}: is not the signature of these models:\n  " + "\n  ".join(findings)
             + "\nSign them again (prebake sign), or remove it."
         )  # fmt: skip
-    written = write_file_layer(files[0], blobs / ".signature", root=packing.root)
+    written = write_file_layer(file, blobs / ".signature", root=packing.root)
     (blobs / ".signature").rename(blobs / written.digest.removeprefix("sha256:"))
     return written
 
@@ -246,10 +248,12 @@ def _new_layout(place: Path, size: int) -> Iterator[Path]:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with locked_folder(place.parent):
-            _clear_leftovers(place)
-            if (free := shutil.disk_usage(place.parent).free) < size + _MARGIN:
+            clear_leftovers(place.parent, f"{_WORK}{place.name}.")
+            most, free = size + _MARGIN, shutil.disk_usage(place.parent).free
+            if free < most:
                 raise PrebakeError(
-                    f"{place}: the layout takes {format_size(size)}, and {format_size(free)} are free: free some space"
+                    f"{place}: the layout takes {format_size(most)} at most, and {format_size(free)} are free: "
+                    "free some space"
                 )
             work = Path(tempfile.mkdtemp(prefix=f"{_WORK}{place.name}.", dir=place.parent))
             try:
@@ -267,12 +271,3 @@ def _new_layout(place: Path, size: int) -> Iterator[Path]:
         raise (PrebakeError if full else ConfigError)(
             f"{place}: cannot write the layout: {reason(error)}: {way}.{unchanged}"
         ) from error
-
-
-def _clear_leftovers(place: Path) -> None:
-    """Remove what killed processes left, after putting back a layout that one of them had moved away."""
-    for work in sorted(place.parent.glob(f"{_WORK}{place.name}.*")):
-        replaced = work / (place.name + REPLACED)
-        if replaced.exists() and not place.exists():
-            replaced.rename(place)
-        shutil.rmtree(work, ignore_errors=True)

@@ -13,18 +13,17 @@ import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from prebake.baked.manifest import Manifest, Source
 from prebake.errors import ConfigError, PrebakeError
+from prebake_build.trust.spdx import on_hub, source_time
 
 if TYPE_CHECKING:
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component
 
-EPOCH = "SOURCE_DATE_EPOCH"
 _NAMESPACE = uuid.UUID("5f0c7a52-4d3e-5a55-9a43-0b5a0d4c8f11")
 """Of serial numbers; a random value that stays."""
 
@@ -63,7 +62,7 @@ def _bom(manifests: Sequence[Manifest]) -> Bom:
         serial_number=uuid.uuid5(_NAMESPACE, " ".join(manifest.text for manifest in manifests)),
         components=[_component(manifest) for manifest in manifests],
     )
-    bom.metadata.timestamp = datetime.fromtimestamp(int(os.environ.get(EPOCH) or 0), timezone.utc)
+    bom.metadata.timestamp = source_time(os.environ)
     bom.metadata.tools.components.add(
         Component(name="prebake-build", type=ComponentType.APPLICATION, version=version("prebake-build"))
     )
@@ -104,8 +103,8 @@ def _checkpoint(manifest: Manifest) -> Component:
     from packageurl import PackageURL
 
     source = manifest.source
-    repository, _, _ = source.uri.removeprefix("hf:").partition("@")
-    on_hub = source.uri.startswith("hf:") and repository.count("/") == 1
+    place = on_hub(source)
+    repository, commit = place or ("", "")
     owner, _, name = repository.partition("/")
     return Component(
         name=source.uri,
@@ -113,13 +112,13 @@ def _checkpoint(manifest: Manifest) -> Component:
         type=ComponentType.MACHINE_LEARNING_MODEL,
         version=source.revision,
         licenses=_licences(source),
-        purl=PackageURL("huggingface", owner, name, source.revision.removeprefix("commit:")) if on_hub else None,
+        purl=PackageURL("huggingface", owner, name, commit) if place else None,
         external_references=[
             ExternalReference(
                 type=ExternalReferenceType.MODEL_CARD,
-                url=XsUri(f"https://huggingface.co/{repository}/blob/{source.revision.removeprefix('commit:')}/README.md"),
+                url=XsUri(f"https://huggingface.co/{repository}/blob/{commit}/README.md"),
             )
-        ] if on_hub else None,
+        ] if place else None,
     )  # fmt: skip
 
 

@@ -22,18 +22,40 @@ from pathlib import Path
 from typing import Any
 
 from prebake.baked import layout
-from prebake.baked.manifest import Manifest
-from prebake.errors import PrebakeError
+from prebake.baked.manifest import Manifest, Source
+from prebake.documents.messages import quote
+from prebake.errors import ConfigError, PrebakeError
 
 PREDICATE = "https://spdx.dev/Document"
 SOURCE, DESTINATION = "BUILDKIT_SCAN_SOURCE", "BUILDKIT_SCAN_DESTINATION"
+EPOCH = "SOURCE_DATE_EPOCH"
 _UNKNOWN = "NOASSERTION"
 _PACKAGES = ("opt/*/lib/python3*/site-packages", "usr/lib/python3/dist-packages",
              "usr/lib/python3*/site-packages", "usr/local/lib/python3*/site-packages")  # fmt: skip
 
 
-def document(manifests: Sequence[Manifest], packages: Iterable[Distribution], *, created: int = 0) -> dict[str, Any]:
-    """The SPDX document of these models and packages; `created` in seconds since 1970."""
+def source_time(environment: Mapping[str, str]) -> datetime:
+    """The time of SOURCE_DATE_EPOCH (1970 if it is not set), which documents have in place of the current one.
+
+    Raises ConfigError. Specification: https://reproducible-builds.org/specs/source-date-epoch/
+    """
+    text = environment.get(EPOCH) or "0"
+    try:
+        return datetime.fromtimestamp(int(text), timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError(f"{EPOCH}: {quote(text)} is not a time in seconds since 1970") from None
+
+
+def on_hub(source: Source) -> tuple[str, str] | None:
+    """Repository (`owner/name`) and commit of a checkpoint from the hub; None for any other."""
+    repository, _, _ = source.uri.removeprefix("hf:").partition("@")
+    if not source.uri.startswith("hf:") or repository.count("/") != 1:
+        return None
+    return repository, source.revision.removeprefix("commit:")
+
+
+def document(manifests: Sequence[Manifest], packages: Iterable[Distribution], *, created: datetime) -> dict[str, Any]:
+    """The SPDX document of these models and packages."""
     found: list[dict[str, Any]] = []
     relations: list[tuple[str, str, str]] = []
     licences: dict[str, str] = {}
@@ -55,7 +77,7 @@ def document(manifests: Sequence[Manifest], packages: Iterable[Distribution], *,
         "name": "baked models and Python packages",
         "documentNamespace": f"https://spdx.org/spdxdocs/prebake-{digest}",
         "creationInfo": {
-            "created": datetime.fromtimestamp(created, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "created": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "creators": ["Tool: prebake-build"],
         },
         "packages": found,
@@ -72,9 +94,7 @@ def _of_model(
 ) -> list[dict[str, Any]]:
     source = manifest.source
     licence = _licence(source.licence, licences)
-    repository, _, _ = source.uri.removeprefix("hf:").partition("@")
-    on_hub = source.uri.startswith("hf:") and repository.count("/") == 1
-    purl = f"pkg:huggingface/{repository}@{source.revision.removeprefix('commit:')}" if on_hub else None
+    purl = "pkg:huggingface/{}@{}".format(*place) if (place := on_hub(source)) else None
     comment = f"{manifest.family}:{manifest.class_}, {manifest.weights.bytes:,} bytes of weights"
     model = _package(manifest.name, manifest.set_digest, licence=licence, comment=comment)
     checkpoint = _package(f"{manifest.name} checkpoint {source.uri}", source.revision, purl=purl, licence=licence)
@@ -144,13 +164,13 @@ def main(environment: Mapping[str, str]) -> int:
     try:
         root, folder = Path(environment[SOURCE]), Path(environment[DESTINATION])
         predicate = document(manifests_in(root), packages_in(root),
-                             created=int(environment.get("SOURCE_DATE_EPOCH") or 0))  # fmt: skip
+                             created=source_time(environment))  # fmt: skip
     except KeyError as error:
         print(f"prebake: error: {error.args[0]} is not set: BuildKit sets it", file=sys.stderr)
         return 2
     except PrebakeError as error:
         print(f"prebake: error: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     statement = {"_type": "https://in-toto.io/Statement/v0.1", "predicateType": PREDICATE, "predicate": predicate}
     (folder / f"{root.name}.spdx.json").write_text(json.dumps(statement), encoding="utf-8")
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 from prebake.baked.header import read_header
 from prebake.baked.model import BakedModel
 from prebake.documents.columns import columns
+from prebake.documents.messages import printable
 from prebake.documents.sizes import format_size
 
 
@@ -57,7 +58,7 @@ def lines(document: dict[str, Any]) -> str:
     ]
     text = [f"{name:<12}{value}" for name, value in rows]
     text += [f"  {t['name']}  {t['dtype']} {t['shape']}" for t in document.get("tensors", [])]
-    return "\n".join(text)
+    return "\n".join(map(printable, text))
 
 
 HEADINGS = ("model", "class", "weights", "tensors", "dtypes", "folder", "licence", "source", "revision", "digest")
@@ -77,7 +78,7 @@ def table(documents: Sequence[dict[str, Any]]) -> str:
     sums = [(d["weights"]["bytes"], d["weights"]["tensors"], d["bytes"]) for d in documents]
     weights, tensors, size = map(sum, zip(*sums, strict=True))
     total = (f"{len(rows)} models", "", format_size(weights), f"{tensors:,}", "", format_size(size), "", "", "", "")
-    return "\n".join(columns([HEADINGS, *rows, total], right=(2, 3, 5)))
+    return "\n".join(map(printable, columns([HEADINGS, *rows, total], right=(2, 3, 5))))
 
 
 def _short(digest: str) -> str:

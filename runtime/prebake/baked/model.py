@@ -73,7 +73,7 @@ def refuse_image_layout(folder: Path) -> None:
     if (folder / "oci-layout").exists() or (folder / "blobs" / "sha256").is_dir():
         raise ConfigError(
             f"{folder}: is an OCI image layout, not a root of baked models "
-            "(`prebake image check`, `diff` and `sbom` read layouts; an image has the models under /models)"
+            "(`prebake verify`, `image check`, `diff` and `sbom` read layouts; an image has the models under /models)"
         )
 
 

@@ -42,7 +42,7 @@ def _run(options: argparse.Namespace) -> int:
     models = [BakedModel.open(folder)] if is_model else find_models(folder)
     documents = [describe(baked, tensors=options.tensors) for baked in models]
     if options.json:
-        print(json.dumps(documents, indent=2, ensure_ascii=False))
+        print(json.dumps(documents, indent=2))
     elif len(documents) > 1 and not options.tensors:
         heading, *rows = table(documents).splitlines()
         print("\n".join([paint(heading, "bold", sys.stdout), *rows]))

@@ -48,6 +48,13 @@ def quote(value: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def printable(line: str) -> str:
+    """A line for a terminal, with text of untrusted files in it: control characters and lone surrogates are escaped."""
+    if line.isprintable():
+        return line
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
 def describe(value: object) -> str:
     """A value and its type as messages show them."""
     for kind in (bool, int, float, list, dict):

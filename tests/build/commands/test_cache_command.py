@@ -205,6 +205,24 @@ def test_verify_hashes_converted_models_too(
     assert capsys.readouterr().err.endswith(" damaged: the next bake converts or fetches them again\n")
 
 
+def test_what_verify_hashes_is_not_removed_meanwhile_and_what_was_is_no_damage(
+    filled: Entry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed, check = [], Entry.check
+
+    def checking(entry: Entry, *, trust: bool = True) -> None:
+        removed.append(Cache().remove(entry))
+        check(entry, trust=trust)
+
+    monkeypatch.setattr(Entry, "check", checking)
+    assert (prebake(["cache", "verify"]), removed) == (0, [False])
+    monkeypatch.setattr(Cache, "entries", lambda cache: [filled])  # as listed before it was removed
+    assert Cache().remove(filled)
+    capsys.readouterr()
+    assert (prebake(["cache", "verify"]), removed) == (0, [False])
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_dry_run_removes_nothing(
     filled: Entry, converted: Conversion, partial: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,15 @@ def test_another_dtype_is_one_line_a_tensor(tmp_path: Path, capsys: pytest.Captu
     assert "values" not in out
 
 
+def test_names_of_tensors_do_not_reach_the_terminal_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baked_folder(tmp_path / "a", "caption")
+    baked_folder(tmp_path / "b", "caption", {"w\x1b[2J": [100]})
+    out = run(capsys, tmp_path / "a", tmp_path / "b")[1]
+    assert r"  + tensor  w\x1b[2J  F32 [100]" in out.splitlines()
+
+
 def test_no_models_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(tmp_path / "oci", LayerOf({"manifest.json": b"{}", "a": b"b"}))
     baked_folder(tmp_path / "a", "m")

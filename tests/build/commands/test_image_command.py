@@ -47,6 +47,19 @@ def test_findings_are_printed_with_their_layer(tmp_path: Path, capsys: pytest.Ca
     assert printed.err == f"{folder}: 1 finding (2 layers, {size / 1000:.3g} kB)\n"
 
 
+def test_names_from_the_image_do_not_reach_the_terminal_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = LayerOf({"m\udcff\x1b[2J/m.safetensors": weights(2)}, created_by="COPY \x1b]0;title\a /m", gzip=True)
+    folder = write_image(tmp_path / "oci", layer)
+    assert run(folder) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[1].rpartition("  ")[2], lines[2]) == (r"COPY \x1b]0;title\x07 /m", r"  /m\xff\x1b[2J/m.safetensors")
+    assert run(folder, "--json") == 1
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding["paths"] == ["/m\\xff\x1b[2J/m.safetensors"]
+
+
 def test_json_has_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(write_image(tmp_path / "oci", CODE, ZIPPED), "--json") == 1
     document = json.loads(capsys.readouterr().out)

@@ -50,7 +50,7 @@ def test_the_slowest_start_and_request_and_the_most_memory_count(tmp_path: Path)
 
 
 def test_a_service_without_a_timeline_has_the_rest_of_its_peak_in_files(tmp_path: Path) -> None:
-    path = written(tmp_path, sample())
+    path = written(tmp_path, sample(), timelines={"baked": None, "baseline": None})
     assert Measured.read(path, "baseline") == Measured(
         label="baseline", starts=1, ready=9.0, request=1.0, anonymous=200 * MEBIBYTE, file=700 * MEBIBYTE
     )
@@ -126,7 +126,10 @@ def test_a_patch_names_the_deployment_and_its_container(tmp_path: Path, capsys: 
     ("samples", "changes", "code", "message"),
     [([], {}, 1, "samples.baked: is empty (expected at least one start)"),
      ([sample(ready=0)], {}, 1, "samples.baked[0].ready: 0 is not above 0"),
-     ([{"ready": 1.0}], {}, 1, "samples.baked[0].first_request: is missing (expected a number)"),
+     ([{"ready": 1.0}], {}, 1, "samples.baked[0].first_request: was not measured: send requests "
+      "(prebake measure --request): the liveness probe must outlast the longest"),
+     ([sample(anonymous=None)], {}, 1, "samples.baked[0].anonymous: was not measured: measure where the service's "
+      "memory can be read"),
      ([sample()], {"candidate": "other"}, 2, 'has no service "other" (it has baked, baseline)'),
      ([sample()], {"format": 2}, 1, "format: this comparison of starts has format 2, but this Prebake reads up to 1: "
       "update prebake, or bake again with this version")],

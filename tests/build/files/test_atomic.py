@@ -45,6 +45,32 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write_and_what_anothe
     os.close(handle)
 
 
+def test_a_folder_that_cannot_be_replaced_stays_where_the_kernel_cannot_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("work/m", "m"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "m" / "old").touch()
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path == tmp_path / "work" / "m":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())  # no renameat2
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        atomic.put_in_place(tmp_path / "work" / "m", tmp_path / "m")
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["old"]
+
+
+def test_what_a_killed_command_moved_away_is_put_back_whatever_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / ".work-a[1].x" / f"a[1].v2{atomic.REPLACED}" / "old").mkdir(parents=True)
+    atomic.clear_leftovers(tmp_path, ".work-a[1].")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["a[1].v2", "a[1].v2/old"]
+
+
 def test_a_temporary_file_that_another_process_cleared_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

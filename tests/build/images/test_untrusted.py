@@ -22,6 +22,7 @@ from prebake_build.images.checks.check import check
 from prebake_build.images.documents import Config, Index, Manifest
 from prebake_build.images.models import models_in_image
 from prebake_build.images.oci_layout import Layout
+from prebake_build.images.verification import ImageModels
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -57,8 +58,9 @@ def test_any_signature_is_read_or_refused(outer: dict[str, Any], statement: Any)
 @given(st.data())
 def test_a_layer_with_flipped_bytes_is_checked_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        manifest = baked_folder(Path(folder) / "models", "m").manifest.text.encode()
         files: dict[str, bytes | Node] = {
-            "models/m/manifest.json": b'{"set_digest": 1}', "a/b": b"x" * 600, "etc/passwd": b"root:x:0:0::/:\n",
+            "models/m/manifest.json": manifest, "a/b": b"x" * 600, "etc/passwd": b"root:x:0:0::/:\n",
             "link": Node(target="a/b"), "a/.wh.b": b"", "hard": Node(target="a/b", hard=True),
         }  # fmt: skip
         oci = write_image(Path(folder) / "oci", LayerOf(files, gzip=data.draw(st.booleans())))
@@ -71,7 +73,9 @@ def test_a_layer_with_flipped_bytes_is_checked_or_refused(tmp_path: Path, data: 
         with contextlib.suppress(PrebakeError):
             check(image)
         with contextlib.suppress(PrebakeError):
-            models_in_image(image, "oci")
+            found = ImageModels.read(image, "oci", hashes=True)
+            for model in found.models.values():
+                found.findings(model)
 
 
 @pytest.mark.parametrize("target", ["../../../../etc/passwd", "/etc/passwd", "."])

@@ -74,6 +74,11 @@ def test_the_time_is_that_of_the_source(manifests: list[Manifest], monkeypatch: 
     assert time() == "1970-01-01T00:00:00+00:00"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert time() == "2023-11-14T22:13:20+00:00"
+    for wrong in ("yesterday", "99999999999999"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", wrong)
+        with pytest.raises(ConfigError) as caught:
+            time()
+        assert str(caught.value) == f'SOURCE_DATE_EPOCH: "{wrong}" is not a time in seconds since 1970'
 
 
 def test_it_is_written_whole(manifests: list[Manifest], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

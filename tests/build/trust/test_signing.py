@@ -21,8 +21,6 @@ from prebake.baked.signature import Signature, check_signature
 from prebake.errors import ConfigError, IntegrityError, PrebakeError
 from prebake_build.commands import sign as sign_command
 from prebake_build.commands import verify as verify_command
-from prebake_build.images.oci_layout import Layout
-from prebake_build.images.pack import Packing, pack
 
 pytest.importorskip("model_signing", reason="signing is optional: pip install 'prebake-build[trust]'")
 
@@ -296,32 +294,3 @@ def test_one_models_folder_is_not_signed_alone(root: Path, capsys: pytest.Captur
         2, "",
         f"prebake: error: {root}/ocr: is one model: name the folder around it, whose models are signed together\n",
     )  # fmt: skip
-
-
-# --- in images ---------------------------------------------------------------------------------------------------
-
-
-def test_the_signature_is_a_layer_of_its_own_and_the_models_layers_stay_the_same(root: Path, tmp_path: Path) -> None:
-    models = find_models(root)
-    signed = pack(models, tmp_path / "signed", Packing())
-    (root / "prebake.sig").rename(tmp_path / "kept.sig")
-    assert pack(models, tmp_path / "unsigned", Packing()).layers == signed.layers
-    image = Layout.open(tmp_path / "signed").image()
-    assert [layer.digest for layer in image.manifest.layers[:2]] == [layer.digest for layer in signed.layers.values()]
-    assert (len(image.manifest.layers), image.config.instruction(2)) == (3, "prebake sign")
-    import tarfile
-
-    with tarfile.open(image.layer(2)) as archive:
-        assert archive.getnames() == ["models", "models/prebake.sig"]
-        file = archive.extractfile("models/prebake.sig")
-        assert file and file.read() == (tmp_path / "kept.sig").read_bytes()
-
-
-def test_a_signature_of_other_models_is_not_written_into_an_image(root: Path, tmp_path: Path) -> None:
-    manifest(root)
-    with pytest.raises(IntegrityError) as caught:
-        pack(find_models(root), tmp_path / "oci", Packing())
-    assert str(caught.value).startswith(
-        f"{root}/prebake.sig: is not the signature of these models:\n  ocr/manifest.json: "
-    )
-    assert not (tmp_path / "oci").exists()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.baked_folders import baked_folder
-from prebake_build.trust.spdx import PREDICATE, document, main, manifests_in, packages_in
+from prebake_build.trust.spdx import PREDICATE, document, main, manifests_in, packages_in, source_time
 
 COMMIT = "1" * 40
 
@@ -31,7 +31,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def described(root: Path, packages: list[Distribution] | None = None) -> tuple[Any, dict[str, Any]]:
-    found = document(manifests_in(root), packages_in(root) if packages is None else packages)
+    found = document(manifests_in(root), packages_in(root) if packages is None else packages,
+                     created=source_time({}))  # fmt: skip
     return found, {entry["name"]: entry for entry in found["packages"]}
 
 
@@ -94,3 +95,6 @@ def test_outside_of_buildkit_and_with_a_damaged_manifest_it_fails(
     (root / "models" / "caption" / "manifest.json").write_text("{")
     assert main({"BUILDKIT_SCAN_SOURCE": str(root), "BUILDKIT_SCAN_DESTINATION": "."}) == 1
     assert "models/caption/manifest.json" in capsys.readouterr().err
+    environment = {"BUILDKIT_SCAN_SOURCE": str(root / "usr"), "BUILDKIT_SCAN_DESTINATION": "."}
+    assert main({**environment, "SOURCE_DATE_EPOCH": "x"}) == 2
+    assert capsys.readouterr().err == 'prebake: error: SOURCE_DATE_EPOCH: "x" is not a time in seconds since 1970\n'

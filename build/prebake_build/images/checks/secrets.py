@@ -35,16 +35,9 @@ def in_labels(subject: Subject) -> Iterator[Finding]:
 
 def in_history(subject: Subject) -> Iterator[Finding]:
     """Build arguments and commands, which the image keeps."""
-    layer = -1
-    for step in subject.image.config.history:
-        layer += step.makes_layer
+    for step, layer in subject.image.config.steps():
         if (what := _in_command(subject.rules, step.created_by)) and not step.created_by.startswith("ENV "):
-            yield Finding(
-                rule="secret",
-                layer=layer if step.makes_layer else None,
-                message=f"the history holds {what}",
-                mend=_MOUNTED,
-            )
+            yield Finding(rule="secret", layer=layer, message=f"the history holds {what}", mend=_MOUNTED)
 
 
 def _in_command(rules: Rules, command: str) -> str | None:

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from helpers.baked_folders import baked_folder
-from helpers.oci_images import GOOD_CONFIG, GOOD_LABELS, MEGABYTE, LayerOf, Node, weights, write_image
+from helpers.image_findings import CODE, PACKAGES, found, one
+from helpers.oci_images import MEGABYTE, LayerOf, Node, weights, write_image
 from prebake.errors import ConfigError, DocumentError
 from prebake_build.images.checks.check import RULES, check
-from prebake_build.images.checks.findings import Finding
 from prebake_build.images.oci_layout import Layout
 from prebake_build.images.pack import Packing, pack
 
-PACKAGES = "opt/venv/lib/python3.11/site-packages"
-CODE = LayerOf({"app/main.py": b"print()", "app/a.py": b"", "app/b.py": b""})
 BIG = LayerOf({"models/m/model.safetensors": weights(2)}, created_by="COPY models /models")
-
-
-def found(tmp_path: Path, *layers: LayerOf, config: dict[str, Any] | None = None, **options: Any) -> list[Finding]:
-    history = options.pop("history", ())
-    folder = write_image(tmp_path / "image", *layers, config={**GOOD_CONFIG, **(config or {})}, history=history)
-    return check(Layout.open(folder).image(), **options)
-
-
-def one(tmp_path: Path, *layers: LayerOf, **options: Any) -> Finding:
-    (finding,) = found(tmp_path, *layers, **options)
-    return finding
 
 
 def test_an_image_with_weights_and_code_in_layers_of_their_own_has_no_finding(tmp_path: Path) -> None:
@@ -80,9 +66,10 @@ def test_a_link_to_weights_is_no_copy(tmp_path: Path, hard: bool) -> None:
     assert found(tmp_path, LayerOf({**BIG.files, "app/m.safetensors": Node(target=target, hard=hard)})) == []
 
 
+@pytest.mark.parametrize("entries", [True, False])
 @pytest.mark.parametrize("whiteout", ["models/m/.wh.model.safetensors", "models/.wh.m", "models/m/.wh..wh..opq"])
-def test_weights_that_a_later_layer_deletes(tmp_path: Path, whiteout: str) -> None:
-    folders = {"models": Node(folder=True, mode=0o755), "models/m": Node(folder=True, mode=0o755)}
+def test_weights_that_a_later_layer_deletes(tmp_path: Path, whiteout: str, entries: bool) -> None:
+    folders = {path: Node(folder=True, mode=0o755) for path in ("models", "models/m") if entries}
     finding = one(tmp_path, LayerOf({**folders, **BIG.files}), LayerOf({whiteout: b""}, created_by="RUN rm"))
     assert (finding.rule, finding.layer, finding.bytes) == ("deleted-weights", 0, len(weights(2)))
     assert finding.message == "layer 1 deletes or replaces them, but they stay in the image"
@@ -222,65 +209,6 @@ def test_a_hub_that_is_not_switched_off(tmp_path: Path) -> None:
     assert found(tmp_path / "2", package, config={"Env": []}) == []  # no weights: it has to download
 
 
-# --- secrets -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"config": {"Env": ["HF_HUB_OFFLINE=1", "HF_TOKEN=abc"]}},
-      "the variable HF_TOKEN holds a credential, as its name says"),
-     ({"config": {"Env": ["HF_HUB_OFFLINE=1", "X=ghp_" + "a" * 36]}}, "the variable X holds a GitHub token"),
-     ({"config": {"Labels": {**GOOD_LABELS, "x": "hf_" + "b" * 34}}},
-      "the label or annotation x holds a Hugging Face token"),
-     ({"history": ["ARG DB_PASSWORD=hunter2"]}, "the history holds a value of DB_PASSWORD"),
-     ({"history": ["RUN curl -H 'Bearer glpat-" + "c" * 20 + "'"]}, "the history holds a GitLab token")],
-)  # fmt: skip
-def test_secrets_in_the_configuration(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    finding = one(tmp_path, CODE, **changes)
-    assert (finding.rule, finding.message) == ("secret", message)
-    assert "hunter2" not in str(finding) and "aaaa" not in str(finding)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"config": {"Env": ["HF_HUB_OFFLINE=1", "HF_TOKEN=", "TOKENIZERS_PARALLELISM=false",
-                         "API_KEY_FILE=/run/secrets/key", "USE_TOKEN=true"]}},
-     {"history": ["ARG HF_TOKEN", "RUN HF_TOKEN=$HF_TOKEN python x.py", 'RUN TOKEN="$(cat /run/secrets/t)" make']}],
-)  # fmt: skip
-def test_what_only_names_a_secret_is_none(tmp_path: Path, changes: dict[str, Any]) -> None:
-    assert found(tmp_path, CODE, **changes) == []
-
-
-@pytest.mark.parametrize(
-    ("path", "text", "what"),
-    [("app/settings.py", b"key = 'sk-" + b"a" * 40 + b"'", "an OpenAI key"),
-     ("home/u/.netrc", b"machine x login y password z", "credentials, as its name says"),
-     ("app/.env", b"# test\nPORT=1\nAWS_SECRET_ACCESS_KEY=abc\n", "credentials, as its name says"),
-     ("root/.ssh/id_rsa", b"-----BEGIN OPENSSH PRIVATE KEY-----\n", "a private key")],
-)  # fmt: skip
-def test_secrets_in_files(tmp_path: Path, path: str, text: bytes, what: str) -> None:
-    finding = one(tmp_path, CODE, LayerOf({path: text}))
-    assert (finding.rule, finding.layer, finding.bytes, finding.paths) == ("secret", 1, len(text), (f"/{path}",))
-    assert finding.message == f"a file holds {what}"
-
-
-def test_a_secret_that_a_later_layer_deletes_is_still_there(tmp_path: Path) -> None:
-    finding = one(tmp_path, LayerOf({"app/.env": b"HF_TOKEN=abc"}), LayerOf({"app/.wh..env": b""}))
-    assert (finding.layer, finding.message) == (
-        0,
-        "a file holds credentials, as its name says (deleted later, but still there)",
-    )
-
-
-@pytest.mark.parametrize(
-    ("path", "text"),
-    [(f"{PACKAGES}/x/test_tokens.py", b"hf_" + b"a" * 34), ("app/.env", b"PORT=8000\nHF_TOKEN=\n"),
-     ("root/.docker/config.json", b"{}"), ("etc/ssl/openssl.cnf", b"# password = \n")],
-)  # fmt: skip
-def test_files_without_secrets(tmp_path: Path, path: str, text: bytes) -> None:
-    assert found(tmp_path, CODE, LayerOf({path: text})) == []
-
-
 # --- registries and readers --------------------------------------------------------------------------------------
 
 
@@ -338,3 +266,17 @@ def test_paths_that_leave_the_image_stay_in_it(tmp_path: Path) -> None:
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     assert found(tmp_path, LayerOf({"a.bin": Node(target="b.bin"), "b.bin": Node(target="a.bin")})) == []
+
+
+def test_a_sparse_file_of_exabytes_is_not_read(tmp_path: Path) -> None:
+    image = Layout.open(write_image(tmp_path / "image", LayerOf({"a": b"x" * 512}))).image()
+    layer = image.layer(0)
+    data = bytearray(layer.read_bytes())
+    data[156:157] = b"S"  # GNU's old format: parts of the file, and its real size
+    data[386:410] = b"00000000000\0" + b"00000001000\0"
+    data[483:495] = (0x80 << 88 | 1 << 62).to_bytes(12, "big")
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * 32 + sum(data[156:512]))
+    layer.write_bytes(data)
+    with pytest.raises(DocumentError) as caught:
+        check(image)
+    assert str(caught.value) == 'layer 0: "/a": is a sparse file: write the layer without them'
