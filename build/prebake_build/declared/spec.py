@@ -99,7 +99,7 @@ def read_spec(path: Path) -> Spec:
         data = toml.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: there is no such file: `prebake scan -- COMMAND` writes one; another is named with --models"
+            f"{path}: there is no such file: `prebake scan -- COMMAND` writes one, or name another with --models"
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot read it: {reason(error)}") from error

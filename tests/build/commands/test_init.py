@@ -198,8 +198,9 @@ def test_without_a_models_file_the_way_out_is_said(project: Path) -> None:
     (project / "models.toml").unlink()
     with pytest.raises(ConfigError) as error:
         run(*COMMAND)
-    assert str(error.value) == (
-        "models.toml: there is no such file: `prebake scan -- COMMAND` writes one; another is named with --models"
+    assert (
+        str(error.value)
+        == "models.toml: there is no such file: `prebake scan -- COMMAND` writes one, or name another with --models"
     )
     assert not (project / "Dockerfile").exists()
 
