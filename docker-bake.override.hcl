@@ -230,7 +230,7 @@ variable "SBOM" {
 
 variable "CACHE" {
   default     = ""
-  description = "Where pipelines keep BuildKit's cache, such as type=registry,ref=registry.example/prebake-cache, or type=gha. Each target exports its part (REF-base, REF-weights-…) and imports all. Empty: nowhere."
+  description = "Where pipelines keep BuildKit's cache, such as type=registry,ref=registry.example/prebake-cache, or type=gha. Each target imports its part (REF-base, REF-weights-…) and exports it. Empty: nowhere."
   validation {
     condition     = length(regexall("^(type=(registry|gha|s3|azblob)(,[^ ]+)?)?$", CACHE)) == 1
     error_message = "CACHE: expected \"type=registry,ref=IMAGE\", or a cache of type gha, s3 or azblob, or nothing."
@@ -260,21 +260,16 @@ variable "SOURCE_DATE_EPOCH" {
 target "_common" {
   args       = { for name, value in { CONSTRAINTS = CONSTRAINTS, PIP_NO_INDEX = AIRGAPPED } : name => value if value != "" }
   network    = AIRGAPPED == "" ? "default" : "none"
-  cache-from = imported
 }
 
-# Bake builds each target by itself, at the same time, and BuildKit asks for a step that several of them share only
-# once, on behalf of whichever comes first. So every target imports every part of the cache, and exports its own: its
-# result alone (mode=min), without checkpoints.
-exported = concat(["base", "dependencies", "runtime-wheel", "service-wheel", "converter-wheels", "slimmer", "runtime", "image"], keys(stages))
-imported = CACHE == "" ? [] : [for target in exported : part(target)]
-function "part" {
+# Each target imports and exports its own part: its result alone (mode=min), and no checkpoints. A target that imports
+# several parts finds less in each of them (tried, and docker/buildx issue 414).
+function "cache" {
   params = [target]
-  result = can(regex("ref=", CACHE)) ? regex_replace(CACHE, "(ref=[^,]+)", "$${1}-${target}") : "${CACHE},${can(regex("type=gha", CACHE)) ? "scope" : "name"}=${target}"
-}
-function "export" {
-  params = [target]
-  result = CACHE == "" ? [] : ["${part(target)},mode=min"]
+  result = CACHE == "" ? [] : [
+    can(regex("ref=", CACHE)) ? regex_replace(CACHE, "(ref=[^,]+)", "$${1}-${target}") :
+    "${CACHE},${can(regex("type=gha", CACHE)) ? "scope" : "name"}=${target}"
+  ]
 }
 
 target "_workspace" {
@@ -288,7 +283,8 @@ target "shared" {
   name        = stage
   matrix      = { stage = ["base", "dependencies"] }
   target      = stage
-  cache-to    = export(stage)
+  cache-from  = cache(stage)
+  cache-to    = [for to in cache(stage) : "${to},mode=min"]
 }
 
 target "wheels" {
@@ -298,7 +294,8 @@ target "wheels" {
   matrix      = { wheel = ["runtime-wheel", "service-wheel", "converter-wheels"] }
   contexts    = { base = "target:base" }
   target      = wheel
-  cache-to    = export(wheel)
+  cache-from  = cache(wheel)
+  cache-to    = [for to in cache(wheel) : "${to},mode=min"]
 }
 
 # A change in the service, telemetry or startup code does not bake anything again: what bakes is `converter-wheels`.
@@ -308,7 +305,8 @@ target "converted" {
   matrix      = { stage = keys(stages) }
   contexts    = { prebake = "target:converter-wheels" }
   args        = { PREBAKE_BUILD = "/prebake/*.whl" }
-  cache-to    = export(stage)
+  cache-from  = cache(stage)
+  cache-to    = [for to in cache(stage) : "${to},mode=min"]
 }
 
 target "slimmer" {
@@ -316,14 +314,16 @@ target "slimmer" {
   description = "What slims the dependencies (a part of `image`)"
   contexts    = { dependencies = "target:dependencies" }
   target      = "slimmer"
-  cache-to    = export("slimmer")
+  cache-from  = cache("slimmer")
+  cache-to    = [for to in cache("slimmer") : "${to},mode=min"]
 }
 
 target "runtime" {
   description = "The service without models (a part of `image`)"
   contexts    = { prebake = "target:runtime-wheel", package = "target:service-wheel", builder = "target:slimmer" }
   args        = { PREBAKE = "/prebake/*.whl" }
-  cache-to    = export("runtime")
+  cache-from  = cache("runtime")
+  cache-to    = [for to in cache("runtime") : "${to},mode=min"]
 }
 
 # ---- targets ---------------------------------------------------------------------------------------------------------
@@ -339,7 +339,6 @@ group "default" { targets = [SNAPSHOT == "1" ? "snapshot" : "image"] }
 
 target "image" {
   description = "The service and its baked models"
-  cache-from  = imported
   labels      = merge(about, source)
   annotations = [for name, value in merge(about, source) : "${name}=${value}"]
 }
@@ -349,7 +348,8 @@ target "release" {
   description = "The image, pushed to IMAGE's registry with provenance, a bill of materials and annotations"
   annotations = [for name, value in merge(labels, about, source) : "index:${name}=${value}"]
   attest      = compact(["type=provenance,mode=max", SBOM])
-  cache-to    = export("image")
+  cache-from  = cache("image")
+  cache-to    = [for to in cache("image") : "${to},mode=min"]
   output      = ["type=registry,compression=${COMPRESSION},force-compression=true,oci-mediatypes=true"]
 }
 
@@ -365,7 +365,6 @@ target "sbom-generator" {
 
 target "weights" {
   description       = "Only the baked models, under /models"
-  cache-from        = imported
   dockerfile-inline = join("\n", concat(["FROM ${WEIGHTS_BASE}"], weights, [""]))
   labels            = merge(about, source, { "org.opencontainers.image.title" = "Prebake's weights" })
 }

@@ -8,22 +8,23 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from helpers.distributions import Distributions
 from helpers.hub_server import HubServer
-from helpers.image_builds import NAME, TINY, TOKEN, Build, bake, copy_context, missing, remove
 from helpers.lazy_package import lazy_deferred
 from helpers.pretended_loads import Loads
 from helpers.serving import Process, ask
 
 if TYPE_CHECKING:
     from helpers.fake_sources import FakeSource
+
+pytest_plugins = ["helpers.image_fixtures"]
 
 settings.register_profile("prebake", deadline=None)  # tests never assert on seconds
 settings.load_profile("prebake")
@@ -272,46 +273,6 @@ def running(
         process.until_ready()
         assert ask(process.url, "/startup")[1]["snapshot"]["tier"] == "snapshot", process.log
         yield process
-
-
-# --- images ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def engine() -> Iterator[Any]:
-    """A client of the Docker engine. Without one, tests are skipped with the reason."""
-    from prebake_build.images.engine import open_engine
-
-    if reason := missing():
-        if os.environ.get("PREBAKE_REQUIRE_DOCKER"):  # CI started an engine: a skip would hide that it is gone
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from docker.errors import APIError
-
-    client = open_engine()
-    before = {image["Id"] for image in client.api.images()}
-    yield client
-    for image in client.api.images():  # a push leaves its image here as well, a second build under a name the first
-        if image["Id"] not in before and all(NAME in tag for tag in image["RepoTags"] or ()):
-            with suppress(APIError):  # a container that ends still has it
-                remove(client, image["Id"])
-    client.close()
-
-
-@pytest.fixture(scope="session")
-def context(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the build context. Copy before you change it."""
-    return copy_context(tmp_path_factory.mktemp("context"))
-
-
-@pytest.fixture(scope="session")
-def built(engine: Any, context: Path) -> Iterator[Build]:
-    """The image, the baseline and the weights of the tiny models."""
-    build = bake(context, "image", "baseline", "weights", IMAGE=NAME, MODELS_FILE=TINY, HF_TOKEN=TOKEN)
-    assert build.code == 0, build.output
-    yield build
-    for image in (NAME, f"{NAME}-baseline", f"{NAME}-weights", f"{NAME}-changed"):
-        remove(engine, image)
 
 
 # --- snapshots ---------------------------------------------------------------------------------------------------

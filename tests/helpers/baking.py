@@ -73,6 +73,12 @@ def declare(folder: Path, text: str) -> Path:
     return path
 
 
+def into(capsys: pytest.CaptureFixture[str], models: Path, output: str, *arguments: object) -> tuple[int, str]:
+    """Bake into a folder of this name beside `models.toml`; exit code and stderr."""
+    code, _, err = prebake(capsys, "bake", "--models", models, "--output", models.parent / output, *arguments)
+    return code, err
+
+
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `prebake bake` do the worker's part in this process, which saves the imports of a new one."""
     from prebake_build.baking.worker import run

@@ -48,11 +48,13 @@ class Answer:
 
 
 class Server:
-    """A threaded loopback server around one function; a context manager that stops itself. Port 0 is any free one."""
+    """A threaded loopback server around one function, `answer`, which may be changed while it runs; a context manager
+    that stops itself. Port 0 is any free one."""
 
     def __init__(self, answer: Callable[[Request], Answer], *, port: int = 0) -> None:
         self.requests: list[Request] = []
-        seen = self.requests
+        self.answer = answer
+        server = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -66,8 +68,8 @@ class Server:
                     authorization=self.headers.get("Authorization"),
                     range=self.headers.get("Range"),
                 )
-                seen.append(request)
-                found = _ranged(answer(request), request.range)
+                server.requests.append(request)
+                found = _ranged(server.answer(request), request.range)
                 self.send_response(found.status)
                 for name, value in {"Content-Length": str(len(found.body)), **found.headers}.items():
                     self.send_header(name, value)

@@ -24,8 +24,8 @@ from prebake.baked.manifest import Loading, Manifest, Source
 from prebake.baked.warmup import spell_warmup
 from prebake.documents.table import canonical_json
 from prebake.errors import ConfigError, PrebakeError
-from prebake_build.baking.environment import Environment, environment_of
-from prebake_build.baking.freshness import why_stale
+from prebake_build.baking.environment import Environment, code_of, environment_of
+from prebake_build.baking.freshness import why_other_code, why_stale
 from prebake_build.baking.isolation import isolated
 from prebake_build.baking.sandbox import landlock_version
 from prebake_build.baking.worker import Job
@@ -97,6 +97,8 @@ class _Baking:
         resolved = resolution(model, source, self.lock, self.cache, say)
         place, recipe = self.output / model.name, recipe_digest(model, resolved)
         stale = why_stale(place, recipe, model.shard_size or SHARD_SIZE)
+        if stale is None and self.converted is not None and (code := code_of(model)):
+            stale = why_other_code(place, recipe, code, self.converted.entries())
         if stale is None and not self.force:
             self.accept(model, place)
             logger.info("%s: up to date", say)

@@ -26,6 +26,7 @@ from prebake.families.family import GROUP, IN_THE_BOX
 from prebake_build.baking.isolation import ENV_PASSED
 from prebake_build.baking.own_code import files_of, imports_of
 from prebake_build.declared.spec import ModelSpec
+from prebake_build.files.digest import sha256_of
 
 FORMAT = 1
 RUNTIME = ("__init__.py", "errors.py", "cgroup.py", "documents", "baked", "weights", "modules", "families", "tiers")
@@ -39,6 +40,9 @@ PACKAGES = (
 )  # fmt: skip
 """What the families' ordinary loads import, where it is installed. Whether it is there decides too: transformers takes
 other paths with it."""
+
+DIGEST = "sha256:"
+"""How the digest of own code begins, which stands in the place of a version."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,12 +61,10 @@ class Environment:
 
 def environment_of(model: ModelSpec, recipe: str) -> Environment | None:
     """The environment of a model's bake on this machine; None if what its code consists of can't be told."""
-    versions = {name: found for name in PACKAGES if (found := _version(name)) is not None}
-    try:
-        for module in _code_of(model):
-            versions |= _own(module)
-    except _UnknownCodeError:
+    code = code_of(model)
+    if code is None:
         return None
+    versions = {name: found for name in PACKAGES if (found := _version(name)) is not None} | code
     passed = sorted(name for text in os.environ.get(ENV_PASSED, "").split(",") if (name := text.strip()))
     document = {
         "format": FORMAT,
@@ -76,12 +78,25 @@ def environment_of(model: ModelSpec, recipe: str) -> Environment | None:
     return Environment(key=hashlib.sha256(canonical_json(document).encode()).hexdigest()[:32], versions=versions)
 
 
+def code_of(model: ModelSpec) -> dict[str, str] | None:
+    """Package → version, or digest, of the code that one model needs besides the families in the box.
+
+    That is a factory's, and that of another distribution's family. None if it is not found.
+    """
+    found: dict[str, str] = {}
+    try:
+        for module in _modules_of(model):
+            found |= _own(module)
+    except _UnknownCodeError:
+        return None
+    return found
+
+
 class _UnknownCodeError(Exception):
     """Code that decides the bytes was not found."""
 
 
-def _code_of(model: ModelSpec) -> Iterator[str]:
-    """Modules besides those of the families in the box: a factory's, and that of another distribution's family."""
+def _modules_of(model: ModelSpec) -> Iterator[str]:
     if model.family == "torch" and model.class_:
         yield model.class_.partition(":")[0]
     elif model.family is not None and model.family not in IN_THE_BOX:
@@ -151,9 +166,9 @@ def _digest(places: list[Path]) -> str:
         paths = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
         for path in paths:
             if "__pycache__" not in path.parts and path.suffix != ".pyc":
-                digest.update(f"{place.name}/{path.relative_to(place)}\n".encode())
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return "sha256:" + digest.hexdigest()
+                # a package may have weights beside its code: never the whole file in memory
+                digest.update(f"{place.name}/{path.relative_to(place)}\n{sha256_of(path)}\n".encode())
+    return DIGEST + digest.hexdigest()
 
 
 def _version(name: str) -> str | None:

@@ -31,7 +31,8 @@ exit codes: 0 no findings; 1 findings, or an image that cannot be read; 2 wrong 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("image", help="check an image that carries model weights")
+    parser = commands.add_parser("image", help="check an image that carries model weights", epilog=_EPILOG,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     action = actions.add_parser(
         "check", help="find duplicate weights, secrets, unreadable files and more", epilog=_EPILOG,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from prebake.errors import ConfigError
 from prebake_build.files.atomic import write_text
@@ -127,8 +130,32 @@ def write(folder: Path, texts: dict[str, str], settings: Settings) -> int:
             print(f"Wrote {name}.", file=sys.stderr)
     for note in settings.notes:
         print(f"Note: {note}.", file=sys.stderr)
-    print("Next: `prebake lock` pins the models, `docker buildx bake` builds the image.", file=sys.stderr)
+    print(f"Next: `prebake lock` pins the models, `{_build(folder)}` builds the image.", file=sys.stderr)
     return 0
+
+
+def _build(folder: Path) -> str:
+    """The command that builds the image. It names the checkout that this Prebake was installed from, if it was."""
+    command = "docker buildx bake"
+    checkout = _checkout()
+    if checkout is None:
+        return command
+    if checkout.is_relative_to(folder.resolve()):
+        return f"PREBAKE=./{shlex.quote(str(checkout.relative_to(folder.resolve())))} {command}"
+    place = shlex.quote(str(checkout))
+    return f"PREBAKE={place} {command} --allow=fs.read={place}"
+
+
+def _checkout() -> Path | None:
+    """The folder with `runtime` and `build` from which pip installed prebake-build (PEP 610); None if there is none."""
+    try:
+        address = json.loads(distribution("prebake-build").read_text("direct_url.json") or "{}").get("url", "")
+    except (PackageNotFoundError, ValueError, AttributeError):
+        return None
+    parts = urlsplit(address)
+    checkout = Path(unquote(parts.path)).parent
+    there = all((checkout / name / "pyproject.toml").is_file() for name in ("runtime", "build"))
+    return checkout if parts.scheme == "file" and there else None
 
 
 def check(folder: Path, given: Options) -> int:

@@ -19,15 +19,18 @@ from prebake.commands.service_arguments import (
     questions_of,
     ready_of,
     refuse_others,
+    refuse_seconds,
 )
 from prebake.errors import ConfigError
 from prebake.telemetry.project import Project, read_project
 from prebake.telemetry.services import find_service
 from prebake.watching.presets import Preset
+from prebake.watching.process import ended_by_signals
 from prebake.watching.questions import Question
 from prebake.watching.readiness import Told
 from prebake_build.measure import report as reports
 from prebake_build.measure.compare import Ask, Comparison, Launcher, compare
+from prebake_build.measure.processes import ProcessLauncher, with_interpreter
 from prebake_build.measure.verdict import findings, notes, table
 
 if TYPE_CHECKING:
@@ -114,9 +117,10 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.rounds < 1:
         raise ConfigError(f"--rounds: expected at least 1, found {options.rounds}")
+    refuse_seconds(options, "timeout")
     project = read_project(Path())
     ask = Ask(ready=ready_of(options, project), questions=_questions(options, project), results=options.result)
-    with tempfile.TemporaryDirectory(prefix="prebake-measure.") as folder:
+    with tempfile.TemporaryDirectory(prefix="prebake-measure.") as folder, ended_by_signals():
         baseline, candidate = _launchers(options, project, Path(folder, "report"))
         refuse_others(ask.ready())
         comparison = compare(baseline, candidate, ask, rounds=options.rounds, timeout=options.timeout,
@@ -153,7 +157,7 @@ def _launchers(options: argparse.Namespace, project: Project, report: Path) -> t
     command = given_command(options) or (None if any(ways) else project.command)
     if command and not any(images) and not any(commands):
         root = [] if options.root is None else ["--root", str(options.root)]
-        under = ["prebake", "run", *root, "--", *command]
+        under = ["prebake", "run", *root, "--", *with_interpreter(command)]
         return _processes([command, under], ("plain", "baked"), environment, report)
     raise ConfigError(
         "give either --image and --baseline, or --command and --baseline-command, or -- COMMAND (or `command` in "
@@ -193,8 +197,6 @@ def _absolute(volume: str) -> str:
 def _processes(
     commands: Sequence[Sequence[str]], labels: tuple[str, str], environment: dict[str, str], report: Path | None = None
 ) -> tuple[Launcher, Launcher]:
-    from prebake_build.measure.processes import ProcessLauncher
-
     for command in commands:
         if not command:
             raise ConfigError("--command and --baseline-command: expected a program and its arguments, found nothing")

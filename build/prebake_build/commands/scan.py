@@ -17,6 +17,7 @@ from prebake.commands.service_arguments import (
     questions_of,
     ready_of,
     refuse_others,
+    refuse_seconds,
 )
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError
@@ -80,9 +81,7 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.diff + options.print + options.json > 1:
         raise ConfigError("--diff, --print and --json exclude each other")
-    for name in ("seconds", "timeout"):
-        if (value := getattr(options, name)) is not None and not value > 0:
-            raise ConfigError(f"--{name}: expected a number of seconds above 0, found {value:g}")
+    refuse_seconds(options, "seconds", "timeout")
     project = read_project(Path())
     command = command_of(options, project, "prebake scan -- uvicorn app:app")
     ready = ready_of(options, project)()
@@ -107,6 +106,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> str:
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}: make it, or name another file with --models")
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -132,8 +133,8 @@ def _tell(options: argparse.Namespace, seen: Seen, findings: list[Finding], merg
             print(f"{path}: nothing to add.", file=sys.stderr)
         return
     write_text(path, merged.text)
-    added = f" with {', '.join(merged.added)}" if merged.added else ""
-    print(f"Wrote {path}{added}. Next: prebake lock, then prebake init.", file=sys.stderr)
+    added = f" with {', '.join(merged.added)}. Next: prebake lock, then prebake init" if merged.added else ""
+    print(f"Wrote {path}{added}.", file=sys.stderr)
 
 
 def _tell_compiled(options: argparse.Namespace, seen: numba.Compiled, path: Path, before: str) -> None:

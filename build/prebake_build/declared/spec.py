@@ -98,7 +98,9 @@ def read_spec(path: Path) -> Spec:
     try:
         data = toml.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file: write one, or name another with --models") from None
+        raise ConfigError(
+            f"{path}: there is no such file: `prebake scan -- COMMAND` writes one, or name another with --models"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot read it: {reason(error)}") from error
     except UnicodeDecodeError as error:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from prebake.errors import PrebakeError
 from prebake.telemetry.services import Request
 from prebake.watching.proc import Memory
-from prebake.watching.questions import Answer, HttpQuestion, Question
+from prebake.watching.questions import Answer, HttpQuestion, Question, send
 from prebake.watching.readiness import AtAnyPath, AtExit, Ready, Told, Watched, unready, wait
 from prebake_build.measure.answers import same, written
 from prebake_build.measure.looks import Looks
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 STEADY = 3
 """Number of requests after the first; their median is the steady response time."""
-ANSWER_TIMEOUT = 300.0
-"""Seconds for one answer."""
 
 
 class Service(Watched, Protocol):
@@ -243,7 +241,7 @@ def _ask(
         answers = []
         for question in questions:
             asked = time.perf_counter()
-            answers.append(question.ask(told.url, ANSWER_TIMEOUT))
+            answers.append(send(question, told.url))
             now = time.perf_counter()
             times.setdefault("first_request", now - asked)
             times.setdefault("first_answer", now - started)
@@ -251,7 +249,7 @@ def _ask(
         if startup is None and isinstance(launcher, Reporting):
             startup = launcher.timeline()
         if questions:
-            later = [_seconds(lambda: questions[0].ask(told.url, ANSWER_TIMEOUT)) for _ in range(STEADY)]
+            later = [_seconds(lambda: send(questions[0], told.url)) for _ in range(STEADY)]
             times["steady_request"] = statistics.median(later)
     except PrebakeError as error:
         raise PrebakeError(f"{launcher.label}: {error}; {_log(service)}") from error
@@ -259,7 +257,8 @@ def _ask(
 
 
 def _log(service: Service) -> str:
-    return f"its log ends:\n{service.log()[-2000:]}"
+    text = service.log()[-2000:]
+    return f"its log ends:\n{text}" if text.strip() else "it printed nothing"
 
 
 def timeline(told: Told) -> dict[str, Any] | None:

@@ -18,10 +18,9 @@ from prebake.watching.process import WatchedProcess
 class ProcessLauncher:
     """Starts a command; `{port}` in its arguments is replaced with a free port.
 
-    As the first word, `python` stands for this interpreter and `prebake` for its command line, so the virtual
-    environment need not be on the PATH. A command without `{port}` is found by the ports on which it listens.
-    `environment` is added to this process's. A command under `prebake run` writes its report to the file `report`,
-    which `timeline` reads.
+    Its first word is taken as `with_interpreter` says. A command without `{port}` is found by the ports on which it
+    listens. `environment` is added to this process's. A command under `prebake run` writes its report to the file
+    `report`, which `timeline` reads.
     """
 
     def __init__(
@@ -49,9 +48,7 @@ class ProcessLauncher:
 
     def launch(self) -> WatchedProcess:
         """Start the command. Raises ConfigError if that fails."""
-        first, *rest = self._command
-        known = {"python": [sys.executable], "prebake": [sys.executable, "-m", "prebake"]}
-        command = [*known.get(first, [first]), *rest]
+        command = with_interpreter(self._command)
         url = ""
         if any("{port}" in word for word in command):
             port = free_port()
@@ -66,6 +63,14 @@ class ProcessLauncher:
             return WatchedProcess(command, environment, url=url)
         except ConfigError as error:
             raise ConfigError(f"{self.label}: {error}") from error
+
+
+def with_interpreter(command: Sequence[str]) -> list[str]:
+    """The command, whose first word `python` stands for this interpreter and `prebake` for its command line, so the
+    virtual environment need not be on the PATH."""
+    first, *rest = command
+    known = {"python": [sys.executable], "prebake": [sys.executable, "-m", "prebake"]}
+    return [*known.get(first, [first]), *rest]
 
 
 def free_port() -> int:

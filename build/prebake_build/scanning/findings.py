@@ -24,7 +24,9 @@ KEYS = ("file", "key", "variant", "arguments", "quantize")
 """What a load's detail and a table of `models.toml` have in common."""
 _HARMLESS = frozenset({"languages", "revision"})
 """Details that stand in the source."""
-_SNAPSHOT = re.compile(r"path:(?:.*/)?models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})(?:/([^/].*)?)?", re.ASCII)
+_SNAPSHOT = re.compile(
+    r"path:(?:.*/)?models--([\w.-]+?)(?:--([\w.-]+))?/snapshots/([0-9a-f]{40})(?:/([^/].*)?)?", re.ASCII
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,8 @@ def _source(uri: str | None, base: Path) -> tuple[str | None, dict[str, str]]:
     if uri is None or not uri.startswith("path:"):
         return uri, {}
     if found := _SNAPSHOT.fullmatch(uri):
-        return f"hf:{found[1]}/{found[2]}@{found[3]}", {"file": found[4]} if found[4] else {}
+        repo = "/".join(filter(None, (found[1], found[2])))
+        return f"hf:{repo}@{found[3]}", {"file": found[4]} if found[4] else {}
     path = Path(uri.removeprefix("path:"))
     if path.is_file():
         return f"path:{os.path.relpath(path.parent, base)}", {"file": path.name}

@@ -12,7 +12,6 @@ import tomli_w
 
 from prebake.baked import hub
 from prebake.documents import toml
-from prebake.documents.messages import quote
 from prebake.errors import ConfigError
 from prebake_build.scanning.findings import KEYS, Finding
 
@@ -36,7 +35,8 @@ class Merged:
 def merge(text: str, findings: Sequence[Finding], where: str) -> Merged:
     """The text with a table for each finding that has none, and a comment for each that cannot be baked.
 
-    Raises ConfigError, which begins with `where`, if the text is not TOML, or tables cannot be added to it.
+    Raises ConfigError, which begins with `where`, if the text is not TOML, or tables cannot be added to it; so without
+    findings, too.
     """
     tables = _tables(text, where)
     names = set(tables)
@@ -52,11 +52,11 @@ def merge(text: str, findings: Sequence[Finding], where: str) -> Merged:
         if finding.obstacle is not None:
             comment = _obstacle(finding)
             notes.append(f"{finding.subject}: cannot be baked: {finding.obstacle}")
-            if comment not in text:
+            if comment not in text and comment not in blocks:
                 blocks.append(comment)
             continue
         table = table_of(finding)
-        name = next((name for name, there in tables.items() if _covers(there, table)
+        name = next((name for name, there in tables.items() if _covers(there, table, finding)
                      and used.get(name, finding.uri) == finding.uri), None)  # fmt: skip
         if name is None:
             notes += _other_revisions(tables, table)
@@ -71,10 +71,7 @@ def merge(text: str, findings: Sequence[Finding], where: str) -> Merged:
         used[name] = finding.uri  # a source without a revision stands for one of two revisions
         if finding.unresolved is not None:
             notes.append(f"{finding.subject}: is not pinned: {finding.unresolved}")
-    whole = _joined(text, blocks)
-    if added:
-        _check(whole, added, where)
-    return Merged(text=whole, named=named, added=added, notes=notes)
+    return Merged(text=_joined(text, blocks), named=named, added=added, notes=list(dict.fromkeys(notes)))
 
 
 def table_of(finding: Finding) -> dict[str, Any]:
@@ -114,13 +111,22 @@ def _tables(text: str, where: str) -> dict[str, Mapping[str, Any]]:
         raise ConfigError(f"{where}: is not TOML: {error}") from error
     if not isinstance(models, dict) or not all(isinstance(table, dict) for table in models.values()):
         raise ConfigError(f"{where}: models: expected a table [models.NAME] for each model")
+    new = "x" * (1 + max(map(len, models), default=0))
+    try:
+        toml.loads(_joined(text, [f"[models.{new}]\n"]))
+    except toml.TOMLDecodeError as error:  # an inline table is closed
+        raise ConfigError(
+            f"{where}: cannot take a table [models.NAME] at its end: write `models` as tables [models.NAME]"
+        ) from error
     return models
 
 
-def _covers(there: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
+def _covers(there: Mapping[str, Any], table: Mapping[str, Any], finding: Finding) -> bool:
     """Whether a table declares this model already: a class or dtype that it leaves out is inferred from the same files,
-    and a source without a revision means any."""
-    same_source = there.get("source") in _spellings(table["source"])
+    and a source without a revision means any. So does a load whose commit is not known."""
+    same_source = there.get("source") in _spellings(table["source"]) or (
+        finding.unresolved is not None and _may_mean(table["source"], there.get("source"))
+    )
     same_class = "class" not in there or "class" not in table or there["class"] == table["class"]
     dtype = there.get("dtype", "source")
     same_dtype = dtype == table.get("dtype", "source") or "dtype" not in table
@@ -134,6 +140,14 @@ def _spellings(uri: str) -> set[str]:
     repo, revision = hub.split(uri)
     names = [name for name in (hub.name_in(uri), revision) if name is not None]
     return {uri, hub.URI + repo, *(f"{hub.URI}{repo}@{name}" for name in names)}
+
+
+def _may_mean(uri: str, declared: object) -> bool:
+    """Whether a source without a commit may be the declared one, which has it."""
+    if not isinstance(declared, str) or _repository(declared) != _repository(uri):
+        return False
+    name = hub.name_in(uri)
+    return hub.name_in(declared) == name or (hub.name_in(declared) is None and name == hub.DEFAULT_BRANCH)
 
 
 def _missing_name(name: str, there: Mapping[str, Any], finding: Finding) -> list[str]:
@@ -184,16 +198,3 @@ def _joined(text: str, blocks: Sequence[str]) -> str:
         return text
     before = text if not text or text.endswith("\n") else text + "\n"
     return "\n".join([before or HEAD, *blocks])
-
-
-def _check(text: str, added: Sequence[str], where: str) -> None:
-    try:
-        found = toml.loads(text).get("models", {})
-    except toml.TOMLDecodeError as error:
-        raise ConfigError(
-            f"{where}: cannot take a table [models.{added[0]}] at its end ({error}): write `models` as tables "
-            "[models.NAME], or scan with --print"
-        ) from error
-    missing = [name for name in added if name not in found]
-    if missing:
-        raise ConfigError(f"{where}: cannot take the table {quote(missing[0])} at its end")

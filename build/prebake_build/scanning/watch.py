@@ -16,8 +16,8 @@ from prebake.adopt.loads import Load
 from prebake.baked import layout
 from prebake.errors import ConfigError, PrebakeError
 from prebake.watching.process import WatchedProcess, ended_by_signals
-from prebake.watching.questions import Question
-from prebake.watching.readiness import AtAnyPath, AtExit, Ready, Told, Waited, ending, unready, wait
+from prebake.watching.questions import Question, send
+from prebake.watching.readiness import AtExit, Ready, Told, Waited, ending, unready, wait
 from prebake.watching.statements import prepared
 from prebake_build.scanning.findings import read_loads
 from prebake_build.scanning.numba import Compiled, read_seen
@@ -26,7 +26,6 @@ QUIET = 2.0
 """Seconds without a further load, after readiness and the requests, until the service is ended."""
 _LOADS = "loads.jsonl"
 _POLL = 0.05
-_ANSWER = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +82,9 @@ def _use(
     waited, answered = Waited(told=None, seconds=0, seen=""), None
     try:
         waited = wait(service, ready, timeout if seconds is None else seconds)
-        problems, code = _outcome(service, ready, waited, seconds, timeout)
+        problems: list[str] = []
         if waited.told is not None and service.alive():
-            problems += _ask(waited.told, questions)
+            problems = _ask(waited.told, questions)
             answered = time.perf_counter() - began if questions else None
             if seconds is None:
                 service.settle()
@@ -94,7 +93,12 @@ def _use(
             wait(service, AtExit(), seconds, started=began)
     except KeyboardInterrupt:
         return waited, answered, ["interrupted"], 130
-    return waited, answered, problems, code
+    code = service.exit_code() or 0
+    if code != 0:
+        problems.append(f"the service ended with {ending(code)}")
+    elif waited.told is None and seconds is None and not waited.ended:
+        problems.append(f"the service {unready(service, waited, timeout)}, or say with --seconds how long to run it")
+    return waited, answered, problems, code if code >= 0 else 128 - code
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -108,26 +112,11 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**environment(given), **added}
 
 
-def _outcome(
-    service: WatchedProcess, ready: Ready, waited: Waited, seconds: float | None, timeout: float
-) -> tuple[list[str], int]:
-    """What went wrong until now, and the service's own code if it failed."""
-    code = service.exit_code()
-    if code is not None and code != 0:
-        return [f"the service ended with {ending(code)}"], code if code > 0 else 128 - code
-    if waited.told is not None or seconds is not None or code == 0:
-        return [], 0
-    way = "name what tells it with --ready" if isinstance(ready, AtAnyPath) else "wait longer with --timeout"
-    return [f"the service was {unready(service, waited, timeout)}: {way}, or say with --seconds how long to run it"], 0
-
-
 def _ask(told: Told, questions: Sequence[Question]) -> list[str]:
     problems = []
     for question in questions:
-        if not told.url:
-            return [f"{question.title}: not sent: no port of the service is known (--ready URL)"]
         try:
-            question.ask(told.url, _ANSWER)
+            send(question, told.url)
         except PrebakeError as error:
             problems.append(str(error))
     return problems

@@ -1,6 +1,7 @@
 """`hf:ORG/NAME[@REVISION]`: a model of the Hugging Face hub, at one commit.
 
-`hf:ORG/NAME@NAME@COMMIT` pins the commit, and keeps the branch or tag by which the service asks for it.
+`hf:ORG/NAME@NAME@COMMIT` pins the commit, and keeps the branch or tag by which the service asks for it. The hub's first
+models have no ORG: `hf:gpt2`; the hub redirects them.
 
 Of its files, `choose` takes those that the model's family needs. The hub publishes the sha256 of large files (LFS), but
 for small files only git's own hash: these are downloaded and hashed.
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
-_URI = re.compile(r"([\w.-]+/[\w.-]+)(?:@([^\s@]+)(?:@([0-9a-f]{40}))?)?", re.ASCII)
+_URI = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([^\s@]+)(?:@([0-9a-f]{40}))?)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 30.0
@@ -48,7 +49,7 @@ class HuggingFaceSource:
 
     uri: str
     repo: str
-    """`ORG/NAME`"""
+    """`ORG/NAME`, or `NAME`"""
     revision: str | None
     """A commit, branch or tag; None for the default branch."""
     wanted: Wanted = field(default_factory=Wanted)
@@ -199,6 +200,7 @@ def _licence(info: ModelInfo) -> str | None:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in reason(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("For more information check: ")]  # what a status means
     return " ".join(lines[:2]) if lines else type(error).__name__
 
 

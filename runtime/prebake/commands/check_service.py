@@ -18,7 +18,7 @@ from prebake.adopt.launch import environment, inherited
 from prebake.adopt.loads import FAILED, FOLDER, MAPPED, Load
 from prebake.baked import layout
 from prebake.commands.check_output import conclude, drifted, write, write_reports
-from prebake.commands.service_arguments import questions_of, ready_of, refuse_others
+from prebake.commands.service_arguments import questions_of, ready_of, refuse_others, refuse_seconds
 from prebake.documents.columns import columns
 from prebake.errors import ConfigError, PrebakeError
 from prebake.startup import readahead
@@ -29,13 +29,11 @@ from prebake.telemetry.services import find_service
 from prebake.watching import proc
 from prebake.watching.presets import Preset
 from prebake.watching.process import WatchedProcess, ended_by_signals
-from prebake.watching.questions import Question
-from prebake.watching.readiness import Ready, Told, unready, wait
+from prebake.watching.questions import Question, send
+from prebake.watching.readiness import Ready, Told, ending, unready, wait
 from prebake.watching.statements import UNPREPARED, Statement, collect
 
 NO_LOAD = "no load of a model was seen: a request may make the service load one (--request)"
-_ANSWER = 600.0
-"""Seconds for one answer."""
 _SAMPLED = 0.25
 """Seconds between two looks at the memory."""
 
@@ -64,6 +62,7 @@ def check_service(
     options: argparse.Namespace, project: Project, command: Sequence[str], budget: Budget, baseline: Start | None
 ) -> int:
     """Run the check; the exit code."""
+    refuse_seconds(options, "timeout")
     ready = ready_of(options, project)()
     given = questions_of(options, project)
     refuse_others(ready)
@@ -71,8 +70,6 @@ def check_service(
         env = _environment(options, Path(folder))
         with WatchedProcess(command, env, echo=True) as service:
             told = _until_ready(service, ready, options.timeout)
-            if isinstance(told, int):
-                return told
             checked_ = _measured(service, told, given or _preset(options, told), Path(folder))
     if options.record_reads:
         _write_reads(options.record_reads, checked_.statements)
@@ -99,6 +96,14 @@ def _environment(options: argparse.Namespace, folder: Path) -> dict[str, str]:
     return {**env, ENV_CHECK: str(folder), "PYTHONUNBUFFERED": "1"}
 
 
+class _FailedError(PrebakeError):
+    """The service was not ready in time, or has ended; the exit code is its own if it ended with an error."""
+
+    def __init__(self, message: str, code: int | None) -> None:
+        super().__init__(message)
+        self.exit_code = 1 if not code else code if code > 0 else 128 - code
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Ready:
     """A service that became ready."""
@@ -111,8 +116,8 @@ class _Ready:
     """Bytes, of a job that has ended; 0 before."""
 
 
-def _until_ready(service: WatchedProcess, ready: Ready, timeout: float) -> _Ready | int:
-    """The exit code if the service does not become ready, after a message."""
+def _until_ready(service: WatchedProcess, ready: Ready, timeout: float) -> _Ready:
+    """Raises _FailedError."""
     launched, peak, looked = time.monotonic(), 0, 0.0
 
     def look() -> None:
@@ -122,24 +127,23 @@ def _until_ready(service: WatchedProcess, ready: Ready, timeout: float) -> _Read
             peak = max(peak, _peak(service))
 
     waited = wait(service, ready, timeout, meanwhile=look)
-    if waited.told is not None:
-        return _Ready(told=waited.told, launched=launched, seconds=waited.seconds, peak=peak)
-    code = service.exit_code()
-    way = "" if waited.ended else ": name what tells it with --ready, or wait longer with --timeout"
-    print(f"prebake: error: the service {'was ' * (not waited.ended)}{unready(service, waited, timeout)}{way}",
-          file=sys.stderr)  # fmt: skip
-    return 1 if not code else code if code > 0 else 128 - code
+    if waited.told is None:
+        raise _FailedError(f"the service {unready(service, waited, timeout)}", service.exit_code())
+    return _Ready(told=waited.told, launched=launched, seconds=waited.seconds, peak=peak)
 
 
 def _measured(service: WatchedProcess, ready: _Ready, questions: Sequence[Question], folder: Path) -> _Checked:
     (folder / checked.READY).touch()
-    answered = None
-    for question in questions:
-        if not ready.told.url:
-            raise ConfigError(f"{question.title}: no port of the service is known: name it with --ready URL")
-        question.ask(ready.told.url, _ANSWER)
-        answered = answered or time.monotonic()
+    try:
+        answered = _ask(ready.told, questions)
+    except PrebakeError as error:
+        service.settle()
+        if service.exit_code():
+            raise _FailedError(f"{error}; {_ended(service)}", service.exit_code()) from error
+        raise
     service.settle()
+    if service.exit_code():
+        raise _FailedError(_ended(service), service.exit_code())
     peak = max(ready.peak, _peak(service))
     statements = collect(folder, lambda: proc.session(service.pid))
     marks = {"ready": ready.launched + ready.seconds} | ({"first_answer": answered} if answered else {})
@@ -148,6 +152,19 @@ def _measured(service: WatchedProcess, ready: _Ready, questions: Sequence[Questi
         told=ready.told.how,
         statements=[statement.marked(**marks) for statement in statements],
     )
+
+
+def _ask(told: Told, questions: Sequence[Question]) -> float | None:
+    """Send the requests: `time.monotonic` of the first answer; None if there are none."""
+    answered = None
+    for question in questions:
+        send(question, told.url)
+        answered = answered or time.monotonic()
+    return answered
+
+
+def _ended(service: WatchedProcess) -> str:
+    return f"the service ended with {ending(service.exit_code() or 0)} after it was ready"
 
 
 def _peak(service: WatchedProcess) -> int:
@@ -177,7 +194,8 @@ def _unmapped(loads: Sequence[tuple[int, Load]]) -> list[str]:
         elif load.outcome == FOLDER:
             found.append(f"{load.model}: was not mapped: {load.reason}")
         elif load.outcome != MAPPED and load.class_ is not None:
-            found.append(f"{load.subject}: is not baked: {load.obstacle or load.reason}")
+            why = f": {load.obstacle}" if load.obstacle else f" ({load.reason}): add it to models.toml and bake it"
+            found.append(f"{load.subject}: is not baked{why}")
     return list(dict.fromkeys(found))
 
 

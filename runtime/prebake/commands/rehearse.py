@@ -8,7 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from prebake.commands.service_arguments import add_questions, add_readiness, questions_of, ready_of, refuse_others
+from prebake.commands.service_arguments import (
+    add_questions,
+    add_readiness,
+    questions_of,
+    ready_of,
+    refuse_others,
+    refuse_seconds,
+)
 from prebake.errors import ConfigError, SnapshotError
 from prebake.snapshot import programs
 from prebake.snapshot.ahead import add_list
@@ -20,11 +27,9 @@ from prebake.telemetry.services import find_service
 from prebake.watching import proc
 from prebake.watching.presets import Preset
 from prebake.watching.process import WatchedProcess, ended_by_signals
-from prebake.watching.questions import Question
+from prebake.watching.questions import Question, send
 from prebake.watching.readiness import Told, unready, wait
 
-_ANSWER = 600.0
-"""Seconds for one answer."""
 _REFUSED = re.compile(r"^prebake: the snapshot is not used: (.*)$", re.MULTILINE)
 
 
@@ -46,6 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def rehearse(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Rehearse the snapshot in the folder `options.rehearse`. Raises SnapshotError if it is refused here, or does not
     become ready; then it stays as it was."""
+    refuse_seconds(options, "timeout")
     project = read_project(Path())
     ready, questions = ready_of(options, project)(), questions_of(options, project)
     refuse_others(ready)
@@ -61,12 +67,10 @@ def rehearse(options: argparse.Namespace, command: Sequence[str]) -> int:
             raise SnapshotError(f"{folder}: the snapshot is refused here: {refused[1]}")
         if waited.told is None:
             why = unready(service, waited, options.timeout)
-            raise SnapshotError(f"the restored service {'was ' * (not waited.ended)}{why}:\n{service.log()}")
+            raise SnapshotError(f"the restored service {why}:\n{service.log()}")
         at_ready = _used(service, folder)
         for question in questions or _preset(options, waited.told):
-            if not waited.told.url:
-                raise ConfigError(f"{question.title}: no port of the service is known: name it with --ready URL")
-            question.ask(waited.told.url, _ANSWER)
+            send(question, waited.told.url)
         answered = _used(service, folder)
     print(add_list(folder, at_ready, answered), file=sys.stderr)
     return 0

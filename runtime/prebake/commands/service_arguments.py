@@ -82,10 +82,18 @@ def questions_of(options: argparse.Namespace, project: Project) -> Sequence[Ques
     if options.requests:
         found += read_questions(options.requests)
     if not found:
-        found = [declared_question(each, f"{project.path}: requests[{i}]") for i, each in enumerate(project.requests)]
+        found = [declared_question(each, f"{project.path}: requests[{number}]", project.folder)
+                 for number, each in enumerate(project.requests)]  # fmt: skip
     if found and options.until_exit:
         raise ConfigError("--until-exit: a job that has ended answers no requests: leave them out")
     return found
+
+
+def refuse_seconds(options: argparse.Namespace, *names: str) -> None:
+    """Raise ConfigError if one of these options was given and is no number of seconds above 0."""
+    for name in names:
+        if (value := getattr(options, name)) is not None and not value > 0:
+            raise ConfigError(f"--{name}: expected a number of seconds above 0, found {value:g}")
 
 
 def refuse_others(ready: Ready) -> None:

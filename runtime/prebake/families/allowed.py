@@ -16,7 +16,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from prebake.baked import layout
-from prebake.documents.messages import quote
+from prebake.documents.messages import nearest, quote
 from prebake.errors import ConfigError
 
 _MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
@@ -105,9 +105,14 @@ def find_function(name: str, allow: Sequence[str], where: str) -> Callable[..., 
 def _imported(factory: str, allow: Sequence[str], where: str) -> Any:
     check_allowed(factory, allow, where)
     module, _, name = factory.partition(":")
+    found: Any = None
     try:
-        return getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
+        return getattr(found, name)
     except (ImportError, AttributeError) as error:
+        if found is not None and isinstance(error, AttributeError):
+            known = [known for known in dir(found) if not known.startswith("_")]
+            raise ConfigError(f"{where}: cannot import {factory}: {error}{nearest(name, known)}") from error
         raise ConfigError(
             f"{where}: cannot import {factory}: {error} (is its package installed beside prebake?)"
         ) from error

@@ -14,13 +14,12 @@ Every key is optional; options of the commands take precedence::
     file = "cat.png"                         # the body, relative to this file's folder
     type = "image/png"                       # its content type; default: by the file's name
 
-Instead of a table, a request may be a path (`"/health"`), or `"module:function"`, which is called with the service's
-address.
+Instead of a table, a request may be one line, as `--request` takes it: `"/health"`, `"POST /caption @cat.png"`, or
+`"module:function"`, which is called with the service's address.
 """
 
 from __future__ import annotations
 
-import mimetypes
 import re
 import shlex
 from dataclasses import dataclass
@@ -32,18 +31,16 @@ from prebake.documents.messages import describe, quote, reason
 from prebake.documents.table import Table
 from prebake.errors import ConfigError
 from prebake.telemetry.budget import Budget
-from prebake.telemetry.services import Request
 
 FILE: Final = "prebake.toml"
 PYPROJECT: Final = "pyproject.toml"
 
-_FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _METHOD = re.compile(r"[A-Z]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeclaredRequest:
-    """One entry of `requests`: a request over HTTP, or a function that makes it."""
+    """One entry of `requests`; `prebake.watching.questions` makes the request."""
 
     method: str = "GET"
     path: str = "/"
@@ -51,19 +48,8 @@ class DeclaredRequest:
     """The file with the body."""
     type: str | None = None
     """The body's content type; None if it is not declared."""
-    function: str | None = None
-    """`module:function`, called with the service's address; the other fields have no meaning then."""
-
-    def read(self) -> Request:
-        """The request with its body. Raises ConfigError if the file can't be read."""
-        if self.file is None:
-            return Request(method=self.method, path=self.path)
-        try:
-            body = self.file.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{self.file}: cannot read this request's body: {reason(error)}") from error
-        kind = self.type or mimetypes.guess_type(self.file.name)[0] or "application/octet-stream"
-        return Request(method=self.method, path=self.path, body=body, content_type=kind)
+    line: str | None = None
+    """The request in one line, as `--request` takes it; the other fields have no meaning then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,17 +68,6 @@ class Project:
     budget: Budget | None = None
     keep: tuple[str, ...] = ()
     """Patterns of files that `prebake slim` leaves in the image."""
-
-    def ready_url(self, port: int | None = None, host: str = "127.0.0.1") -> str | None:
-        """The address that tells whether the service is ready, with the given or the declared port.
-
-        Returns None if no `ready` is declared. Raises ConfigError if it is a path and no port is known.
-        """
-        if self.ready is None or not self.ready.startswith("/"):
-            return self.ready
-        if (port := port or self.port) is None:
-            raise ConfigError(f"{self.path}: ready: {quote(self.ready)} is a path: add `port`, or write a whole URL")
-        return f"http://{host}:{port}{self.ready}"
 
 
 def read_project(folder: Path) -> Project:
@@ -185,11 +160,7 @@ def _requests(table: Table, folder: Path) -> tuple[DeclaredRequest, ...]:
 
 def _request(entry: object, table: Table, folder: Path) -> DeclaredRequest:
     if isinstance(entry, str):
-        if entry.startswith("/"):
-            return DeclaredRequest(path=entry)
-        if _FUNCTION.fullmatch(entry):
-            return DeclaredRequest(function=entry)
-        raise ConfigError(f'{table.where}: {quote(entry)} is neither a path such as "/health" nor "module:function"')
+        return DeclaredRequest(line=entry)
     file = table.maybe("file", str)
     request = DeclaredRequest(
         path=table.take("path", str),

@@ -58,11 +58,15 @@ class WatchedProcess:
             self._echo.start()
 
     def _tee(self, pipe: IO[bytes]) -> None:
-        while chunk := os.read(pipe.fileno(), 1 << 16):
-            self._output.write(chunk)
-            self._output.flush()
-            sys.stderr.write(chunk.decode("utf-8", "replace"))
-            sys.stderr.flush()
+        with pipe:
+            while chunk := os.read(pipe.fileno(), 1 << 16):
+                try:
+                    self._output.write(chunk)
+                    self._output.flush()
+                except ValueError:  # stopped: a process that left the group goes on writing
+                    continue
+                sys.stderr.write(chunk.decode("utf-8", "replace"))
+                sys.stderr.flush()
 
     @property
     def pid(self) -> int:
@@ -120,10 +124,8 @@ class WatchedProcess:
             while self.alive():
                 time.sleep(_POLL)
             self._process.wait()
-        if self._echo is not None and self._process.stdout is not None:
+        if self._echo is not None:
             self._echo.join(1)  # a process that left the group may still hold the pipe
-            if not self._echo.is_alive():
-                self._process.stdout.close()
         self._last_words = self.log()
         self._output.close()
 

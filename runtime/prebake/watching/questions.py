@@ -8,19 +8,21 @@ import mimetypes
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from prebake.documents.messages import one_line, quote, reason
 from prebake.errors import ConfigError, PrebakeError
 from prebake.telemetry.services import Request
+from prebake.watching.connection import connect
 
 if TYPE_CHECKING:
     from prebake.telemetry.project import DeclaredRequest
 
+ANSWER = 600.0
+"""Seconds for one answer."""
 SYNTAX = "METHOD PATH [@FILE | FIELD=@FILE | TEXT]"
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _FORM = re.compile(r"([A-Za-z_][\w.-]*)=@(.+)", re.ASCII)
@@ -47,6 +49,13 @@ class Question(Protocol):
         """Send it to the service at this address. Raises PrebakeError without an answer of status 2xx."""
 
 
+def send(question: Question, url: str) -> Answer:
+    """Ask the service at this address, which is empty if no port of it is known. Raises PrebakeError."""
+    if not url:
+        raise ConfigError(f"{question.title}: not sent: no port of the service is known: name it with --ready URL")
+    return question.ask(url, ANSWER)
+
+
 class HttpQuestion:
     """A request over HTTP."""
 
@@ -57,7 +66,7 @@ class HttpQuestion:
     def ask(self, url: str, timeout: float) -> Answer:
         request = self._request
         headers = {} if request.content_type is None else {"Content-Type": request.content_type}
-        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
+        connection = connect(url, timeout)
         try:
             connection.request(request.method, request.path, request.body, headers)
             response = connection.getresponse()
@@ -168,8 +177,12 @@ def read_questions(path: Path) -> list[Question]:
     ]
 
 
-def declared_question(declared: DeclaredRequest, where: str) -> Question:
-    """A request of `prebake.toml`. Raises ConfigError."""
-    if declared.function is not None:
-        return FunctionQuestion(declared.function, where)
-    return HttpQuestion(declared.read())
+def declared_question(declared: DeclaredRequest, where: str, folder: Path) -> Question:
+    """A request of `prebake.toml` in this folder. Raises ConfigError that begins with `where`."""
+    if declared.line is not None:
+        return parse_question(declared.line, where, folder)
+    request = Request(method=declared.method, path=declared.path)
+    if declared.file is not None:
+        kind = declared.type or type_of(declared.file)
+        request = replace(request, body=_read(declared.file, where), content_type=kind)
+    return HttpQuestion(request)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from prebake.documents.messages import quote
 from prebake.errors import ConfigError
+from prebake.watching.connection import connect
 
 PATHS = ("/readyz", "/health", "/healthz", "/ready", "/")
 """Paths that are asked in turn where none is named; the first that exists decides."""
@@ -59,7 +60,6 @@ class Ready(Protocol):
 
     seen: str
     """What the last look saw, for messages."""
-    needs_port: bool
 
     def look(self, service: Watched, left: float) -> Told | None:
         """Look once, for at most `left` seconds; None if the service is not ready."""
@@ -95,10 +95,15 @@ def wait(
 
 
 def unready(service: Watched, waited: Waited, timeout: float) -> str:
-    """Why the service did not become ready."""
+    """Why the service did not become ready, and what to do about it."""
     if not waited.ended:
-        return f"not ready within {timeout:g} s ({waited.seen})"
-    return f"ended with {ending(service.exit_code() or 0)} before it was ready"
+        return (
+            f"was not ready within {timeout:g} s ({waited.seen}): name what tells it with --ready, or wait longer with "
+            "--timeout"
+        )
+    code = service.exit_code() or 0
+    job = ": a job is done when it ends: --until-exit" if code == 0 else ""
+    return f"ended with {ending(code)} before it was ready{job}"
 
 
 def ending(code: int) -> str:
@@ -131,7 +136,6 @@ class AtUrl:
             parts = urlsplit(address)
             self._base = f"{parts.scheme}://{parts.netloc}"
             self._path = address[len(self._base) :] or "/"
-        self.needs_port = not self._base
         self.seen = f"nothing answers at {address}"
 
     def refuse_others(self) -> None:
@@ -155,8 +159,6 @@ class AtUrl:
 
 class AtAnyPath:
     """The first of the usual paths that exists answers; if none exists, any HTTP; if nothing speaks HTTP, a port."""
-
-    needs_port = True
 
     def __init__(self, paths: Sequence[str] = PATHS) -> None:
         self._paths = paths
@@ -197,7 +199,6 @@ class AtPort:
 
     def __init__(self, port: int | None = None) -> None:
         self._port = port
-        self.needs_port = port is None
         self.seen = "it listens on no port" if port is None else f"port {port} accepts no connection"
 
     def look(self, service: Watched, left: float) -> Told | None:
@@ -217,8 +218,6 @@ class AtPort:
 class AtLine:
     """A line of its output contains this text."""
 
-    needs_port = False
-
     def __init__(self, text: str) -> None:
         self._text = text
         self.seen = f"no line of its output contains {quote(text)}"
@@ -232,8 +231,6 @@ class AtLine:
 
 class AtExit:
     """It ends with exit code 0."""
-
-    needs_port = False
 
     def __init__(self) -> None:
         self.seen = "it is still running"
@@ -251,14 +248,8 @@ class NotHttp:
 
 
 def _get(base: str, path: str, timeout: float) -> tuple[int, bytes] | NotHttp | None:
-    """Status and body; None if nothing answers."""
-    parts = urlsplit(base)
-    if parts.scheme == "https":
-        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            parts.netloc, timeout=timeout, context=ssl.create_default_context()
-        )
-    else:
-        connection = http.client.HTTPConnection(parts.netloc, timeout=timeout)
+    """Status and body; None if nothing answers. Raises ConfigError for a certificate that is not trusted."""
+    connection = connect(base, timeout)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         response = connection.getresponse()
@@ -267,6 +258,11 @@ def _get(base: str, path: str, timeout: float) -> tuple[int, bytes] | NotHttp | 
         return None
     except (http.client.BadStatusLine, http.client.LineTooLong):
         return NotHttp()
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigError(
+            f"{base}: its certificate is not trusted here ({error.verify_message}): set SSL_CERT_FILE to a file with "
+            "it, or with that of its authority"
+        ) from error
     except (OSError, http.client.HTTPException):
         return None
     finally:

@@ -9,57 +9,29 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from helpers.baking import bake, declare, flip_byte, names, prebake, tree
+from helpers.baking import declare, flip_byte, into, names, prebake, tree
 from prebake.baked.manifest import Manifest
 from prebake_build.baking import bake as baking
-from prebake_build.baking import environment, freshness
+from prebake_build.baking import environment
 from prebake_build.baking.sandbox import landlock_version
 from prebake_build.cache.converted import Conversions
 from prebake_build.cache.store import default_folder
 from prebake_build.declared.lock import Lock
 
 pytestmark = [
-    pytest.mark.usefixtures("in_process"),
+    pytest.mark.usefixtures("in_process", "conversions"),
     pytest.mark.skipif(not landlock_version(), reason="without Landlock no converted models are kept"),
 ]
 TAKEN = "[1/1] m: converted before: copied from the build cache, and every byte hashed"
-TORCH = version("torch").partition("+")[0]
-
-
-@pytest.fixture(autouse=True)
-def conversions(in_process: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Counter[str]:
-    """Model → how often it was converted."""
-    counted, work = Counter[str](), baking._work
-
-    def count(job: Any, *rest: Any) -> None:
-        counted[job.name] += 1
-        work(job, *rest)
-
-    monkeypatch.setattr(baking, "_work", count)
-    caplog.set_level("INFO")
-    return counted
-
-
-def into(capsys: pytest.CaptureFixture[str], models: Path, output: str, *arguments: object) -> tuple[int, str]:
-    """Bake into a folder of this name beside `models.toml`; exit code and stderr."""
-    code, _, err = prebake(capsys, "bake", "--models", models, "--output", models.parent / output, *arguments)
-    return code, err
 
 
 def kept() -> list[str]:
     return [entry.key for entry in Conversions().entries()]
-
-
-def other_version(monkeypatch: pytest.MonkeyPatch, package: str, now: str) -> None:
-    for module in (environment, freshness):
-        monkeypatch.setattr(module, "version", lambda name: now if name == package else version(name))
 
 
 def test_a_second_output_is_copied_and_has_the_same_bytes_modes_and_times(
@@ -139,44 +111,6 @@ def test_other_options_are_another_entry(
     declare(linear.parent, linear.read_text() + change + "\n")
     assert into(capsys, linear, "two")[0] == 0
     assert conversions == {"m": 1 if change == "arguments = {}" else 2}
-
-
-# --- versions ----------------------------------------------------------------------------------------------------
-
-
-def test_another_torch_bakes_an_existing_folder_again_and_says_why(
-    linear: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, conversions: Counter[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    into(capsys, linear, "one")
-    other_version(monkeypatch, "torch", "99.1")
-    assert into(capsys, linear, "one")[0] == 0
-    place = linear.parent / "one" / "m"
-    assert f"[1/1] m: baking again: {place} was baked with torch {TORCH} (now 99.1)" in caplog.messages
-    assert conversions == {"m": 2}
-    assert len(kept()) == 2
-
-
-def test_a_build_of_the_same_version_for_other_hardware_is_up_to_date(
-    linear: Path, capsys: pytest.CaptureFixture[str], conversions: Counter[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    into(capsys, linear, "one")
-    other_version(monkeypatch, "torch", f"{TORCH}+cu999")
-    assert into(capsys, linear, "one")[0] == 0
-    assert conversions == {"m": 1}
-
-
-def test_other_options_and_damage_are_said_too(
-    linear: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    into(capsys, linear, "one")
-    place = linear.parent / "one" / "m"
-    declare(linear.parent, linear.read_text() + "retries = 1\n")
-    into(capsys, linear, "one")
-    assert f"[1/1] m: baking again: {place} was baked from another checkpoint, or with other options" in caplog.messages
-    os.truncate(place / "model.safetensors", 3)
-    into(capsys, linear, "one")
-    assert f"[1/1] m: baking again: {place}: differs from its manifest:\n  model.safetensors: expected " in caplog.text
 
 
 def test_what_requires_a_package_that_no_key_has_is_not_kept(
@@ -327,13 +261,3 @@ def test_two_builds_of_one_model_convert_it_once_and_the_second_says_what_it_wai
         assert [process.wait(60) for process in (first, second)] == [0, 0], texts
     assert texts[1].splitlines()[0] == TAKEN
     assert tree(linear.parent / "one" / "m") == tree(linear.parent / "two" / "m")
-
-
-def test_bake_says_that_it_is_up_to_date_without_the_cache(
-    linear: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, conversions: Counter[str]
-) -> None:
-    bake(capsys, linear)
-    shutil.rmtree(default_folder() / "converted")
-    bake(capsys, linear)
-    assert "[1/1] m: up to date" in caplog.messages
-    assert (conversions, kept()) == ({"m": 1}, [])

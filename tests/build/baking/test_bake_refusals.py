@@ -62,7 +62,8 @@ def test_a_name_that_is_not_declared_is_refused(linear: Path, capsys: pytest.Cap
 def test_a_models_file_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = bake(capsys, tmp_path / "models.toml")
     assert (code, err) == (
-        2, f"prebake: error: {tmp_path}/models.toml: there is no such file: write one, or name another with --models\n"
+        2, f"prebake: error: {tmp_path}/models.toml: there is no such file: `prebake scan -- COMMAND` writes one, or "
+        "name another with --models\n"
     )  # fmt: skip
 
 

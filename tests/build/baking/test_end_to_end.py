@@ -50,10 +50,12 @@ def use(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture
+def closed() -> Iterator[str]:
+    """The address of a port on which nothing listens; held, so that neither another process nor the client gets it."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
 def command(folder: Path, *arguments: object) -> str:
@@ -104,55 +106,55 @@ def bake(capsys: pytest.CaptureFixture[str], models: Path, *arguments: object) -
 
 
 def test_locked_and_cached_a_bake_needs_no_hub(
-    hub: HubServer, locked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, locked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, closed: str
 ) -> None:
     assert bake(capsys, locked)[0] == 0
     before = tree(locked.parent / "models" / "caption")
     asked = len(hub.requests)
-    use(monkeypatch, f"http://127.0.0.1:{closed_port()}")
+    use(monkeypatch, closed)
     assert bake(capsys, locked, "--force")[0] == 0
     assert tree(locked.parent / "models" / "caption") == before
     assert len(hub.requests) == asked
 
 
-def unreachable(hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    url = f"http://127.0.0.1:{closed_port()}"
-    use(monkeypatch, url)
-    return f"hf:{REPO}: cannot reach the hub at {url}: "
+def unreachable(hub: HubServer, closed: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    use(monkeypatch, closed)
+    return f"hf:{REPO}: cannot reach the hub at {closed}: "
 
 
-def without_token(hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def without_token(hub: HubServer, closed: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     return f"hf:{REPO}: this model is gated, and no token is set: ask for access at {hub.url}/{REPO}, then set HF_TOKEN"
 
 
-def other_bytes(hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def other_bytes(hub: HubServer, closed: str, monkeypatch: pytest.MonkeyPatch) -> str:
     body = hub.files["pytorch_model.bin"]
     hub.served["pytorch_model.bin"] = body[:-1] + b"x"
     return f"hf:{REPO}: not the files that were promised:\n  pytorch_model.bin: expected sha256 "
 
 
-def fewer_bytes(hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def fewer_bytes(hub: HubServer, closed: str, monkeypatch: pytest.MonkeyPatch) -> str:
     hub.served["vocab.txt"] = b"[PAD]\n"
     return f"hf:{REPO}: "
 
 
-def broken_hub(hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def broken_hub(hub: HubServer, closed: str, monkeypatch: pytest.MonkeyPatch) -> str:
     hub.status = 500
     return f"hf:{REPO}: "
 
 
-def gone(hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def gone(hub: HubServer, closed: str, monkeypatch: pytest.MonkeyPatch) -> str:
     del hub.files["vocab.txt"]
     return f"hf:{REPO}: a locked file is gone from {hub.url}/{REPO}: run `prebake lock` ("
 
 
 @pytest.mark.parametrize("trouble", [unreachable, without_token, other_bytes, fewer_bytes, broken_hub, gone])
 def test_a_hub_in_trouble_is_told_and_leaves_nothing(
-    hub: HubServer, locked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, trouble: Any
-) -> None:
-    message = trouble(hub, locked, monkeypatch)
+    hub: HubServer, locked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, closed: str,
+    trouble: Any,
+) -> None:  # fmt: skip
+    message = trouble(hub, closed, monkeypatch)
     code, err = bake(capsys, locked)
     assert (code, err[: len(message) + 16]) == (1, "prebake: error: " + message)
     assert list((locked.parent / "models").iterdir()) == []

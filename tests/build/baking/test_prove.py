@@ -74,7 +74,7 @@ def baked(tmp_path: Path) -> tuple[Tagger, Path]:
 
 
 def test_an_honest_copy_is_proven(baked: tuple[Tagger, Path]) -> None:
-    prove(*baked, allow=("helpers.networks",))
+    assert isinstance(prove(*baked, allow=("helpers.networks",)), Tagger)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "buffers.safetensors"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +17,17 @@ from prebake_build.commands import init
 MODELS = '[models.caption]\nsource = "hf:org/blip@main"\n\n[models.ocr]\nsource = "easyocr:ko+en"\n'
 FILES = ("Dockerfile", "docker-bake.hcl", ".dockerignore")
 COMMAND = ("--python", "3.11", "--", "uvicorn", "app:app", "--host", "0.0.0.0")
+
+
+def direct_url(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    """What pip noted about where it has installed Prebake from."""
+    monkeypatch.setattr(init, "distribution", lambda name: SimpleNamespace(read_text={"direct_url.json": text}.get))
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prebake is from an index."""
+    direct_url(monkeypatch, None)
 
 
 @pytest.fixture
@@ -47,6 +60,32 @@ def test_it_writes_three_files_and_says_what_comes_next(project: Path, capsys: p
         "Wrote Dockerfile.\nWrote docker-bake.hcl.\nWrote .dockerignore.\n"
         "Next: `prebake lock` pins the models, `docker buildx bake` builds the image.\n"
     ))  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["../my prebake", "vendor/prebake"])
+def test_the_checkout_that_prebake_was_installed_from_is_in_the_command_that_builds(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    checkout = (project / place).resolve()
+    direct_url(monkeypatch, json.dumps({"dir_info": {}, "url": (checkout / "build").as_uri()}))
+    assert init._build(project) == "docker buildx bake"  # the checkout is gone
+    for name in ("runtime", "build"):
+        (checkout / name).mkdir(parents=True)
+        (checkout / name / "pyproject.toml").touch()
+    assert run(*COMMAND) == 0
+    build = {
+        "../my prebake": f"PREBAKE='{checkout}' docker buildx bake --allow=fs.read='{checkout}'",
+        "vendor/prebake": "PREBAKE=./vendor/prebake docker buildx bake",
+    }[place]
+    assert f"Next: `prebake lock` pins the models, `{build}` builds the image.\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "{", '{"url": "https://host/prebake.whl"}', '{"url": "file:///absent/build"}']
+)
+def test_a_prebake_from_elsewhere_needs_no_checkout(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    direct_url(monkeypatch, text)
+    assert init._build(Path()) == "docker buildx bake"
 
 
 def test_what_it_added_to_the_command_is_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +198,10 @@ def test_without_a_models_file_the_way_out_is_said(project: Path) -> None:
     (project / "models.toml").unlink()
     with pytest.raises(ConfigError) as error:
         run(*COMMAND)
-    assert str(error.value) == "models.toml: there is no such file: write one, or name another with --models"
+    assert (
+        str(error.value)
+        == "models.toml: there is no such file: `prebake scan -- COMMAND` writes one, or name another with --models"
+    )
     assert not (project / "Dockerfile").exists()
 
 

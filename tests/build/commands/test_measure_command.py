@@ -1,11 +1,14 @@
-"""`prebake measure`: two commands, one command with and without `prebake run`, and jobs; what containers are given."""
+"""`prebake measure`: two commands, one command with and without `prebake run`, and jobs."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,6 @@ import pytest
 
 from helpers.baking import prebake
 from prebake.watching.readiness import Told
-from prebake_build.commands import measure as command
-from prebake_build.measure.compare import Ask, Comparison, Launcher
 from prebake_build.measure.processes import free_port
 
 SERVER = """
@@ -71,6 +72,32 @@ def test_a_command_is_compared_with_itself_under_prebake_run(capsys: pytest.Capt
                              sys.executable, "server.py", "{port}")  # fmt: skip
     assert (code, err) == (0, "")
     assert out.splitlines()[0].split() == ["plain", "baked", "ratio"]
+
+
+def test_python_is_the_same_interpreter_on_both_sides(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "bin").mkdir()
+    (project / "bin" / "python").write_text("#!/bin/sh\nexit 9\n")
+    (project / "bin" / "python").chmod(0o755)
+    monkeypatch.setenv("PATH", str(project / "bin"), prepend=os.pathsep)
+    assert prebake(capsys, "measure", *EASY, "--until-exit", "--", "python", "-c", "")[::2] == (0, "")
+
+
+def test_a_terminated_measure_ends_the_service(project: Path) -> None:
+    (project / "sleeps.py").write_text("import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)")
+    with subprocess.Popen([sys.executable, "-m", "prebake", "measure", "--", sys.executable, "sleeps.py"]) as measure:
+        while not (project / "pid").exists() or not (project / "pid").read_text():
+            assert measure.poll() is None
+            time.sleep(0.05)
+        measure.send_signal(signal.SIGTERM)
+        assert measure.wait(60) == 143
+    pid = (project / "pid").read_text()
+    for _ in range(600):
+        if not Path("/proc", pid).exists():
+            return
+        time.sleep(0.05)
+    pytest.fail("the service is still running")
 
 
 REPORTS = """
@@ -181,11 +208,10 @@ def test_an_installed_service_names_the_request(capsys: pytest.CaptureFixture[st
 
 def test_a_named_service_without_a_request_for_the_models_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = prebake(capsys, "measure", *both("--service", f"{__name__}:Stranger"))
-    assert code == 1
-    assert err.startswith(
-        f"prebake: error: baseline: --service {__name__}:Stranger has no request for its models (caption): give one "
-        "with --request; its log ends:\n"
-    )
+    assert (code, err) == (
+        1, f"prebake: error: baseline: --service {__name__}:Stranger has no request for its models (caption): give one "
+        "with --request; it printed nothing\n"
+    )  # fmt: skip
 
 
 def test_the_reference_services_request_needs_no_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,44 +222,6 @@ def test_the_reference_services_request_needs_no_pillow(monkeypatch: pytest.Monk
         monkeypatch.setitem(sys.modules, name, None)
     (question,) = Preset(ImageAnalyzer(), None)(Told(how="", document={"models": {"ocr": {}}}))
     assert question.title == "POST /ocr"
-
-
-# --- containers --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def launchers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The launchers of containers that would be compared."""
-    found: list[Any] = []
-
-    def compare(baseline: Launcher, candidate: Launcher, ask: Ask, **_: Any) -> Comparison:
-        from prebake.errors import PrebakeError
-
-        found.extend([baseline, candidate])
-        raise PrebakeError("enough")
-
-    monkeypatch.setattr("prebake_build.images.engine.open_engine", lambda: "the engine")
-    monkeypatch.setattr(command, "compare", compare)
-    return found
-
-
-def test_containers_get_their_options(project: Path, launchers: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    prebake(capsys, "measure", "--image", "a", "--baseline", "b", "--no-baseline-sealed", "--port", "9000",
-            "--env", "A=1", "--volume", "./data:/data:ro", "--docker-option", "mem_limit=2g",
-            "--baseline-docker-option", "user=0", "--image-docker-option", "user=12345")  # fmt: skip
-    baseline, image = launchers
-    assert (baseline.label, baseline.sealed, baseline._port) == ("baseline", False, 9000)
-    assert (image.label, image.sealed, image._port) == ("baked", None, 9000)
-    shared = {"environment": ["A=1"], "volumes": [f"{project}/data:/data:ro"], "mem_limit": "2g"}
-    assert (baseline._options, image._options) == (shared | {"user": 0}, shared | {"user": 12345})
-
-
-def test_the_port_of_the_project_is_that_of_the_containers(
-    project: Path, launchers: list[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    (project / "prebake.toml").write_text("port = 7000\ncommand = 'x'\n")
-    prebake(capsys, "measure", "--image", "a", "--baseline", "b", "--sealed")
-    assert [(launcher._port, launcher.sealed) for launcher in launchers] == [(7000, None), (7000, True)]
 
 
 # --- wrong use ---------------------------------------------------------------------------------------------------
@@ -253,6 +241,7 @@ WAYS = (
         (["--command", "a", "--baseline", "b"], WAYS),
         (["--command", "a", "--baseline-command", "", "--rounds", "1"], WAYS),
         (["--rounds", "0"], "--rounds: expected at least 1, found 0"),
+        (["--timeout", "0", "--", "x"], "--timeout: expected a number of seconds above 0, found 0"),
         (["--env", "A", "--", "x"], '--env: expected NAME=VALUE, found "A"'),
         (["--volume", "data", "--image", "a", "--baseline", "b"],
          '--volume: expected HOST:CONTAINER or HOST:CONTAINER:ro, found "data"'),
@@ -263,6 +252,14 @@ WAYS = (
 )  # fmt: skip
 def test_wrong_use_is_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert prebake(capsys, "measure", *arguments) == (2, "", f"prebake: error: {message}\n")
+
+
+def test_a_request_without_a_known_port_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--ready-line", "up", "--request", "/x", "--", "sh", "-c", "echo up; sleep 600")
+    assert prebake(capsys, "measure", *arguments) == (
+        1, "", "prebake: error: plain: GET /x: not sent: no port of the service is known: name it with --ready URL; "
+        "its log ends:\nup\n\n"
+    )  # fmt: skip
 
 
 def test_a_url_that_is_answered_already_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

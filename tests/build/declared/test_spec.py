@@ -205,7 +205,7 @@ def test_a_wrong_value_is_named_with_its_path(tmp_path: Path, lines: str, messag
         ("huggingface:a/b", f'"huggingface:a/b" {NO_SCHEME}{OTHERS}'),
         ("hff:a/b", f'"hff:a/b" {NO_SCHEME}: did you mean "hf"?'),
         ("a/b", f'"a/b" {NO_SCHEME}{OTHERS}'),
-        ("hf:a", '"hf:a" is not of the form "hf:ORG/NAME", "hf:ORG/NAME@REVISION" or "hf:ORG/NAME@NAME@COMMIT"'),
+        ("hf:a/b/", '"hf:a/b/" is not of the form "hf:ORG/NAME", "hf:ORG/NAME@REVISION" or "hf:ORG/NAME@NAME@COMMIT"'),
         ("easyocr:ko,en", '"easyocr:ko,en" is not of the form "easyocr:ko+en", each language once'),
         ("url:ftp://a/b", '"ftp://a/b" is not an http:// or https:// URL with a host'),
         ("path:", '"path:" is not of the form "path:FOLDER"'),
@@ -281,7 +281,10 @@ def test_a_file_without_models_is_refused(tmp_path: Path, text: str, message: st
 
 
 def test_an_absent_file_and_one_that_is_no_text(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no such file: write one, or name another with --models$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"there is no such file: `prebake scan -- COMMAND` writes one, or name another with --models$",
+    ):
         read_spec(tmp_path / "models.toml")
     (tmp_path / "models.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match=r"is not UTF-8: invalid start byte at byte 0$"):

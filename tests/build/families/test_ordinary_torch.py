@@ -68,7 +68,9 @@ CLASS = "models.m.class: "
         ("nowhere:f", CLASS + "cannot import nowhere:f: No module named 'nowhere' (is its package installed beside "
                               "prebake?)"),
         ("helpers.networks:f", CLASS + "cannot import helpers.networks:f: module 'helpers.networks' has no "
-                               "attribute 'f' (is its package installed beside prebake?)"),
+                               "attribute 'f'"),
+        ("helpers.networks:liner", CLASS + "cannot import helpers.networks:liner: module 'helpers.networks' has no "
+                                   "attribute 'liner': did you mean \"linear\"?"),
         ("helpers.networks:no_module", CLASS + "helpers.networks:no_module returned a str, not a torch.nn.Module"),
         ("helpers.unimportable:f", CLASS + "helpers.unimportable:f failed: OSError: Could not load this library: x.so"),
         ("helpers.networks:failing", CLASS + "helpers.networks:failing failed: RuntimeError: no such preset"),

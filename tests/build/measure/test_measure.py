@@ -203,7 +203,8 @@ def test_a_service_that_is_never_ready_is_told_with_its_last_words(pair: tuple[F
     pair[0].polls = 10**9
     fails(
         pair[0],
-        r"naive: not ready within 0\.3 s \(GET /readyz answered 503\); its log ends:\nx+\nlast words",
+        r"naive: was not ready within 0\.3 s \(GET /readyz answered 503\): name what tells it with --ready, or wait "
+        r"longer with --timeout; its log ends:\nx+\nlast words",
         timeout=0.3,
     )
 
@@ -216,7 +217,7 @@ def test_a_service_that_accepts_and_says_nothing_is_given_up_in_time(
         return 503, {}
 
     monkeypatch.setattr(FakeService, "respond", respond)
-    fails(pair[0], r"naive: not ready within 0\.3 s \(nothing answers at /readyz\); .*", timeout=0.3)
+    fails(pair[0], r"naive: was not ready within 0\.3 s \(nothing answers at /readyz\): .*", timeout=0.3)
 
 
 def test_a_ready_service_that_does_not_answer_is_told(pair: tuple[Fake, Fake]) -> None:

@@ -107,6 +107,7 @@ def test_what_cannot_be_baked_is_told(load: Load, obstacle: str | None) -> None:
         ("path:/elsewhere/tiny", "path:../elsewhere/tiny"),
         (f"path:/root/.cache/huggingface/hub/models--acme--tiny/snapshots/{COMMIT}", TINY),
         (f"path:/x/models--acme--my-tiny.1/snapshots/{COMMIT}/", f"hf:acme/my-tiny.1@{COMMIT}"),
+        (f"path:/x/models--gpt2/snapshots/{COMMIT}", f"hf:gpt2@{COMMIT}"),
         ("easyocr:ko+en", "easyocr:ko+en"),
         ("url:https://example.org/x.pth", "url:https://example.org/x.pth"),
     ],

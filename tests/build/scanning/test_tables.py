@@ -123,6 +123,13 @@ def test_what_cannot_be_baked_is_a_comment_with_the_reason() -> None:
     ]
 
 
+def test_the_same_obstacle_is_told_once() -> None:
+    odd = {"class_": "transformers:Odd", "obstacle": "remote code"}
+    found = merged("", finding(asked="v1", **odd), finding(dtype="float16", **odd))
+    assert found.text.count("# Not baked: ") == 1
+    assert found.notes == [f"hf:acme/tiny@{COMMIT}: cannot be baked: remote code"]
+
+
 def test_a_load_that_failed_is_told_and_writes_nothing() -> None:
     merged = merge("", [finding(failed="OSError: no disk")], "models.toml")
     assert (merged.text, merged.notes) == ("", [f"{finding().subject}: its load failed: OSError: no disk"])
@@ -135,6 +142,23 @@ def test_what_is_not_pinned_says_so_in_the_file() -> None:
         "[models.tiny]",
     ]
     assert found.notes == ["hf:acme/tiny: is not pinned: the hub is down"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "declared", "covered"),
+    [
+        ("hf:acme/tiny", f"hf:acme/tiny@{COMMIT}", True),
+        ("hf:acme/tiny", f"hf:acme/tiny@main@{COMMIT}", True),
+        ("hf:acme/tiny", f"hf:acme/tiny@v1@{COMMIT}", False),
+        ("hf:acme/tiny@v1", f"hf:acme/tiny@v1@{COMMIT}", True),
+        ("hf:acme/tiny@v1", f"hf:acme/tiny@{COMMIT}", False),
+        ("hf:acme/tiny", f"hf:acme/other@{COMMIT}", False),
+    ],
+)
+def test_a_scan_without_the_hub_adds_no_second_table_of_a_pinned_model(uri: str, declared: str, covered: bool) -> None:
+    text = f'[models.mine]\nsource = "{declared}"\n'
+    found = merged(text, finding(uri, unresolved="the hub is down"))
+    assert (found.named[0] == "mine", found.text == text) == (covered, covered)
 
 
 def test_a_folder_outside_of_the_project_is_told() -> None:
@@ -174,11 +198,10 @@ def test_names_are_valid_and_follow_the_source(uri: str, name: str) -> None:
         ("models = 3", "models.toml: models: expected a table [models.NAME] for each model"),
         ("[models]\nx = 3", "models.toml: models: expected a table [models.NAME] for each model"),
         ('models = {a = {source = "path:a"}}',
-         "models.toml: cannot take a table [models.tiny] at its end (Cannot declare ('models', 'tiny') twice (at line "
-         "3, column 13)): write `models` as tables [models.NAME], or scan with --print"),
+         "models.toml: cannot take a table [models.NAME] at its end: write `models` as tables [models.NAME]"),
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_take_tables_is_refused(text: str, message: str) -> None:
+def test_a_file_that_cannot_take_tables_is_refused_before_there_are_any(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        merged(text, finding())
+        merged(text)
     assert str(caught.value) == message

@@ -144,7 +144,7 @@ def test_a_locked_and_cached_model_needs_no_hub(hub: HubServer, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     "rest",
-    ["", "tiny", "a/b/c", "acme/tiny@", "acme/tiny@a b", "acme/../x", "../tiny", "acme/ti ny", "acme/tiny@v1@v2"],
+    ["", "tiny/", "a/b/c", "acme/tiny@", "acme/tiny@a b", "acme/../x", "../tiny", "acme/ti ny", "acme/tiny@v1@v2"],
 )
 def test_a_uri_that_names_no_model_is_refused(rest: str) -> None:
     with pytest.raises(ConfigError) as error:

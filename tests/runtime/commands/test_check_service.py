@@ -116,7 +116,10 @@ def test_strict_reports_what_was_not_mapped(check: Check) -> None:
 def test_strict_reports_what_is_not_baked(check: Check, tmp_path: Path) -> None:
     save(tiny("BertForMaskedLM"), tmp_path / "other", "safetensors")
     code, _, err = check("--strict", *service("--model", "other"))
-    assert (code, err) == (1, "prebake: path:other: is not baked: baked: tiny (hf:acme/tiny)\n")
+    assert (code, err) == (
+        1,
+        "prebake: path:other: is not baked (baked: tiny (hf:acme/tiny)): add it to models.toml and bake it\n",
+    )
     assert check(*service("--model", "other"))[::2] == (0, "")
 
 
@@ -145,11 +148,34 @@ def test_a_budget_is_compared(check: Check, tmp_path: Path) -> None:
     assert check("--ready", "600", "--peak-memory", "100 GB")[::2] == (0, "")
 
 
-def test_a_service_that_fails_passes_its_code_on(check: Check) -> None:
+DIES = """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/x": os._exit(7)
+        self.send_response(200); self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", 0), Handler).serve_forever()
+"""
+"""A service that is ready, and ends with its first request."""
+
+
+def test_a_service_that_fails_passes_its_code_on(check: Check, tmp_path: Path) -> None:
     assert check(*service("--fail", 7)) == (
         7, "", "prebake: error: the service ended with exit code 7 before it was ready\n"
     )  # fmt: skip
-    assert check("--", "true") == (1, "", "prebake: error: the service ended with exit code 0 before it was ready\n")
+    assert check("--", "true") == (
+        1, "", "prebake: error: the service ended with exit code 0 before it was ready: a job is done when it ends: "
+        "--until-exit\n"
+    )  # fmt: skip
+    up = ["--ready-line", "up", "--", "sh", "-c"]
+    ended = "the service ended with exit code 7 after it was ready"
+    assert check(*up, "echo up; sleep .3; exit 7") == (7, "", f"prebake: error: {ended}\n")
+    (tmp_path / "dies.py").write_text(DIES)
+    assert check("--request", "/x", "--", sys.executable, "dies.py") == (
+        7, "", f"prebake: error: GET /x: gave no answer: RemoteDisconnected: Remote end closed connection without "
+        f"response; {ended}\n"
+    )  # fmt: skip
 
 
 def test_a_service_that_is_never_ready_is_told(check: Check) -> None:
@@ -182,6 +208,9 @@ def test_a_program_that_is_no_python_has_no_loads(check: Check, tmp_path: Path) 
         (["uvicorn", "app:app"], 'unexpected "uvicorn": a command comes after --, as in `-- uvicorn app:app`'),
         (["--ready", "/up"], '--ready: expected a number of seconds, found "/up" (there is no command after --)'),
         (["--ready", "/a", "--until-exit", "--", "true"], "--ready and --until-exit exclude each other"),
+        (["--timeout", "nan", "--", "true"], "--timeout: expected a number of seconds above 0, found nan"),
+        (["--ready-line", "up", "--request", "/x", "--", "sh", "-c", "echo up; sleep 600"],
+         "GET /x: not sent: no port of the service is known: name it with --ready URL"),
         (["--ready", "/a", "--ready", "/b", "--", "true"], '--ready: "/a" and "/b" exclude each other'),
         (["--"], "expected a command after --, such as `prebake check -- uvicorn app:app` (without --, the models "
          "alone are started)"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,9 @@ from helpers.baking import prebake, without_privileges
 from prebake.__main__ import main
 from prebake.baked.header import read_header
 from prebake.baked.manifest import Manifest
-from prebake.commands.parsing import OWN
+from prebake.commands.parsing import GROUP, OWN
 
-COMMANDS = ("bake", "cache", "check", "fetch", "inspect", "lock", "measure", "serve", "verify")
+COMMANDS = sorted({*OWN, *(entry.name for entry in entry_points(group=GROUP))})
 
 # --- every command -----------------------------------------------------------------------------------------------
 
@@ -29,7 +30,7 @@ COMMANDS = ("bake", "cache", "check", "fetch", "inspect", "lock", "measure", "se
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = prebake(capsys, "--help")
     assert code == 0
-    assert [name for name in COMMANDS if f"\n    {name} " not in out] == []
+    assert [name for name in COMMANDS if not re.search(rf"^    {name}\s", out, re.MULTILINE)] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

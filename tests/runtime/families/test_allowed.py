@@ -178,7 +178,10 @@ def test_a_function_is_found_where_a_covered_module_defines_it(tmp_path: Path, m
         ("import functools, os; x = functools.partial(os.system, 'true')", "app:x is a partial, but a factory must be "
          "a class or a function: write a function that returns the module"),
         ("raise SystemExit(3)", "cannot import app:x: app is a program: its import raised SystemExit(3)"),
-        ("", "cannot import app:x: module 'app' has no attribute 'x' (is its package installed beside prebake?)"),
+        ("", "cannot import app:x: module 'app' has no attribute 'x'"),
+        ("xx = 1", "cannot import app:x: module 'app' has no attribute 'x': did you mean \"xx\"?"),
+        ("import os; os.nothing", "cannot import app:x: module 'os' has no attribute 'nothing' (is its package "
+         "installed beside prebake?)"),
     ],
 )  # fmt: skip
 def test_what_an_allowed_module_only_passes_on_is_refused(

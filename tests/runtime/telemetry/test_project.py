@@ -9,7 +9,6 @@ import pytest
 from prebake.errors import ConfigError
 from prebake.telemetry.budget import Budget
 from prebake.telemetry.project import DeclaredRequest, Project, read_project
-from prebake.telemetry.services import Request
 
 EVERYTHING = """
 command = "uvicorn app:app --port 9000"
@@ -47,8 +46,8 @@ def test_every_key_is_read_into_its_type(tmp_path: Path) -> None:
         ready="/health",
         port=9000,
         requests=(
-            DeclaredRequest(path="/health"),
-            DeclaredRequest(function="probes.caption:ask"),
+            DeclaredRequest(line="/health"),
+            DeclaredRequest(line="probes.caption:ask"),
             DeclaredRequest(method="POST", path="/caption", file=tmp_path / "cat.png", type="image/png"),
             DeclaredRequest(method="DELETE", path="/items"),
         ),
@@ -70,33 +69,6 @@ def test_a_budget_may_be_a_file_beside_it(tmp_path: Path) -> None:
     assert project(tmp_path, 'budget = "limits.toml"').budget == Budget(ready=2.5)
 
 
-def test_a_request_reads_its_body_when_it_is_needed(tmp_path: Path) -> None:
-    request = DeclaredRequest(method="POST", path="/caption", file=tmp_path / "cat.png")
-    with pytest.raises(ConfigError) as error:
-        request.read()
-    assert str(error.value) == f"{tmp_path}/cat.png: cannot read this request's body: No such file or directory"
-    (tmp_path / "cat.png").write_bytes(b"cat")
-    assert request.read() == Request(method="POST", path="/caption", body=b"cat", content_type="image/png")
-    assert DeclaredRequest(path="/x").read() == Request(method="GET", path="/x")
-
-
-def test_a_ready_path_is_on_the_port(tmp_path: Path) -> None:
-    found = project(tmp_path, 'ready = "/health"\nport = 9000')
-    assert found.ready_url() == "http://127.0.0.1:9000/health"
-    assert found.ready_url(8000, "localhost") == "http://localhost:8000/health"
-    assert project(tmp_path, 'ready = "https://host/up"').ready_url() == "https://host/up"
-    assert Project(folder=tmp_path).ready_url(8000) is None
-
-
-def test_a_ready_path_without_a_port_is_refused_when_it_is_needed(tmp_path: Path) -> None:
-    found = project(tmp_path, 'ready = "/health"')
-    with pytest.raises(ConfigError) as error:
-        found.ready_url()
-    assert str(error.value) == (
-        f'{tmp_path}/prebake.toml: ready: "/health" is a path: add `port`, or write a whole URL'
-    )
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -110,8 +82,6 @@ def test_a_ready_path_without_a_port_is_refused_when_it_is_needed(tmp_path: Path
         ('port = "80"', 'prebake.toml: port: expected a whole number, found the string "80"'),
         ('ready = "health"', 'prebake.toml: ready: "health" is neither a path such as "/health" nor a URL that begins '
                              'with http'),
-        ('requests = ["health"]', 'prebake.toml: requests[0]: "health" is neither a path such as "/health" nor '
-                                  '"module:function"'),
         ("requests = [3]", "prebake.toml: requests[0]: expected a table, found a whole number (3)"),
         ('requests = [{path = "x"}]', 'prebake.toml: requests[0].path: "x" does not begin with /'),
         ('requests = [{path = "/", method = "post"}]', 'prebake.toml: requests[0].method: "post" is not an HTTP method '

@@ -77,6 +77,17 @@ def test_echoed_output_goes_to_standard_error(capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr() == ("", "글 loading\n")
 
 
+def test_output_after_the_end_of_what_left_the_group_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[object] = []
+    monkeypatch.setattr("threading.excepthook", failed.append)
+    child = "import os, time; os.setsid(); print('left', flush=True); time.sleep(2); print('late', flush=True)"
+    with started(PARENT.format(child=child, then="time.sleep(600)"), echo=True) as process:
+        until(process, "left")
+    assert process._echo is not None
+    process._echo.join(60)
+    assert (process._echo.is_alive(), failed) == (False, [])
+
+
 @pytest.mark.parametrize("then", ["time.sleep(600)", "sys.exit(3)"], ids=["parent runs", "parent has ended"])
 def test_stop_ends_the_children_too(then: str) -> None:
     process = started(PARENT.format(child=SLEEPS, then=then))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -29,7 +30,7 @@ def url() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(json.dumps([self.command, self.path, kind, body]).encode())
 
-        do_GET = do_POST = do_PUT = answer  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -153,7 +154,35 @@ def test_a_file_of_requests_has_one_in_each_line(url: str, folder: Path) -> None
 
 def test_a_declared_request_is_sent_with_its_content_type(url: str, folder: Path) -> None:
     declared = DeclaredRequest(method="POST", path="/caption", file=folder / "cat.png", type="image/x-cat")
-    assert json.loads(declared_question(declared, "prebake.toml").ask(url, 30).body) == [
-        "POST", "/caption", "image/x-cat", "cat"
-    ]  # fmt: skip
-    assert declared_question(DeclaredRequest(function="asking_of_tests:raw"), "prebake.toml").ask(url, 30).body == b"\0"
+    assert asked(declared, url, folder) == ["POST", "/caption", "image/x-cat", "cat"]
+    assert asked(replace(declared, type=None), url, folder) == ["POST", "/caption", "image/png", "cat"]
+    assert asked(DeclaredRequest(method="DELETE", path="/x"), url, folder) == ["DELETE", "/x", None, ""]
+
+
+def test_a_declared_line_is_that_of_the_option(
+    url: str, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert asked(DeclaredRequest(line="POST /x @cat.png"), url, folder) == ["POST", "/x", "image/png", "cat"]
+    raw = declared_question(DeclaredRequest(line="asking_of_tests:raw"), "prebake.toml", folder)
+    assert raw.ask(url, 30).body == b"\0"
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (DeclaredRequest(method="POST", path="/x", file=Path("dog.png")),
+         "prebake.toml: requests[0]: cannot read dog.png: No such file or directory"),
+        (DeclaredRequest(line="health"),
+         'prebake.toml: requests[0]: expected "METHOD PATH [@FILE | FIELD=@FILE | TEXT]", such as "POST /caption '
+         '@cat.jpg", or "module:function", found "health"'),
+    ],
+)  # fmt: skip
+def test_a_wrong_declared_request_is_refused(folder: Path, declared: DeclaredRequest, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        declared_question(declared, "prebake.toml: requests[0]", folder)
+    assert str(caught.value) == message
+
+
+def asked(declared: DeclaredRequest, url: str, folder: Path) -> Any:
+    return json.loads(declared_question(declared, "prebake.toml", folder).ask(url, 30).body)

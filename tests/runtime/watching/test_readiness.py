@@ -182,17 +182,25 @@ def test_a_job_is_done_when_it_ended_well(code: int, expected: Told | None) -> N
     assert told(AtExit(), Pretended(code=code)) == expected
 
 
+LATE = "was not ready within 0.05 s ({}): name what tells it with --ready, or wait longer with --timeout"
+
+
 @pytest.mark.parametrize(
     ("ready", "service", "expected"),
     [
         (AtAnyPath(), Pretended(code=3), "ended with exit code 3 before it was ready"),
         (AtAnyPath(), Pretended(code=-9), "ended with signal 9 (SIGKILL, perhaps out of memory) before it was ready"),
-        (AtAnyPath(), Pretended(), "not ready within 0.05 s (it listens on no port)"),
-        (AtAnyPath(), Pretended(["http://127.0.0.1:1"]), "not ready within 0.05 s (port 1 does not answer)"),
-        (AtUrl("/up"), Pretended(), "not ready within 0.05 s (nothing answers at /up)"),
-        (AtPort(1), Pretended(), "not ready within 0.05 s (port 1 accepts no connection)"),
-        (AtLine("up"), Pretended(), 'not ready within 0.05 s (no line of its output contains "up")'),
-        (AtExit(), Pretended(), "not ready within 0.05 s (it is still running)"),
+        (
+            AtAnyPath(),
+            Pretended(code=0),
+            "ended with exit code 0 before it was ready: a job is done when it ends: --until-exit",
+        ),
+        (AtAnyPath(), Pretended(), LATE.format("it listens on no port")),
+        (AtAnyPath(), Pretended(["http://127.0.0.1:1"]), LATE.format("port 1 does not answer")),
+        (AtUrl("/up"), Pretended(), LATE.format("nothing answers at /up")),
+        (AtPort(1), Pretended(), LATE.format("port 1 accepts no connection")),
+        (AtLine("up"), Pretended(), LATE.format('no line of its output contains "up"')),
+        (AtExit(), Pretended(), LATE.format("it is still running")),
     ],
 )
 def test_why_it_is_not_ready_is_told(ready: Ready, service: Pretended, expected: str) -> None:

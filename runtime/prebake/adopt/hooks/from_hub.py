@@ -17,7 +17,8 @@ from prebake.baked import hub
 if TYPE_CHECKING:
     from prebake.baked.model import BakedModel
 
-_REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
+"""`ORG/NAME`, or the name alone of one of the hub's first models: `gpt2`."""
 _SNAPSHOT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
 
 

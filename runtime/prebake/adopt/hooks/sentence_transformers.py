@@ -11,6 +11,7 @@ A model that was baked as a bare network of transformers (a repository without `
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -79,9 +80,8 @@ def _served(original: Any, self: Any, name: Any, args: tuple[Any, ...], kwargs: 
 
 def _uri(self: Any, name: Any, revision: Any) -> str | None:
     """The source; a name without an owner is one of the library's own models, except for a few older ones."""
-    found = from_hub.uri_of(name, revision)
-    if found is not None or not isinstance(name, str) or "/" in name:
-        return found
+    if not isinstance(name, str) or "/" in name or os.path.exists(name):  # noqa: PTH110
+        return from_hub.uri_of(name, revision)
     owner = getattr(self, "default_huggingface_organization", "sentence-transformers")
     return from_hub.repo_uri(f"{owner}/{name}", revision)
 
