@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,11 +59,16 @@ def add(file: Path, name: str, value: object) -> None:
     file.write_text(yaml.safe_dump(document))
 
 
+def assert_taken(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.stderr == ""  # neither an error nor a warning
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize("server_side", [True, False])
 @pytest.mark.parametrize("layer", OWN)
 def test_it_is_taken_without_a_warning(cluster: Cluster, restricted: str, layer: str, server_side: bool) -> None:
     done = cluster.apply(FOLDER / layer, restricted, server_side=server_side)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert_taken(done)
     assert len(done.stdout.splitlines()) == len(documents(layer))
 
 
@@ -95,7 +101,7 @@ def test_the_volume_of_an_image_is_stored(cluster: Cluster, restricted: str) -> 
 def test_the_pod_is_admitted_and_gets_no_token(cluster: Cluster, restricted: str, layer: str) -> None:
     (spec,) = pods(documents(layer))
     done = cluster.kubectl("create", "--warnings-as-errors", "-n", restricted, "-f", "-", given=pod("one", spec))
-    assert (done.returncode, done.stderr) == (0, "")
+    assert_taken(done)
     (stored,) = cluster.get(restricted, "pod/one")
     assert stored["spec"].get("volumes", []) == spec.get("volumes", [])  # admission would add the token's
     assert stored["status"]["qosClass"] == "Burstable"
@@ -103,7 +109,7 @@ def test_the_pod_is_admitted_and_gets_no_token(cluster: Cluster, restricted: str
 
 @pytest.fixture
 def kserve(cluster: Cluster) -> None:
-    definitions = PROGRAMS.resolve() / "crds"
+    definitions = (PROGRAMS / "crds").resolve()
     if not definitions.is_dir():
         pytest.skip(f"{definitions} is missing: KServe's CustomResourceDefinitions")
     done = cluster.kubectl("apply", "--server-side", "-f", str(definitions))
@@ -116,10 +122,11 @@ def kserve(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("kserve")
-def test_the_inference_service_is_taken(cluster: Cluster, restricted: str) -> None:
+@pytest.mark.parametrize("server_side", [True, False])
+def test_the_inference_service_is_taken(cluster: Cluster, restricted: str, server_side: bool) -> None:
     for _ in range(2):
-        done = cluster.apply(FOLDER / "kserve", restricted)
-        assert (done.returncode, done.stderr) == (0, "")
+        done = cluster.apply(FOLDER / "kserve", restricted, server_side=server_side)
+        assert_taken(done)
     (stored,) = cluster.get(restricted, "inferenceservice/prebake")
     assert stored["metadata"]["generation"] == 1
 
