@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
     """Add `prebake serve`."""
     parser = commands.add_parser(
         "serve", help="run the reference service: image analysis over HTTP", epilog=_EXAMPLE,
-        description="Run the reference service: image analysis over HTTP. The port opens while the models load.",
+        description="Run the reference service: image analysis over HTTP.\nThe port opens while the models load.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--root", default=os.environ.get("PREBAKE_ROOT") or "/models",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prebake.baked.manifest import Manifest
 from prebake.baked.model import BakedModel
+from prebake.commands.arguments import HelpFormatter
 from prebake.documents.sizes import format_size, parse_size
 from prebake.errors import ConfigError, IntegrityError
 from prebake_build.baking.bake import bake
@@ -46,7 +47,7 @@ def add(commands: Commands) -> None:
         "bake", help="fetch, convert, prove and write the models", epilog=_EPILOG,
         description="Fetch the checkpoints that models.lock names, convert them to safetensors, prove that every "
         "bit arrived, and write one folder per model. An existing folder is replaced atomically.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument("names", metavar="NAME", nargs="*", help="models to bake (default: all)")
     parser.add_argument("--models", type=Path, metavar="FILE", default=Path("models.toml"), help="default: models.toml")

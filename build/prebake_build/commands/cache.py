@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prebake.commands.arguments import HelpFormatter
 from prebake.documents.sizes import format_size, parse_size
 from prebake.errors import ConfigError, DocumentError, IntegrityError
 from prebake_build.cache.checkpoints import Cache
@@ -48,7 +49,7 @@ def add(commands: Commands) -> None:
         description="The build cache keeps fetched checkpoints, one entry per source and revision, and baked models, "
         "one entry per recipe and versions.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     _action(actions, "list", "list the entries, the most recently used first", _list)
@@ -69,9 +70,7 @@ def add(commands: Commands) -> None:
 def _action(
     actions: Commands, name: str, text: str, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
-    parser = actions.add_parser(
-        name, help=text, description=text, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = actions.add_parser(name, help=text, description=text, epilog=_EPILOG, formatter_class=HelpFormatter)
     parser.add_argument("--cache", type=Path, metavar="DIR", help="default: PREBAKE_CACHE, else ~/.cache/prebake")
     parser.add_argument("--kind", choices=_KINDS, action="append", help="only these; repeatable (default: all)")
     parser.add_argument("--json", action="store_true", help="print a JSON document")

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prebake.commands.arguments import HelpFormatter
 from prebake.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def add(commands: Commands) -> None:
         "completion", help="print the shell's completion of this command line", epilog=_EPILOG,
         description="Print a script with which the shell completes commands, options, files and folders. "
         "Needs the extra prebake-build[completion].",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
     parser.set_defaults(run=_run)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from prebake.commands.arguments import HelpFormatter
 from prebake.documents.colour import paint
 from prebake.documents.messages import printable
 from prebake_build.images.difference import Change, differences
@@ -36,7 +37,7 @@ def add(commands: Commands) -> None:
         "diff", help="show what changed between two sets of baked models", epilog=_EPILOG,
         description="Compare two folders of baked models, OCI image layouts or images: models, sources, versions, "
         "files, and every tensor's dtype, shape and values.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument("before", metavar="A")
     parser.add_argument("after", metavar="B")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prebake.commands.arguments import HelpFormatter
 from prebake.documents.messages import reason
 from prebake.errors import ConfigError, PrebakeError
 from prebake_build.cache.checkpoints import Cache
@@ -44,7 +45,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "fetch", help="download checkpoints into a folder, unconverted", epilog=_EPILOG,
         description="Download the checkpoints of models.toml into a folder that their frameworks can load from.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument("names", metavar="NAME", nargs="*", help="models to fetch (default: all)")
     parser.add_argument("--models", type=Path, metavar="FILE", default=Path("models.toml"), help="default: models.toml")

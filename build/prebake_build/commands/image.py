@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from prebake.commands.arguments import HelpFormatter
 from prebake.documents.messages import printable
 from prebake.documents.sizes import format_size
 from prebake_build.images.checks.check import RULES, check
@@ -32,13 +33,13 @@ exit codes: 0 no findings; 1 findings, or an image that cannot be read; 2 wrong 
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("image", help="check an image that carries model weights", epilog=_EPILOG,
-                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                                 formatter_class=HelpFormatter)  # fmt: skip
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     action = actions.add_parser(
         "check", help="find duplicate weights, secrets, unreadable files and more", epilog=_EPILOG,
         description="Look for what makes an image with model weights large, slow, unsafe or broken. Each finding names "
         "its layer, its bytes, and the way to mend it.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     action.add_argument("image", metavar="IMAGE", help="an image of the engine, or the folder of an OCI image layout")
     action.add_argument("--tag", help="the image in a layout that holds several")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from prebake.commands.arguments import HelpFormatter
 from prebake.errors import ConfigError
 from prebake_build.files.atomic import write_text
 from prebake_build.scaffold.marker import compare, written_by
@@ -48,7 +49,7 @@ def add(commands: Commands) -> None:
         "its packages, a layer for each model of models.toml, and its code, started by `prebake run`. No file is "
         "overwritten.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add_options(parser)
     mode = parser.add_mutually_exclusive_group()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prebake.commands.arguments import HelpFormatter
 from prebake.errors import ConfigError
 from prebake_build.cache.checkpoints import Cache
 from prebake_build.declared.lock import DamagedLockError, Lock, LockedModel, drift, update
@@ -38,7 +39,7 @@ def add(commands: Commands) -> None:
         help="resolve revisions and hashes into models.lock",
         description="Resolve models.toml to exact revisions, sizes and hashes, and write them to models.lock.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="models to resolve (default: all)")
     parser.add_argument("--models", type=Path, metavar="FILE", default=Path("models.toml"), help="default: models.toml")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prebake.commands.arguments import HelpFormatter
 from prebake.commands.service_arguments import (
     add_command,
     add_questions,
@@ -56,7 +57,7 @@ def add(commands: Commands) -> None:
         "measure", help="start two services in turn and compare them", epilog=_EPILOG,
         description="Start two services in turn, time each from outside, and compare time to ready, the first answer, "
         "later ones, and memory.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     _add_containers(parser.add_argument_group("containers"))
     processes = parser.add_argument_group("plain processes")

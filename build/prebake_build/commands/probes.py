@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prebake.commands.arguments import HelpFormatter
 from prebake_build.deploying.probes import Measured, Wanted, grace, patch, reasons, settings
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def add(commands: Commands) -> None:
         "probes", help="derive Kubernetes' probes and memory from measured starts", epilog=_EPILOG,
         description="Derive startup, readiness and liveness probes, memory requests and limits from the starts that "
         "prebake measure recorded: the slowest of them, times a margin.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument("--from", dest="file", type=Path, required=True, metavar="FILE",
                         help="startup.json of prebake measure")  # fmt: skip

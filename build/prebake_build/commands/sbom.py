@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prebake.commands.arguments import HelpFormatter
 from prebake_build.files.atomic import write_text
 from prebake_build.files.digest import unwritten
 from prebake_build.images.opened import opened_models
@@ -31,7 +32,7 @@ def add(commands: Commands) -> None:
         "sbom", help="write the bill of materials of baked models (CycloneDX)", epilog=_EPILOG,
         description="Write a CycloneDX 1.6 ML-BOM of baked models: licence, source, hashes, lineage, converter. "
         "Needs the extra prebake-build[trust].",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument(
         "place", metavar="PLACE", help="root of baked models, one model, an OCI layout, or an image of the engine"

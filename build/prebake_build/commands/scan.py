@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prebake.commands.arguments import HelpFormatter
 from prebake.commands.service_arguments import (
     add_command,
     add_questions,
@@ -60,7 +61,7 @@ def add(commands: Commands) -> None:
         "scan", help="start a service once, see what it loads, and write models.toml", epilog=_EPILOG,
         description="Start a service once, see which models it loads, and add a table for each to models.toml: source "
         "with the commit that was loaded, class, dtype. Comments say what cannot be baked, and why.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         usage="prebake scan [options] -- COMMAND ...",
     )  # fmt: skip
     add_command(parser)

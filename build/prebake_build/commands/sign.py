@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prebake.baked import layout
+from prebake.commands.arguments import HelpFormatter
 from prebake_build.trust.signing import models_to_sign, sign
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def add(commands: Commands) -> None:
         "sign", help="sign baked models with a key", epilog=_EPILOG,
         description="Sign the manifests of all models under a root (OpenSSF model-signing), offline, with an "
         f"elliptic-curve key. Writes DIR/{layout.SIGNATURE}. Verify the files first: what is signed are their hashes.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument("folder", type=Path, metavar="DIR", help="root of baked models")
     parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="private key in PEM form")

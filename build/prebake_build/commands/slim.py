@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
+from prebake.commands.arguments import HelpFormatter
 from prebake_build.slimming.command import DESCRIPTION, EPILOG, add_options, run
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "slim", help="remove from an environment what inference never reads", description=DESCRIPTION, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     add_options(parser)
     parser.set_defaults(run=run)

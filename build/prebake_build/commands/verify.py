@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prebake.baked import layout
 from prebake.baked.header import read_header
 from prebake.baked.model import BakedModel
+from prebake.commands.arguments import HelpFormatter
 from prebake.documents.messages import printable, quote, reason
 from prebake.errors import ConfigError, PrebakeError
 from prebake.families.allowed import allowed_modules, covers
@@ -47,7 +48,7 @@ def add(commands: Commands) -> None:
         "verify", help="check baked models and snapshots against their manifests", epilog=_EPILOG,
         description="Check every file of every model: presence, size, sha256, no other files, and the headers of the "
         "weights.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument(
         "folder",

@@ -12,11 +12,24 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps long lines of descriptions and epilogs, except indented ones: examples and tables."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap
+
+        lines = (
+            [line] if line.startswith(" ") else textwrap.wrap(line, width, break_on_hyphens=False) or [""]
+            for line in text.splitlines()
+        )
+        return "\n".join(indent + line for wrapped in lines for line in wrapped)
+
+
 def subcommand(commands: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
     """A subcommand whose help shows an example."""
     return commands.add_parser(
         name, help=summary, description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example:\n  {example}", formatter_class=HelpFormatter,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prebake.baked import layout
-from prebake.commands.arguments import add_allow, add_root
+from prebake.commands.arguments import HelpFormatter, add_allow, add_root
 from prebake.commands.check_output import conclude, drifted, write, write_reports
 from prebake.commands.service_arguments import READY, add_command, add_questions, add_readiness, given_command
 from prebake.documents.sizes import parse_size
@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
         "check", help="start every model, or a service, show where the time went, and compare it with a budget",
         description="Start every model, or a service with its models, show where the time went, and compare it with a "
         "budget.",
-        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG, formatter_class=HelpFormatter,
         usage="prebake check [options] [-- COMMAND ...]",
     )  # fmt: skip
     add_root(parser)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from prebake.commands.arguments import HelpFormatter
+
 OWN: tuple[str, ...] = ("check", "inspect", "run", "snapshot")
 GROUP = "prebake.commands"
 
@@ -45,7 +47,7 @@ class _Version(argparse.Action):
 def parser(command: str | None) -> argparse.ArgumentParser:
     """A parser with this command alone, or with all commands if no command of this name is installed."""
     top = argparse.ArgumentParser(
-        prog="prebake", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="prebake", epilog=_EPILOG, formatter_class=HelpFormatter,
         description="Container images with model weights baked in: converted at build, memory-mapped at start.",
     )  # fmt: skip
     top.add_argument("--version", action=_Version, nargs=0, help="print the versions of Prebake's distributions")

@@ -32,9 +32,11 @@ def add(commands: Commands) -> None:
     """Add the subcommand."""
     import argparse  # here: `start` does without
 
+    from prebake.commands.arguments import HelpFormatter
+
     parser = commands.add_parser(
         "run", help="execute a command with its models mapped", description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         usage="prebake run [--strict] [--report ADDRESS] [--root DIR] -- COMMAND ...",
     )  # fmt: skip
     parser.add_argument(

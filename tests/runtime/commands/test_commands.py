@@ -34,11 +34,15 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_each_command_has_help_with_an_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = prebake(capsys, command, "--help")
     assert code == 0
     assert "example" in out
     assert f"  prebake {command} " in out.partition("example")[2]
+    assert [line for line in out.splitlines() if len(line) > 80 and not line.startswith("  ")] == []
 
 
 def test_version_lists_the_distributions_that_are_installed(
