@@ -1,6 +1,6 @@
 """What a start costs on 1 to 1,000 nodes, worked out from one node's figures: a model, not a measurement.
 
-`python benchmarks/fleet.py --megabytes 3800 --after-link 12 --start 5`, with figures of benchmarks/cold_node.py.
+`python benchmarks/fleet.py --megabytes 1901 --after-link 11 --start 3`, with figures of benchmarks/cold_node.py.
 All nodes start at once with empty stores. For each way, seconds until the last node answers, and what leaves the
 registry. The assumptions are the functions below, and the options.
 """
@@ -97,7 +97,9 @@ def table(fleet: Fleet) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, required=True, help="of the image, over the link")
-    parser.add_argument("--after-link", type=float, required=True, help="seconds of the pull after the last bytes")
+    parser.add_argument(
+        "--after-link", type=float, required=True, help="seconds of the pull beyond what its bytes take on the link"
+    )
     parser.add_argument("--start", type=float, required=True, help="seconds from the container to the first answer")
     parser.add_argument("--touched", type=float, default=2100, help="MB that a start and an answer read (2100)")
     parser.add_argument("--node", type=float, default=10, help="Gbit/s of a node (10)")
