@@ -14,6 +14,7 @@ from prebake.baked import layout
 from prebake.baked.header import Entry, parse_header
 from prebake.baked.manifest import FORMAT, Manifest
 from prebake.baked.model import BakedModel, find_models
+from prebake.documents.messages import quote
 from prebake.documents.table import parse_json
 from prebake.errors import ConfigError, IntegrityError
 from prebake_build.files import progress
@@ -97,14 +98,19 @@ def is_manifest(path: str) -> bool:
 
 
 def models_among(contents: Contents, image: Image, name: str) -> dict[str, PlacedModel]:
-    """The same, of the contents with the texts of manifests: the models that a container sees."""
+    """The same, of the contents with the texts of manifests: the models that a container sees.
+
+    Raises ConfigError if there is none, DocumentError, and IntegrityError if two have one name.
+    """
     found: dict[str, PlacedModel] = {}
     for path, entry in contents.files.items():
         if is_manifest(path) and b'"set_digest"' in entry.text:
             text, folder = entry.text.decode("utf-8", "replace"), posixpath.dirname(path)
             manifest = Manifest.from_table(parse_json(text, f"{name}:/{path}", FORMAT, "manifest"))
-            opener = _opener(contents, image, f"{name}:/{folder}", folder)
-            found[manifest.name] = PlacedModel(manifest, f"{name}:/{folder}", opener)
+            place = f"{name}:/{folder}"
+            if (other := found.get(manifest.name)) is not None:  # neither may hide the other
+                raise IntegrityError(f"{place}: {other.place} is called {quote(manifest.name)} too")
+            found[manifest.name] = PlacedModel(manifest, place, _opener(contents, image, place, folder))
     if not found:
         raise ConfigError(f"{name}: this image holds no baked model")
     return dict(sorted(found.items()))

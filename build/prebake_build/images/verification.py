@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prebake.baked import layout
+from prebake.documents.messages import quote
 from prebake.errors import IntegrityError, PrebakeError
 from prebake_build.images.contents import Contents, read_contents
 from prebake_build.images.models import LARGEST_MANIFEST, PlacedModel, is_manifest, models_among
@@ -37,8 +38,8 @@ class ImageModels:
         return cls(name, models_among(contents, image, name), contents)
 
     def findings(self, model: PlacedModel) -> list[str]:
-        """What is not as the model's manifest says, one line each: sizes, hashes if they were read, other files, and
-        the headers of the weights."""
+        """What is not as the model's manifest says, one line each: sizes, hashes if they were read, other files, its
+        name, and the headers of the weights."""
         folder, found = self._folder(model), []
         listed = {file.path: file for file in model.manifest.files}
         for path, file in listed.items():
@@ -52,6 +53,8 @@ class ImageModels:
         inside = {path.removeprefix(f"{folder}/") for path, entry in self.contents.files.items()
                   if path.startswith(f"{folder}/") and entry.kind != "folder"}  # fmt: skip
         found += [f"{path}: not listed" for path in sorted(inside - listed.keys() - {layout.MANIFEST})]
+        if posixpath.basename(folder) != model.manifest.name:
+            found.append(f"its manifest names another model, {quote(model.manifest.name)}")
         found = [f"{model.place}: {finding}" for finding in found]
         try:
             model.tensors()

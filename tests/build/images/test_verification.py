@@ -79,6 +79,18 @@ def digest(folder: Path) -> str:
     return str(json.loads((folder / "manifest.json").read_text())["set_digest"])
 
 
+def test_no_model_hides_behind_the_name_of_another(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = files(root)
+    moved = {path.replace("models/ocr/", "models/text/"): content for path, content in there.items()}
+    oci = write_image(tmp_path / "moved", LayerOf(moved))
+    assert findings(capsys, oci) == [f'prebake: {oci}:/models/text: its manifest names another model, "ocr"']
+    both = write_image(tmp_path / "both", LayerOf(moved | there))
+    code, _, err = prebake(capsys, "verify", both)
+    assert (code, err) == (1, f'prebake: error: {both}:/models/ocr: {both}:/models/text is called "ocr" too\n')
+
+
 def test_the_signature_is_checked_with_the_key(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("model_signing", reason="signing is optional: pip install 'prebake-build[trust]'")
     key = key_pair(tmp_path)[1]
